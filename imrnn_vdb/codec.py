@@ -1,0 +1,208 @@
+"""Factor codes as they are stored: a compact text, or a row of floats (DESIGN.md §5).
+
+A code is the direction of a vector in the factor space, ``Uᵀx / ‖x‖``, with the norm ``‖x‖`` beside it. Directions fit
+half floats whatever the scale of the vectors, and one format serves every metric.
+
+Text form: the space id (8 hex digits), then base64 of one little-endian float32 (the norm) and m little-endian floats
+(16 or 32 bits), zero-padded to a multiple of three bytes, so that the texts of many candidates, joined, decode in one
+step.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.errors import InvalidInputError
+
+FloatArray = npt.NDArray[np.float32]
+CodeDtype = Literal["float16", "float32"]
+
+SPACE_ID_CHARS = 8
+_DTYPES: dict[CodeDtype, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+
+
+class CodeStatus(IntEnum):
+    """Whether a candidate's stored code can be used for scoring."""
+
+    CURRENT = 0
+    MISSING = 1
+    OTHER_SPACE = 2
+    MALFORMED = 3
+    STALE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Codes:
+    """Decoded factor codes of n points.
+
+    Attributes
+    ----------
+    directions
+        Shape (n, m), float32: ``Uᵀx / ‖x‖``; zero where the status is not ``CURRENT``.
+    norms
+        Shape (n,), float32: ``‖x‖``; zero where the status is not ``CURRENT``.
+    status
+        Shape (n,), uint8 values of :class:`CodeStatus`.
+    """
+
+    directions: FloatArray
+    norms: FloatArray
+    status: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.status)
+
+    @property
+    def current(self) -> npt.NDArray[np.bool_]:
+        """Shape (n,): True where the code can be used."""
+        return np.asarray(self.status == CodeStatus.CURRENT)
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Codes:
+        """Return the codes of the given rows, in that order."""
+        return Codes(self.directions[rows], self.norms[rows], self.status[rows])
+
+
+def encode_texts(codes: Codes, space_id: str, dtype: CodeDtype = "float16") -> list[str]:
+    """Turn codes into their stored text form.
+
+    Parameters
+    ----------
+    codes
+        n codes; every one must be ``CURRENT``.
+    space_id
+        Fingerprint of the factor space, 8 hex digits.
+    dtype
+        Width of a stored coordinate.
+
+    Returns
+    -------
+    list of str
+        n texts of equal length.
+    """
+    if not codes.current.all():
+        raise InvalidInputError("only current codes can be stored; compute missing ones from their vectors first")
+    _check_space_id(space_id)
+    n, m = codes.directions.shape
+    coordinates = codes.directions.astype(_DTYPES[dtype]).view(np.uint8).reshape(n, -1)
+    norms = codes.norms.astype("<f4").view(np.uint8).reshape(n, 4)
+    padding = np.zeros((n, _payload_bytes(m, dtype) - 4 - coordinates.shape[1]), np.uint8)
+    rows = np.concatenate([norms, coordinates, padding], axis=1)
+    return [space_id + base64.b64encode(row.tobytes()).decode("ascii") for row in rows]
+
+
+def decode_texts(texts: Sequence[object], space_id: str, m: int) -> Codes:
+    """Read stored texts back; what cannot be used is marked in the status, never raised.
+
+    Parameters
+    ----------
+    texts
+        n stored values, anything a database may return: the text, None where there is none, or foreign data.
+    space_id
+        The space that the caller scores in.
+    m
+        Number of factors of that space.
+
+    Returns
+    -------
+    Codes
+        n rows in the order of ``texts``.
+    """
+    lengths = {SPACE_ID_CHARS + _payload_bytes(m, dtype) // 3 * 4: dtype for dtype in _DTYPES}
+    status = np.fromiter((_text_status(text, space_id, lengths) for text in texts), np.uint8, len(texts))
+    codes = Codes(np.zeros((len(texts), m), np.float32), np.zeros(len(texts), np.float32), status)
+    for length, dtype in lengths.items():
+        rows = [i for i, text in enumerate(texts) if not status[i] and len(text) == length]  # type: ignore[arg-type]
+        if rows:
+            _decode_rows([texts[i] for i in rows], rows, dtype, codes)  # type: ignore[misc]
+    return _mark_unusable(codes)
+
+
+def encode_rows(codes: Codes) -> FloatArray:
+    """Return codes as vectors for a vector field: shape (n, m + 1), the norm last."""
+    return np.concatenate([codes.directions, codes.norms[:, None]], axis=1)
+
+
+def decode_rows(rows: Sequence[object], space_ids: Sequence[object], space_id: str, m: int) -> Codes:
+    """Read codes that are stored as vectors of m + 1 floats, with the space id stored beside each.
+
+    Parameters
+    ----------
+    rows
+        n vectors of m + 1 floats, or None where there is none.
+    space_ids
+        n stored space ids, or None.
+    space_id, m
+        The space that the caller scores in.
+    """
+    n = len(rows)
+    codes = Codes(np.zeros((n, m), np.float32), np.zeros(n, np.float32), np.zeros(n, np.uint8))
+    for i, (row, stored) in enumerate(zip(rows, space_ids, strict=True)):
+        if row is None:
+            codes.status[i] = CodeStatus.MISSING
+        elif stored != space_id:
+            codes.status[i] = CodeStatus.OTHER_SPACE
+        else:
+            values = np.asarray(row, np.float32)
+            if values.shape == (m + 1,):
+                codes.directions[i], codes.norms[i] = values[:-1], values[-1]
+            else:
+                codes.status[i] = CodeStatus.MALFORMED
+    return _mark_unusable(codes)
+
+
+def _text_status(text: object, space_id: str, lengths: dict[int, CodeDtype]) -> CodeStatus:
+    if text is None:
+        return CodeStatus.MISSING
+    if not isinstance(text, str):
+        return CodeStatus.MALFORMED
+    if not text.startswith(space_id):
+        return CodeStatus.OTHER_SPACE if len(text) > SPACE_ID_CHARS else CodeStatus.MALFORMED
+    return CodeStatus.CURRENT if len(text) in lengths else CodeStatus.MALFORMED
+
+
+def _decode_rows(texts: list[str], rows: list[int], dtype: CodeDtype, codes: Codes) -> None:
+    m = codes.directions.shape[1]
+    size = _payload_bytes(m, dtype)
+    try:
+        data = binascii.a2b_base64("".join([text[SPACE_ID_CHARS:] for text in texts]))
+    except (binascii.Error, ValueError):
+        data = b""
+    if len(data) != size * len(texts):  # one text is damaged: find it by decoding each alone
+        if len(texts) == 1:
+            codes.status[rows] = CodeStatus.MALFORMED
+        else:
+            for text, row in zip(texts, rows, strict=True):
+                _decode_rows([text], [row], dtype, codes)
+        return
+    table = np.frombuffer(data, np.uint8).reshape(len(texts), size)
+    width = m * _DTYPES[dtype].itemsize
+    codes.norms[rows] = np.ascontiguousarray(table[:, :4]).view("<f4")[:, 0]
+    codes.directions[rows] = np.ascontiguousarray(table[:, 4 : 4 + width]).view(_DTYPES[dtype])
+
+
+def _mark_unusable(codes: Codes) -> Codes:
+    """Mark codes that hold values no vector has: not finite, or a negative norm."""
+    finite = np.isfinite(codes.directions).all(axis=1) & np.isfinite(codes.norms) & (codes.norms >= 0)
+    codes.status[~finite] = CodeStatus.MALFORMED
+    unusable = ~codes.current
+    codes.directions[unusable] = 0
+    codes.norms[unusable] = 0
+    return codes
+
+
+def _payload_bytes(m: int, dtype: CodeDtype) -> int:
+    raw = 4 + m * _DTYPES[dtype].itemsize
+    return raw + -raw % 3
+
+
+def _check_space_id(space_id: str) -> None:
+    if len(space_id) != SPACE_ID_CHARS or not set(space_id) <= set("0123456789abcdef"):
+        raise InvalidInputError(f"a space id has {SPACE_ID_CHARS} hex digits, got {space_id!r}")

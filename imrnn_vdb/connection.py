@@ -1,0 +1,187 @@
+"""The one I/O seam: runs a store's operations against a vendor's client, sync or async.
+
+A store never calls its client. It writes an operation as a generator that yields *calls* and receives their replies, so
+that each operation exists once, for sync and async alike, and deadlines, retries and error translation stand in one
+place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import tenacity
+
+from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError
+
+T = TypeVar("T")
+
+Call = Callable[[Any, float], Any]
+"""One network call: takes the client and the seconds left, returns the reply (or, of an async client, an awaitable).
+
+Every call must be idempotent: it may be sent again after a failure whose outcome is unknown.
+"""
+
+Operation = Generator[Call, Any, T]
+"""Yields calls, receives their replies, returns a ``T``."""
+
+_log = logging.getLogger("imrnn_vdb")
+_FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0
+
+
+@dataclass(slots=True)
+class Connection:
+    """A vendor's client, with the policy by which it is called.
+
+    Attributes
+    ----------
+    client
+        The vendor's client.
+    translate
+        Turns a vendor's exception into one of ours, with ``transient`` set where a retry can help.
+    asynchronous
+        Whether the connection serves ``arun`` (True) or ``run``.
+    threaded
+        An asynchronous connection whose client blocks (an engine in this process): its calls go to worker threads.
+    owned
+        Whether ``close`` closes the client; a client that the caller built stays the caller's.
+    timeout
+        Deadline of one operation in seconds, retries included.
+    attempts
+        How often a call is sent at most.
+    """
+
+    client: Any
+    translate: Callable[[Exception], StoreError]
+    asynchronous: bool = False
+    threaded: bool = False
+    owned: bool = True
+    timeout: float = 10.0
+    attempts: int = 4
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0 or self.attempts < 1:
+            raise InvalidInputError("timeout must be above 0 seconds, attempts at least 1")
+
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation with a blocking client.
+
+        Raises
+        ------
+        StoreError
+            What the database answered, after bounded retries of what is transient.
+        """
+        deadline = time.monotonic() + self.timeout
+        try:
+            call = next(operation)
+            while True:
+                try:
+                    reply = self._send(call, deadline)
+                except StoreError as exc:
+                    call = operation.throw(exc)
+                else:
+                    call = operation.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    async def arun(self, operation: Operation[T]) -> T:
+        """Run an operation without blocking the event loop; a blocking engine's calls go to a worker thread."""
+        deadline = time.monotonic() + self.timeout
+        try:
+            call = next(operation)
+            while True:
+                try:
+                    reply = await self._asend(call, deadline)
+                except StoreError as exc:
+                    call = operation.throw(exc)
+                else:
+                    call = operation.send(reply)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _send(self, call: Call, deadline: float) -> Any:
+        return tenacity.Retrying(**self._policy(deadline))(self._attempt, call, deadline)
+
+    async def _asend(self, call: Call, deadline: float) -> Any:
+        return await tenacity.AsyncRetrying(**self._policy(deadline))(self._aattempt, call, deadline)
+
+    def _policy(self, deadline: float) -> dict[str, Any]:
+        """Bounded exponential back-off with jitter, never past the deadline, only for what is transient."""
+
+        def finished(state: tenacity.RetryCallState) -> bool:
+            return state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline
+
+        return {
+            "retry": tenacity.retry_if_exception(lambda exc: isinstance(exc, StoreError) and exc.transient),
+            "stop": finished,
+            "wait": _wait,
+            "before_sleep": _log_retry,
+            "reraise": True,
+        }
+
+    def _attempt(self, call: Call, deadline: float) -> Any:
+        left = _seconds_left(deadline)
+        try:
+            return call(self.client, left)
+        except StoreError:
+            raise
+        except Exception as exc:  # whatever a vendor raises becomes ours, chained
+            raise self.translate(exc) from exc
+
+    async def _aattempt(self, call: Call, deadline: float) -> Any:
+        left = _seconds_left(deadline)
+        try:
+            if self.threaded:
+                return await asyncio.to_thread(call, self.client, left)
+            return await asyncio.wait_for(call(self.client, left), left)
+        except StoreError:
+            raise
+        except asyncio.TimeoutError as exc:
+            raise StoreTimeoutError(f"no answer from the database within {self.timeout:g} s") from exc
+        except Exception as exc:  # whatever a vendor raises becomes ours, chained
+            raise self.translate(exc) from exc
+
+    def close(self) -> None:
+        """Close the client, unless it belongs to the caller."""
+        if self.owned:
+            self.client.close()
+
+    async def aclose(self) -> None:
+        """Close an asynchronous connection's client, unless it belongs to the caller."""
+        if self.owned:
+            closing = self.client.close()
+            if inspect.isawaitable(closing):
+                await closing
+
+
+def done(value: T) -> Operation[T]:
+    """Return an operation that needs no call: for stores that know the answer already."""
+    return value
+    yield  # the unreachable yield makes this function a generator
+
+
+def _seconds_left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise StoreTimeoutError("the deadline of this operation has passed; allow more with timeout=")
+    return left
+
+
+_BACK_OFF = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_MAX_WAIT_S)
+
+
+def _wait(state: tenacity.RetryCallState) -> float:
+    """Seconds to wait: random, doubling, and at least what the server asked for."""
+    error = state.outcome.exception() if state.outcome else None
+    asked = error.retry_after if isinstance(error, StoreError) else None
+    return max(asked or 0.0, _BACK_OFF(state))
+
+
+def _log_retry(state: tenacity.RetryCallState) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    _log.info("attempt %d failed (%s); trying again in %.2f s", state.attempt_number, error, state.upcoming_sleep)

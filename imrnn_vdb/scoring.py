@@ -1,0 +1,182 @@
+"""Exact scores of refined vectors from factor codes, and their parts (DESIGN.md §2, §4).
+
+All modulation happens inside the span of the basis U, so that with z = Uᵀx the score of two refined vectors needs no
+base vector, only the database's own score and the codes before and after. The formulas use nothing but arithmetic,
+``sum`` and ``clip``, and so take numpy arrays and torch tensors alike: what is trained is what is served.
+
+Shapes: ``…`` is any number of leading dimensions, k the candidates, m the factors; query arrays have k = 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.metric import Metric
+
+Array = Any  # numpy.ndarray or torch.Tensor; one formula for both
+_MIN_NORM = 1e-6
+
+
+def base_cosines(metric: Metric, base_scores: Array, query_norm: Array, candidate_norms: Array) -> Array:
+    """Turn oriented base scores into cosines, the scale that the model works in.
+
+    Parameters
+    ----------
+    metric
+        A factorable metric.
+    base_scores
+        Shape (…, k): oriented, higher is better.
+    query_norm
+        Shape (…, 1): ‖q‖.
+    candidate_norms
+        Shape (…, k): ‖d‖.
+
+    Returns
+    -------
+    array
+        Shape (…, k), in −1..1 up to rounding; 0 where a norm is 0.
+    """
+    if metric is Metric.COSINE:
+        return base_scores
+    inner = base_scores
+    if metric is Metric.EUCLID:
+        inner = (query_norm**2 + candidate_norms**2 + base_scores) / 2
+    return inner / (query_norm * candidate_norms).clip(_MIN_NORM)
+
+
+def cosine_of_refined(cosines: Array, q0: Array, d0: Array, q_t: Array, d_t: Array) -> Array:
+    """Cosine of refined unit vectors: ``(s0 + Σ (q_t·d_t − q0·d0)) / (‖q_t‖ ‖d_t‖)``.
+
+    Written as a difference, so that codes that were not moved return ``s0`` to the last bit.
+
+    Parameters
+    ----------
+    cosines
+        Shape (…, k): s0.
+    q0, q_t
+        Shape (…, 1, m): the query's direction code before and after.
+    d0, d_t
+        Shape (…, k, m): the candidates' direction codes before and after.
+
+    Returns
+    -------
+    array
+        Shape (…, k).
+    """
+    moved = cosines + (q_t * d_t - q0 * d0).sum(-1)
+    return moved / _norm_product(q0, d0, q_t, d_t)
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Scores of one query's candidates, and the parts that they are the sum of.
+
+    Attributes
+    ----------
+    scores
+        Shape (k,), float64, oriented.
+    residuals
+        Shape (k,), float64: the part outside the factor space.
+    contributions
+        Shape (k, m), float64, signed: ``scores == residuals + contributions.sum(1)`` to rounding.
+    """
+
+    scores: npt.NDArray[np.float64]
+    residuals: npt.NDArray[np.float64]
+    contributions: npt.NDArray[np.float64]
+
+
+def score_candidates(
+    metric: Metric,
+    base_scores: npt.ArrayLike,
+    codes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike],
+    norms: tuple[float, npt.ArrayLike],
+    shrinkage: float = 1.0,
+) -> Scored:
+    """Score refined candidates exactly, and take the scores apart.
+
+    Parameters
+    ----------
+    metric
+        A factorable metric.
+    base_scores
+        Shape (k,): oriented, as the database returned them.
+    codes
+        ``(q0, d0, q_t, d_t)``: direction codes of the query, shape (m,), and of the candidates, shape (k, m), before
+        and after.
+    norms
+        ``(‖q‖, ‖d‖)``: a float and shape (k,).
+    shrinkage
+        λ in 0..1: ``score = (1 − λ)·base + λ·refined``.
+
+    Returns
+    -------
+    Scored
+        In the unit of the base score. Codes that were not moved give the base scores to the last bit.
+
+    Raises
+    ------
+    InvalidInputError
+        If the metric does not split into factors.
+    """
+    base = np.asarray(base_scores, np.float64)
+    q0, d0, q_t, d_t = (np.asarray(code, np.float64) for code in codes)
+    scale = float(norms[0]) * np.asarray(norms[1], np.float64)
+    if metric is Metric.COSINE:
+        before, after = q0 * d0, q_t * d_t
+        lengths = _norm_product(q0, d0, q_t, d_t)
+        outside = base - before.sum(-1)
+        refined = (base + (after - before).sum(-1)) / lengths
+        after = after / lengths[:, None]
+        residuals = outside + shrinkage * (outside / lengths - outside)
+    elif metric is Metric.DOT:
+        before, after = scale[:, None] * (q0 * d0), scale[:, None] * (q_t * d_t)
+        refined = base + (after - before).sum(-1)
+        residuals = base - before.sum(-1)
+    elif metric is Metric.EUCLID:
+        d_norms = np.asarray(norms[1], np.float64)[:, None]
+        before, after = (-((norms[0] * q - d_norms * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
+        refined = base + (after - before).sum(-1)
+        residuals = base - before.sum(-1)
+    else:
+        raise InvalidInputError(f"a {metric} score does not split into factors")
+    contributions = before + shrinkage * (after - before)
+    return Scored(base + shrinkage * (refined - base), residuals, contributions)
+
+
+def breaks_bound(
+    cosines: npt.ArrayLike, q0: npt.ArrayLike, d0: npt.ArrayLike, tolerance: float = 5e-3
+) -> npt.NDArray[np.bool_]:
+    """Find codes that cannot belong to the vectors the database scored (Cauchy-Schwarz outside the factor space).
+
+    Parameters
+    ----------
+    cosines
+        Shape (k,): cosines of query and candidates, from the database.
+    q0
+        Shape (m,): the query's direction code.
+    d0
+        Shape (k, m): the candidates' direction codes.
+    tolerance
+        Allowance for half-precision codes and approximate base scores.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (k,), True where ``|s0 − q0·d0| > √((1 − ‖q0‖²)(1 − ‖d0‖²))``: the code is certainly stale.
+    """
+    q, d = np.asarray(q0, np.float64), np.asarray(d0, np.float64)
+    outside = np.abs(np.asarray(cosines, np.float64) - d @ q)
+    room = (1 - (q**2).sum()).clip(0) * (1 - (d**2).sum(-1)).clip(0)
+    return np.asarray(outside > np.sqrt(room) + tolerance)
+
+
+def _norm_product(q0: Array, d0: Array, q_t: Array, d_t: Array) -> Array:
+    """‖q_t‖·‖d_t‖ of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``."""
+    squares = [(1 + ((z_t**2).sum(-1) - (z_0**2).sum(-1))).clip(_MIN_NORM) for z_0, z_t in ((q0, q_t), (d0, d_t))]
+    return (squares[0] * squares[1]) ** 0.5

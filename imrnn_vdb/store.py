@@ -1,0 +1,362 @@
+"""What a database must offer, and how one is found: the abstraction that every store adapter implements.
+
+A :class:`Backend` stands for one database product: it connects, and it knows its own clients. A :class:`Store` stands
+for one collection: it translates each operation into the vendor's calls and the replies into our structs, and nothing
+else. Stores register under the entry point group ``imrnn_vdb.stores`` by URL scheme, so others can add a database.
+"""
+
+from __future__ import annotations
+
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import CodeDtype, Codes, FloatArray
+from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.urls import CollectionURL
+
+ENTRY_POINT_GROUP = "imrnn_vdb.stores"
+RESERVED_PREFIX = "imrnn_"
+CODE_FIELD = "imrnn_code"
+SPACE_FIELD = "imrnn_space"
+FACTOR_PREFIX = "imrnn_factor_"
+
+PointId = int | str
+"""A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
+Payload = dict[str, Any]
+CodeStorage = Literal["payload", "vector"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where things lie in a collection, and in which factor space.
+
+    Attributes
+    ----------
+    space_id
+        Fingerprint of the factor space whose codes are read and written.
+    num_factors
+        m of that space.
+    factor_names
+        Names whose calibrated scores are stored beside the code for pre-filters.
+    vector_name
+        Name of the base vector; "" for a collection's only or unnamed one.
+    code_storage
+        ``"payload"``: text under ``CODE_FIELD``. ``"vector"``: a second vector named ``CODE_FIELD``, of m + 1 floats,
+        with the space id under ``SPACE_FIELD``.
+    code_dtype
+        Width of a stored coordinate in the text form.
+    """
+
+    space_id: str
+    num_factors: int
+    factor_names: tuple[str, ...] = ()
+    vector_name: str = ""
+    code_storage: CodeStorage = "payload"
+    code_dtype: CodeDtype = "float16"
+
+    def factor_field(self, name: str) -> str:
+        """Return the payload key of a named factor's score."""
+        return FACTOR_PREFIX + name
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The first stage's answer to one query, as a struct of arrays, in the order of the database.
+
+    Attributes
+    ----------
+    ids
+        k point ids.
+    base_scores
+        Shape (k,), float64, oriented: higher is better (see :mod:`imrnn_vdb.metric`).
+    codes
+        k factor codes with their status.
+    payloads
+        k payloads without the fields of this layer.
+    """
+
+    ids: list[PointId]
+    base_scores: npt.NDArray[np.float64]
+    codes: Codes
+    payloads: list[Payload]
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.base_scores) == len(self.codes) == len(self.payloads):
+            raise InvalidInputError("candidates need one id, base score, code and payload each")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points to write, or points that were read.
+
+    Attributes
+    ----------
+    ids
+        n point ids.
+    vectors
+        Shape (n, d), float32 base vectors; None where they were not read.
+    payloads
+        n payloads without the fields of this layer.
+    codes
+        n factor codes with their status; None to write points without a code.
+    factor_scores
+        Shape (n, number of named factors), float32 in 0..1; None where there is no code.
+    """
+
+    ids: list[PointId]
+    vectors: FloatArray | None
+    payloads: list[Payload]
+    codes: Codes | None = None
+    factor_scores: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some points of a scroll, and where it goes on; ``cursor`` is None at the end."""
+
+    points: Points
+    cursor: Any
+
+
+@dataclass(frozen=True, slots=True)
+class VectorField:
+    """A vector of a collection: its size, its metric, and whether the engine stores it quantised."""
+
+    dim: int
+    metric: Metric
+    quantized: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One thing a user may want, and whether it works here.
+
+    Attributes
+    ----------
+    name
+        What it is about, for example ``"code in payload"``.
+    status
+        ``"works"``, ``"fallback"`` or ``"no"``.
+    why
+        The fact behind it, and what is done or can be done instead.
+    """
+
+    name: str
+    status: Literal["works", "fallback", "no"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What a server says of itself and of one collection.
+
+    Attributes
+    ----------
+    server
+        Product and version, for example ``"Qdrant Edge 0.9.0"``.
+    vectors
+        The dense vector fields by name.
+    count
+        Number of points.
+    capabilities
+        What works here, for ``doctor``.
+    """
+
+    server: str
+    vectors: Mapping[str, VectorField]
+    count: int
+    capabilities: tuple[Capability, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How to connect and to call.
+
+    Attributes
+    ----------
+    api_key
+        Secret for the server; never shown in a repr, a log or an error.
+    tls
+        Whether the connection is encrypted; None leaves it to the URL and the product's default.
+    timeout
+        Deadline of one operation in seconds.
+    attempts
+        How often a transient failure is tried at most.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    tls: bool | None = None
+    timeout: float = 10.0
+    attempts: int = 4
+
+
+class Store(ABC):
+    """One collection of one database. Every method is an operation: see :mod:`imrnn_vdb.connection`."""
+
+    def __init__(self, collection: str, layout: Layout) -> None:
+        self.collection = collection
+        self.layout = layout
+
+    @abstractmethod
+    def info(self) -> Operation[CollectionInfo]:
+        """Describe server and collection; `CollectionNotFoundError` if there is none."""
+
+    @abstractmethod
+    def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:
+        """Create the collection for base vectors and codes; `CollectionExistsError` if there is one.
+
+        ``id_type`` matters to engines with typed keys (Milvus); Qdrant takes both.
+        """
+
+    @abstractmethod
+    def drop(self) -> Operation[None]:
+        """Delete the collection and all its points."""
+
+    @abstractmethod
+    def upsert(self, points: Points) -> Operation[None]:
+        """Insert or replace whole points, visible to the next read of this connection."""
+
+    @abstractmethod
+    def search(
+        self,
+        query_vectors: FloatArray,
+        limit: int,
+        payload_filter: Any = None,
+        factor_filter: FactorFilter | None = None,
+    ) -> Operation[list[Candidates]]:
+        """Return the first-stage candidates of each query, in one round trip.
+
+        Parameters
+        ----------
+        query_vectors
+            Shape (n, d), float32, finite.
+        limit
+            Candidates for each query.
+        payload_filter
+            The vendor's own filter, passed through untouched.
+        factor_filter
+            On stored factor scores; translated, and combined with the payload filter by "and".
+        """
+
+    @abstractmethod
+    def fetch(self, ids: Sequence[PointId], with_vectors: bool = False) -> Operation[Points]:
+        """Read points by id, in the order asked for; ids that do not exist are left out."""
+
+    @abstractmethod
+    def scroll(
+        self, limit: int, cursor: Any = None, payload_filter: Any = None, with_vectors: bool = False
+    ) -> Operation[Page]:
+        """Read the next points of the collection; every point that stays is seen exactly once."""
+
+    @abstractmethod
+    def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
+        """Count points exactly."""
+
+    @abstractmethod
+    def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
+        """Write code and named factor scores of existing points; base vectors and foreign payload stay as they are.
+
+        An id that does not exist is left out: nothing is created.
+        """
+
+    @abstractmethod
+    def delete(self, ids: Sequence[PointId]) -> Operation[None]:
+        """Delete points; ids that do not exist are ignored."""
+
+
+class Backend(ABC):
+    """One database product: connects, recognises its own clients, makes stores."""
+
+    schemes: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def connect(self, url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Connection:
+        """Open a connection that this package owns."""
+
+    @abstractmethod
+    def adopt(self, client: object, options: ConnectionOptions) -> Connection | None:
+        """Wrap a client that the caller built and keeps owning; None if it is not one of this product's."""
+
+    @abstractmethod
+    def store(self, connection: Connection, collection: str, layout: Layout) -> Store:
+        """Make the store of one collection; no call is sent."""
+
+
+def load_backend(scheme: str) -> Backend:
+    """Return the backend registered for a URL scheme, without its variant (``qdrant`` of ``qdrant+edge``).
+
+    Raises
+    ------
+    InvalidInputError
+        If no installed package registers the scheme; the message lists those that do.
+    """
+    product = scheme.partition("+")[0]
+    found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
+    if product not in found:
+        raise InvalidInputError(f"no store is registered for {scheme!r} URLs; there are: {', '.join(sorted(found))}")
+    backend: Backend = found[product].load()()
+    return backend
+
+
+def adopt_client(client: object, options: ConnectionOptions) -> tuple[Backend, Connection]:
+    """Find the backend that knows a caller's client.
+
+    Raises
+    ------
+    InvalidInputError
+        If no installed store knows the client's type.
+    """
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        backend: Backend = entry.load()()
+        connection = backend.adopt(client, options)
+        if connection is not None:
+            return backend, connection
+    raise InvalidInputError(
+        f"no store knows a client of type {type(client).__module__}.{type(client).__qualname__}; pass a QdrantClient, "
+        "an AsyncQdrantClient, a qdrant_edge.EdgeShard, a MilvusClient or an AsyncMilvusClient"
+    )
+
+
+def normalize_id(value: object) -> PointId:
+    """Return a point id in the form in which it travels.
+
+    Parameters
+    ----------
+    value
+        An integer in 0..2⁶⁴−1, a non-empty string, or a UUID.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything else, booleans included.
+    """
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, np.integer):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
+        return value
+    if isinstance(value, str) and value:
+        return value
+    raise InvalidInputError(f"a point id is an integer in 0..2^64-1, a non-empty string or a UUID, got {value!r}")
+
+
+def own_fields_removed(payload: Mapping[str, Any]) -> Payload:
+    """Return a copy of a payload without the fields that this layer stores."""
+    return {key: value for key, value in payload.items() if not key.startswith(RESERVED_PREFIX)}

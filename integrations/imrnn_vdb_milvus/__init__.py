@@ -1,0 +1,1 @@
+"""Milvus for imrnn_vdb: servers, and Milvus Lite in this process."""
