@@ -37,6 +37,7 @@ class CodeStatus(IntEnum):
     OTHER_SPACE = 2
     MALFORMED = 3
     STALE = 4
+    ZERO = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,9 @@ def _class_entries(qualified: str, cls: type, module: str) -> Iterator[DocEntry]
         if key.startswith("_"):
             continue
         value = value.__func__ if isinstance(value, classmethod | staticmethod) else value
+        home = getattr(value, "__module__", None) or module
+        if home.partition(".")[0].lstrip("_") not in sys.stdlib_module_names:
+            continue  # added to the class by another package
         if entry := _entry(f"{qualified}.{key}", value, module, "method"):
             yield entry
 

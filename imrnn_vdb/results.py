@@ -1,0 +1,234 @@
+"""What a search returns: frozen results whose scores are exact sums of named parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
+
+import numpy as np
+
+from imrnn_vdb.codec import CodeStatus
+from imrnn_vdb.refine import Refined
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.store import Candidates, Payload, PointId
+
+STATUS_REASONS = {
+    CodeStatus.MISSING: "this point has no factor code yet",
+    CodeStatus.OTHER_SPACE: "this point's factor code belongs to another factor space",
+    CodeStatus.MALFORMED: "this point's factor code is damaged",
+    CodeStatus.STALE: "this point's factor code is older than its vector",
+    CodeStatus.ZERO: "this point's vector is zero",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One score, taken apart: ``score == residual + sum(contributions)``, to rounding.
+
+    Attributes
+    ----------
+    residual
+        The part outside the factor space.
+    contributions
+        m signed parts, in the order of the factors; named ones first.
+    names
+        Names of the first factors.
+    """
+
+    residual: float
+    contributions: tuple[float, ...]
+    names: tuple[str, ...]
+
+    @property
+    def named(self) -> dict[str, float]:
+        """Contribution of each named factor."""
+        return dict(zip(self.names, self.contributions, strict=False))
+
+    @property
+    def latent(self) -> float:
+        """Sum of the contributions of all factors without a name."""
+        return float(sum(self.contributions[len(self.names) :]))
+
+    @property
+    def score(self) -> float:
+        """The sum of all parts."""
+        return self.residual + float(sum(self.contributions))
+
+    def top(self, count: int = 3) -> list[tuple[str, float]]:
+        """Return the named factors that raised the score most, largest contribution first."""
+        return sorted(self.named.items(), key=lambda item: -item[1])[:count]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return residual, named contributions and the latent sum, ready for JSON."""
+        return {"residual": self.residual, "named": self.named, "latent": self.latent}
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One point that was found.
+
+    Attributes
+    ----------
+    id
+        Point id, as it was stored.
+    rank, score
+        Final, after modulation, filters and ties; rank is 1-based, a score is oriented (higher is better) and in the unit
+        of the base score.
+    base_rank, base_score
+        The database's own.
+    modulated
+        Whether the model scored this point. If not, ``score == base_score`` and ``reason`` says why.
+    reason
+        Why the point was not modulated; None where it was.
+    payload
+        The stored payload, without the fields of this layer.
+    factors
+        Score in 0..1 of each named factor of the document; empty where it has no usable code.
+    explanation
+        The score's parts, where they were asked for.
+    """
+
+    id: PointId
+    rank: int
+    score: float
+    base_rank: int
+    base_score: float
+    modulated: bool
+    reason: str | None
+    payload: Payload
+    factors: Mapping[str, float]
+    explanation: Explanation | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, ready for JSON if the payload is."""
+        return {
+            "rank": self.rank,
+            "id": self.id,
+            "score": self.score,
+            "base_rank": self.base_rank,
+            "base_score": self.base_score,
+            "modulated": self.modulated,
+            "reason": self.reason,
+            "payload": dict(self.payload),
+            "factors": dict(self.factors),
+            "explanation": self.explanation.to_dict() if self.explanation else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResponse(Sequence[SearchResult]):
+    """The results of one query, and what was done to get them. A sequence of its results.
+
+    Attributes
+    ----------
+    results
+        By rank.
+    modulated
+        Whether the model ran for this query.
+    reason
+        Why it did not; None where it did.
+    coarse_k
+        Candidates asked of the database.
+    candidates
+        Candidates it returned.
+    space_id, model_id
+        Fingerprints of what scored.
+    timings
+        Milliseconds for ``encode``, ``database`` and ``modulate``, each for the whole request.
+    """
+
+    results: tuple[SearchResult, ...]
+    modulated: bool
+    reason: str | None
+    coarse_k: int
+    candidates: int
+    space_id: str
+    model_id: str
+    timings: Mapping[str, float] = field(default_factory=dict, compare=False)
+
+    @overload
+    def __getitem__(self, index: int) -> SearchResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[SearchResult, ...]: ...
+    def __getitem__(self, index: int | slice) -> SearchResult | tuple[SearchResult, ...]:
+        return self.results[index]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __iter__(self) -> Iterator[SearchResult]:
+        return iter(self.results)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything, ready for JSON if the payloads are."""
+        return {
+            "results": [result.to_dict() for result in self.results],
+            "modulated": self.modulated,
+            "reason": self.reason,
+            "coarse_k": self.coarse_k,
+            "candidates": self.candidates,
+            "space_id": self.space_id,
+            "model_id": self.model_id,
+            "timings": dict(self.timings),
+        }
+
+
+def build_results(
+    space: FactorSpace,
+    candidates: Candidates,
+    refined: Refined,
+    *,
+    limit: int,
+    offset: int,
+    threshold: float | None,
+    explain: bool,
+) -> tuple[SearchResult, ...]:
+    """Order the candidates, cut the page, and only then make Python objects.
+
+    Ties break by score, then base rank; the database's own order decides between equal base scores.
+    """
+    scores = refined.scored.scores
+    by_base = np.argsort(-candidates.base_scores, kind="stable")
+    base_ranks = np.empty(len(candidates), np.intp)
+    base_ranks[by_base] = np.arange(1, len(candidates) + 1)
+    order = np.lexsort((base_ranks, -scores))
+    if threshold is not None:
+        order = order[scores[order] >= threshold]
+    page = order[offset : offset + limit]
+    factors = space.factor_scores(candidates.codes.directions[page])
+    return tuple(
+        _result(space, candidates, refined, int(row), offset + i + 1, int(base_ranks[row]), factors[i], explain)
+        for i, row in enumerate(page)
+    )
+
+
+def _result(
+    space: FactorSpace,
+    candidates: Candidates,
+    refined: Refined,
+    row: int,
+    rank: int,
+    base_rank: int,
+    factors: np.ndarray[Any, Any],
+    explain: bool,
+) -> SearchResult:
+    status = CodeStatus(int(refined.status[row]))
+    modulated = bool(refined.modulated[row])
+    usable = status is CodeStatus.CURRENT
+    explanation = None
+    if explain:
+        parts = tuple(refined.scored.contributions[row].tolist())
+        explanation = Explanation(float(refined.scored.residuals[row]), parts, space.names)
+    return SearchResult(
+        id=candidates.ids[row],
+        rank=rank,
+        score=float(refined.scored.scores[row]),
+        base_rank=base_rank,
+        base_score=float(candidates.base_scores[row]),
+        modulated=modulated,
+        reason=None if modulated else STATUS_REASONS.get(status, refined.failure),
+        payload=candidates.payloads[row],
+        factors=dict(zip(space.names, factors.tolist(), strict=True)) if usable else {},
+        explanation=explanation,
+    )
