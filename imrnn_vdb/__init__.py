@@ -1,0 +1,101 @@
+"""Exact, explainable and trainable re-scoring of Qdrant and Milvus search results in a small factor space.
+
+Open a collection with :class:`IMRNNCollection` and call its ``search``. Names load when they are first used, so
+importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from imrnn_vdb._version import __version__
+
+if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
+    from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
+    from imrnn_vdb.core import BackfillReport
+    from imrnn_vdb.encoders import CallableEncoder, EncoderConfig, TransformerEncoder
+    from imrnn_vdb.errors import (
+        CheckpointError,
+        CollectionExistsError,
+        CollectionNotFoundError,
+        IMRNNError,
+        InvalidInputError,
+        MissingExtraError,
+        SpaceMismatchError,
+        StoreError,
+        StoreTimeoutError,
+        StoreUnavailableError,
+        UnsupportedError,
+    )
+    from imrnn_vdb.filters import factor
+    from imrnn_vdb.metric import Metric
+    from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
+    from imrnn_vdb.space import FactorSpace
+
+_HOMES = {
+    "checkpoint": ("IMRNNModel", "shipped_checkpoints"),
+    "collection": ("AsyncIMRNNCollection", "IMRNNCollection"),
+    "core": ("BackfillReport",),
+    "encoders": ("CallableEncoder", "EncoderConfig", "TransformerEncoder"),
+    "errors": (
+        "CheckpointError",
+        "CollectionExistsError",
+        "CollectionNotFoundError",
+        "IMRNNError",
+        "InvalidInputError",
+        "MissingExtraError",
+        "SpaceMismatchError",
+        "StoreError",
+        "StoreTimeoutError",
+        "StoreUnavailableError",
+        "UnsupportedError",
+    ),
+    "filters": ("factor",),
+    "metric": ("Metric",),
+    "results": ("Explanation", "SearchResponse", "SearchResult"),
+    "space": ("FactorSpace",),
+}
+_MODULES = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "AsyncIMRNNCollection",
+    "BackfillReport",
+    "CallableEncoder",
+    "CheckpointError",
+    "CollectionExistsError",
+    "CollectionNotFoundError",
+    "EncoderConfig",
+    "Explanation",
+    "FactorSpace",
+    "IMRNNCollection",
+    "IMRNNError",
+    "IMRNNModel",
+    "InvalidInputError",
+    "Metric",
+    "MissingExtraError",
+    "SearchResponse",
+    "SearchResult",
+    "SpaceMismatchError",
+    "StoreError",
+    "StoreTimeoutError",
+    "StoreUnavailableError",
+    "TransformerEncoder",
+    "UnsupportedError",
+    "__version__",
+    "factor",
+    "shipped_checkpoints",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return list(__all__)

@@ -112,7 +112,7 @@ class IMRNNModel:
         for name, found in (("space_id", model.space.space_id), ("model_id", model.model_id)):
             if config.get(name) != found:
                 raise CheckpointError(
-                    f"the checkpoint in {folder} was altered: {name} is {config.get(name)!r}, its weights give {found!r}"
+                    f"the checkpoint {folder} was altered: {name} is {config.get(name)!r}, its weights give {found!r}"
                 )
         return model
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, overload
 
 import numpy as np
 
 from imrnn_vdb.codec import CodeStatus
+from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.refine import Refined
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Candidates, Payload, PointId
@@ -73,8 +75,8 @@ class SearchResult:
     id
         Point id, as it was stored.
     rank, score
-        Final, after modulation, filters and ties; rank is 1-based, a score is oriented (higher is better) and in the unit
-        of the base score.
+        Final, after modulation, filters and ties; rank is 1-based, a score is oriented (higher is better) and in the
+        unit of the base score.
     base_rank, base_score
         The database's own.
     modulated
@@ -178,11 +180,7 @@ def build_results(
     space: FactorSpace,
     candidates: Candidates,
     refined: Refined,
-    *,
-    limit: int,
-    offset: int,
-    threshold: float | None,
-    explain: bool,
+    request: SearchRequest,
 ) -> tuple[SearchResult, ...]:
     """Order the candidates, cut the page, and only then make Python objects.
 
@@ -193,13 +191,13 @@ def build_results(
     base_ranks = np.empty(len(candidates), np.intp)
     base_ranks[by_base] = np.arange(1, len(candidates) + 1)
     order = np.lexsort((base_ranks, -scores))
-    if threshold is not None:
-        order = order[scores[order] >= threshold]
-    page = order[offset : offset + limit]
+    if request.threshold is not None:
+        order = order[scores[order] >= request.threshold]
+    page = order[request.offset : request.offset + request.limit]
     factors = space.factor_scores(candidates.codes.directions[page])
     return tuple(
-        _result(space, candidates, refined, int(row), offset + i + 1, int(base_ranks[row]), factors[i], explain)
-        for i, row in enumerate(page)
+        _result(space, candidates, refined, int(row), (rank, int(base_ranks[row])), factors[i], request.explain)
+        for i, (rank, row) in enumerate(zip(count(request.offset + 1), page, strict=False))
     )
 
 
@@ -208,8 +206,7 @@ def _result(
     candidates: Candidates,
     refined: Refined,
     row: int,
-    rank: int,
-    base_rank: int,
+    ranks: tuple[int, int],
     factors: np.ndarray[Any, Any],
     explain: bool,
 ) -> SearchResult:
@@ -222,9 +219,9 @@ def _result(
         explanation = Explanation(float(refined.scored.residuals[row]), parts, space.names)
     return SearchResult(
         id=candidates.ids[row],
-        rank=rank,
+        rank=ranks[0],
         score=float(refined.scored.scores[row]),
-        base_rank=base_rank,
+        base_rank=ranks[1],
         base_score=float(candidates.base_scores[row]),
         modulated=modulated,
         reason=None if modulated else STATUS_REASONS.get(status, refined.failure),

@@ -1,0 +1,445 @@
+"""The facade: a collection in Qdrant or Milvus whose results are modulated, filtered and explained.
+
+All decisions stand in :mod:`imrnn_vdb.core`, as operations; the two classes here differ in how they run one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from imrnn_vdb.connection import Connection
+from imrnn_vdb.core import (
+    BackfillReport,
+    CollectionCore,
+    Query,
+    as_batch,
+    create_core,
+    open_core,
+    pick,
+    whole_window,
+)
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.options import Model, SearchRequest, Settings
+from imrnn_vdb.results import SearchResponse, SearchResult
+from imrnn_vdb.store import (
+    Backend,
+    CollectionInfo,
+    Payload,
+    Points,
+    adopt_client,
+    load_backend,
+    normalize_id,
+)
+from imrnn_vdb.timing import Stopwatch
+from imrnn_vdb.urls import CollectionURL, parse_url
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, SearchOptions
+
+
+class _Shell:
+    """What both facades share: identity, and access to what they are made of."""
+
+    def __init__(self, core: CollectionCore, connection: Connection) -> None:
+        self._core = core
+        self._connection = connection
+
+    @property
+    def name(self) -> str:
+        """Name of the collection."""
+        return self._core.store.collection
+
+    @property
+    def model(self) -> IMRNNModel:
+        """Space, modulator and evidence."""
+        return self._core.model
+
+    @property
+    def metric(self) -> Metric:
+        """Metric of the base vector."""
+        return self._core.metric
+
+    def __repr__(self) -> str:
+        model = self.model
+        identity = f"space_id={model.space.space_id!r}, model_id={model.model_id!r}, active={model.active}"
+        return f"{type(self).__name__}({self.name!r}, metric={str(self.metric)!r}, {identity})"
+
+
+class IMRNNCollection(_Shell):
+    """A collection in Qdrant or Milvus with modulated, filtered, explained search.
+
+    Made by :meth:`open` (a URL), :meth:`from_client` (a client of yours) or :meth:`create`. As thread-safe as its
+    client.
+
+    Examples
+    --------
+    >>> collection = IMRNNCollection.open("qdrant://localhost:6334/articles")  # doctest: +SKIP
+    >>> for result in collection.search("who discovered penicillin", limit=3):  # doctest: +SKIP
+    ...     print(result.rank, result.id, result.score, result.base_rank)
+    """
+
+    @classmethod
+    def open(cls, url: str, model: Model = "minilm", **options: Unpack[OpenOptions]) -> Self:
+        """Open an existing collection.
+
+        Parameters
+        ----------
+        url
+            ``qdrant://host:6334/NAME``, ``qdrant+edge:PATH/NAME``, ``qdrant+local:PATH/NAME``,
+            ``milvus://host:19530/NAME`` or ``milvus+lite:FILE.db/NAME``.
+        model
+            A checkpoint: loaded, or a folder, a shipped name, or a Hugging Face repo id.
+        options
+            ``encoder=None, vector_name="", text_field="text", timeout=10.0, attempts=4, device="cpu", api_key=None,
+            tls=None``; see :class:`imrnn_vdb.options.Settings`.
+
+        Raises
+        ------
+        StoreError
+            If the server cannot be reached or has no such collection.
+        SpaceMismatchError
+            If the collection's vectors do not fit the model.
+        CheckpointError
+            If the model cannot be loaded.
+        """
+        settings = Settings(**options)
+        where, backend, connection = _connect(url, settings, asynchronous=False)
+        try:
+            loaded = settings.load(model)
+            return cls(connection.run(open_core(backend, connection, where.collection, loaded, settings)), connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def from_client(
+        cls, client: object, collection: str, model: Model = "minilm", **options: Unpack[ClientOptions]
+    ) -> Self:
+        """Use a ``QdrantClient``, a ``MilvusClient`` or an Edge shard of yours; it stays yours, and open.
+
+        Parameters
+        ----------
+        client
+            The client.
+        collection
+            Name of the collection; of an Edge shard, which holds one, any name you like.
+        model, options
+            As for :meth:`open`, without ``api_key`` and ``tls``.
+        """
+        settings = Settings(**options)
+        backend, connection = _adopt(client, settings, asynchronous=False)
+        return cls(
+            connection.run(open_core(backend, connection, collection, settings.load(model), settings)), connection
+        )
+
+    @classmethod
+    def create(cls, url: str, model: Model = "minilm", **options: Unpack[CreateOptions]) -> Self:
+        """Create a collection with room for base vectors and codes, and open it.
+
+        Parameters
+        ----------
+        url, model
+            As for :meth:`open`.
+        options
+            Those of :meth:`open`, and ``metric="cosine", id_type="str", code_storage="payload", code_dtype="float16"``;
+            see :class:`imrnn_vdb.options.Settings`.
+
+        Raises
+        ------
+        CollectionExistsError
+            If there is a collection of that name; it is not touched.
+        """
+        settings = Settings(**options)
+        where, backend, connection = _connect(url, settings, asynchronous=False)
+        try:
+            loaded = settings.load(model)
+            return cls(connection.run(create_core(backend, connection, where.collection, loaded, settings)), connection)
+        except BaseException:
+            connection.close()
+            raise
+
+    def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResponse:
+        """Search, modulate, score and explain.
+
+        Parameters
+        ----------
+        query
+            A text, or a query vector of shape (d,).
+        options
+            ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, threshold=None,
+            explain=False, modulate=None``; see :class:`imrnn_vdb.options.SearchRequest`.
+
+        Returns
+        -------
+        SearchResponse
+            At most ``limit`` results by rank.
+
+        Raises
+        ------
+        InvalidInputError
+            For an empty text, NaN, or options that contradict each other.
+        SpaceMismatchError
+            For a vector of another dimension.
+        StoreError
+            What the database answered, after bounded retries.
+        """
+        return self.search_batch(as_batch(query), **options)[0]
+
+    def search_batch(
+        self, queries: Sequence[str] | npt.ArrayLike, **options: Unpack[SearchOptions]
+    ) -> list[SearchResponse]:
+        """Search many queries in one round trip and one modulation.
+
+        Parameters
+        ----------
+        queries
+            n texts, or query vectors of shape (n, d).
+        options
+            As for :meth:`search`, the same for all queries.
+
+        Returns
+        -------
+        list of SearchResponse
+            n responses, in the order of the queries.
+        """
+        return self._search(queries, SearchRequest(**options))
+
+    def explain(self, query: Query, point_id: object, **options: Unpack[SearchOptions]) -> SearchResult:
+        """Return one point of a query's window, with its rank there and its score's parts.
+
+        Raises
+        ------
+        InvalidInputError
+            If the point is not among the query's candidates.
+        """
+        request = whole_window(SearchRequest(**options))
+        return pick(self._search(as_batch(query), request)[0], normalize_id(point_id))
+
+    def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
+        watch = Stopwatch()
+        vectors = self._core.query_vectors(queries)
+        watch.lap("encode")
+        return self._connection.run(self._core.search(vectors, request, watch))
+
+    def upsert(
+        self,
+        ids: Iterable[object],
+        *,
+        texts: Sequence[str] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        payloads: Sequence[Payload] | None = None,
+    ) -> None:
+        """Insert or replace points together with their codes.
+
+        Parameters
+        ----------
+        ids
+            n integers, strings or UUIDs.
+        texts
+            n texts; encoded where no vectors are given, and stored under the text field.
+        vectors
+            Shape (n, d) base vectors.
+        payloads
+            n payloads; they are copied, never changed.
+        """
+        points = self._core.points(ids, texts, vectors, payloads)
+        if len(points):
+            self._connection.run(self._core.store.upsert(points))
+
+    def backfill(self, batch_size: int = 500, progress: Callable[[int], None] | None = None) -> BackfillReport:
+        """Write code and factor scores of every point that lacks a current one, from its stored vector.
+
+        No text is encoded; base vectors and foreign payload stay as they are. Run again, it writes only what is new.
+
+        Parameters
+        ----------
+        batch_size
+            Points read and written at a time.
+        progress
+            Called with the number of points done since the last call.
+        """
+        report, cursor = BackfillReport(), None
+        while True:
+            part, cursor = self._connection.run(self._core.backfill_page(batch_size, cursor))
+            report += part
+            if progress is not None:
+                progress(part.seen)
+            if cursor is None:
+                return report
+
+    def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
+        """Read points by id, in the order asked for; ids that do not exist are left out."""
+        return self._connection.run(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
+
+    def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
+        """Count points exactly."""
+        return self._connection.run(self._core.store.count(payload_filter, factor_filter))
+
+    def delete(self, ids: Iterable[object]) -> None:
+        """Delete points; ids that do not exist are ignored."""
+        self._connection.run(self._core.store.delete([normalize_id(value) for value in ids]))
+
+    def info(self) -> CollectionInfo:
+        """Describe server and collection."""
+        return self._connection.run(self._core.store.info())
+
+    def drop(self) -> None:
+        """Delete the collection and all its points."""
+        self._connection.run(self._core.store.drop())
+
+    def close(self) -> None:
+        """Close the connection, unless the client is yours."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncIMRNNCollection(_Shell):
+    """The asynchronous twin of :class:`IMRNNCollection`: the same methods, parameters and errors, awaited.
+
+    Server clients are truly asynchronous; an engine in this process, and the encoder, run in worker threads.
+    """
+
+    @classmethod
+    async def open(cls, url: str, model: Model = "minilm", **options: Unpack[OpenOptions]) -> Self:
+        """Open an existing collection; see :meth:`IMRNNCollection.open`."""
+        settings = Settings(**options)
+        where, backend, connection = _connect(url, settings, asynchronous=True)
+        try:
+            loaded = await asyncio.to_thread(settings.load, model)
+            operation = open_core(backend, connection, where.collection, loaded, settings)
+            return cls(await connection.arun(operation), connection)
+        except BaseException:
+            await connection.aclose()
+            raise
+
+    @classmethod
+    async def from_client(
+        cls, client: object, collection: str, model: Model = "minilm", **options: Unpack[ClientOptions]
+    ) -> Self:
+        """Use an ``AsyncQdrantClient``, ``AsyncMilvusClient`` or embedded engine of yours; it stays yours."""
+        settings = Settings(**options)
+        backend, connection = _adopt(client, settings, asynchronous=True)
+        loaded = await asyncio.to_thread(settings.load, model)
+        return cls(await connection.arun(open_core(backend, connection, collection, loaded, settings)), connection)
+
+    @classmethod
+    async def create(cls, url: str, model: Model = "minilm", **options: Unpack[CreateOptions]) -> Self:
+        """Create a collection and open it; see :meth:`IMRNNCollection.create`."""
+        settings = Settings(**options)
+        where, backend, connection = _connect(url, settings, asynchronous=True)
+        try:
+            loaded = await asyncio.to_thread(settings.load, model)
+            operation = create_core(backend, connection, where.collection, loaded, settings)
+            return cls(await connection.arun(operation), connection)
+        except BaseException:
+            await connection.aclose()
+            raise
+
+    async def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResponse:
+        """Search, modulate, score and explain; see :meth:`IMRNNCollection.search`."""
+        return (await self.search_batch(as_batch(query), **options))[0]
+
+    async def search_batch(
+        self, queries: Sequence[str] | npt.ArrayLike, **options: Unpack[SearchOptions]
+    ) -> list[SearchResponse]:
+        """Search many queries in one round trip and one modulation; see :meth:`IMRNNCollection.search_batch`."""
+        return await self._search(queries, SearchRequest(**options))
+
+    async def explain(self, query: Query, point_id: object, **options: Unpack[SearchOptions]) -> SearchResult:
+        """Return one point of a query's window, explained; see :meth:`IMRNNCollection.explain`."""
+        request = whole_window(SearchRequest(**options))
+        return pick((await self._search(as_batch(query), request))[0], normalize_id(point_id))
+
+    async def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
+        watch = Stopwatch()
+        vectors = await asyncio.to_thread(self._core.query_vectors, queries)
+        watch.lap("encode")
+        return await self._connection.arun(self._core.search(vectors, request, watch))
+
+    async def upsert(
+        self,
+        ids: Iterable[object],
+        *,
+        texts: Sequence[str] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        payloads: Sequence[Payload] | None = None,
+    ) -> None:
+        """Insert or replace points together with their codes; see :meth:`IMRNNCollection.upsert`."""
+        points = await asyncio.to_thread(self._core.points, ids, texts, vectors, payloads)
+        if len(points):
+            await self._connection.arun(self._core.store.upsert(points))
+
+    async def backfill(self, batch_size: int = 500, progress: Callable[[int], None] | None = None) -> BackfillReport:
+        """Write the codes that are missing or outdated; see :meth:`IMRNNCollection.backfill`."""
+        report, cursor = BackfillReport(), None
+        while True:
+            part, cursor = await self._connection.arun(self._core.backfill_page(batch_size, cursor))
+            report += part
+            if progress is not None:
+                progress(part.seen)
+            if cursor is None:
+                return report
+
+    async def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
+        """Read points by id, in the order asked for; ids that do not exist are left out."""
+        return await self._connection.arun(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
+
+    async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
+        """Count points exactly."""
+        return await self._connection.arun(self._core.store.count(payload_filter, factor_filter))
+
+    async def delete(self, ids: Iterable[object]) -> None:
+        """Delete points; ids that do not exist are ignored."""
+        await self._connection.arun(self._core.store.delete([normalize_id(value) for value in ids]))
+
+    async def info(self) -> CollectionInfo:
+        """Describe server and collection."""
+        return await self._connection.arun(self._core.store.info())
+
+    async def drop(self) -> None:
+        """Delete the collection and all its points."""
+        await self._connection.arun(self._core.store.drop())
+
+    async def close(self) -> None:
+        """Close the connection, unless the client is yours."""
+        await self._connection.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _connect(url: str, settings: Settings, *, asynchronous: bool) -> tuple[CollectionURL, Backend, Connection]:
+    where = parse_url(url)
+    backend = load_backend(where.scheme)
+    return where, backend, backend.connect(where, settings.connection, asynchronous=asynchronous)
+
+
+def _adopt(client: object, settings: Settings, *, asynchronous: bool) -> tuple[Backend, Connection]:
+    backend, connection = adopt_client(client, settings.connection)
+    if connection.asynchronous and not asynchronous:
+        raise InvalidInputError("this client is asynchronous: use AsyncIMRNNCollection.from_client")
+    if asynchronous and not connection.asynchronous:  # a blocking client serves an event loop from worker threads
+        connection.asynchronous = connection.threaded = True
+    return backend, connection

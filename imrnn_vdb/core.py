@@ -1,0 +1,278 @@
+"""All decisions about a collection, without I/O: operations out, results in. The shells in ``collection`` run them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.encoders import Encoder, as_encoder
+from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.filters import factor_names
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.options import AnyEncoder, SearchRequest, Settings
+from imrnn_vdb.refine import refine
+from imrnn_vdb.results import SearchResponse, SearchResult, build_results
+from imrnn_vdb.space import FactorSpace, check_vectors
+from imrnn_vdb.store import (
+    CODE_FIELD,
+    Backend,
+    CollectionInfo,
+    Layout,
+    Payload,
+    PointId,
+    Points,
+    Store,
+    normalize_id,
+)
+from imrnn_vdb.timing import Stopwatch
+
+Query = str | npt.ArrayLike
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What a backfill did.
+
+    Attributes
+    ----------
+    seen
+        Points read.
+    written
+        Points whose code was written.
+    current
+        Points that had a current code already.
+    """
+
+    seen: int = 0
+    written: int = 0
+    current: int = 0
+
+    def __add__(self, other: BackfillReport) -> BackfillReport:
+        """Add up two parts of one backfill."""
+        return BackfillReport(self.seen + other.seen, self.written + other.written, self.current + other.current)
+
+
+@dataclass(slots=True)
+class CollectionCore:
+    """A collection as the model sees it.
+
+    Attributes
+    ----------
+    model
+        Space, modulator and encoder configuration.
+    store
+        Translates to one collection of one database.
+    metric
+        Of the base vector.
+    text_field
+        Payload key of the text.
+    encoder
+        What the caller gave, or None for the model's own; built when the first text comes.
+    """
+
+    model: IMRNNModel
+    store: Store
+    metric: Metric
+    text_field: str
+    encoder: AnyEncoder | None
+    _built: Encoder | None = field(default=None, init=False)
+
+    def query_vectors(self, queries: Sequence[str] | npt.ArrayLike) -> FloatArray:
+        """Turn n query texts, or vectors of shape (n, d), into checked query vectors of shape (n, d)."""
+        if not _are_texts(queries):
+            return check_vectors(queries, self.model.space.dim)
+        texts = [str(text) for text in queries]  # type: ignore[union-attr]
+        for i, text in enumerate(texts):
+            if not text.strip():
+                raise InvalidInputError(f"query {i} is empty: give a text or a vector")
+        return check_vectors(self._encoder().encode_queries(texts), self.model.space.dim)
+
+    def points(
+        self,
+        ids: Iterable[object],
+        texts: Sequence[str] | None,
+        vectors: npt.ArrayLike | None,
+        payloads: Sequence[Payload] | None,
+    ) -> Points:
+        """Check what is to be written, encode texts that come without vectors, and compute codes and factor scores."""
+        keys = [normalize_id(value) for value in ids]
+        if texts is None and vectors is None:
+            raise InvalidInputError("give texts, vectors or both")
+        for name, values in (("texts", texts), ("vectors", vectors), ("payloads", payloads)):
+            if values is not None and len(values) != len(keys):  # type: ignore[arg-type]
+                raise InvalidInputError(f"{len(keys)} ids, but {len(values)} {name}")  # type: ignore[arg-type]
+        own = [dict(payload) for payload in payloads] if payloads is not None else [{} for _ in keys]
+        if texts is not None:
+            own = [{**payload, self.text_field: text} for payload, text in zip(own, texts, strict=True)]
+        if not keys:
+            return Points([], None, [])
+        given = vectors if vectors is not None else self._encoder().encode_passages(list(texts or ()))
+        table = check_vectors(given, self.model.space.dim)
+        codes = self.model.space.encode(table)
+        return Points(keys, table, own, codes, self.model.space.factor_scores(codes.directions))
+
+    def search(
+        self, query_vectors: FloatArray, request: SearchRequest, watch: Stopwatch
+    ) -> Operation[list[SearchResponse]]:
+        """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses."""
+        if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
+            raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
+        if request.factor_filter is not None:
+            for name in sorted(factor_names(request.factor_filter)):
+                self.model.space.index(name)
+        if not len(query_vectors):
+            return []
+        batch = yield from self.store.search(
+            query_vectors, request.window, request.payload_filter, request.factor_filter
+        )
+        watch.lap("database")
+        active = self.model.active if request.modulate is None else request.modulate
+        refined = refine(self.model, self.metric, query_vectors, batch, active)
+        pages = [
+            build_results(self.model.space, candidates, rows, request)
+            for candidates, rows in zip(batch, refined, strict=True)
+        ]
+        watch.lap("modulate")
+        return [
+            SearchResponse(
+                results=page,
+                modulated=rows.failure is None,
+                reason=rows.failure,
+                coarse_k=request.window,
+                candidates=len(candidates),
+                space_id=self.model.space.space_id,
+                model_id=self.model.model_id,
+                timings=watch.laps,
+            )
+            for page, candidates, rows in zip(pages, batch, refined, strict=True)
+        ]
+
+    def backfill_page(self, limit: int, cursor: Any) -> Operation[tuple[BackfillReport, Any]]:
+        """Write the codes missing or outdated on the next points; return what was done and the next cursor."""
+        page = yield from self.store.scroll(limit, cursor, with_vectors=True)
+        points = page.points
+        if not len(points) or points.vectors is None or points.codes is None:
+            return BackfillReport(), page.cursor
+        codes = self.model.space.encode(points.vectors)
+        rows = np.flatnonzero(~_same_codes(points.codes, codes))
+        if len(rows):
+            fresh = codes.take(rows)
+            scores = self.model.space.factor_scores(fresh.directions)
+            yield from self.store.write_codes([points.ids[row] for row in rows], fresh, scores)
+        return BackfillReport(len(points), len(rows), len(points) - len(rows)), page.cursor
+
+    def _encoder(self) -> Encoder:
+        if self._built is None:
+            source = self.encoder if self.encoder is not None else self.model.encoder
+            if source is None:
+                raise InvalidInputError("this model has no encoder: pass encoder=, or give vectors instead of texts")
+            self._built = as_encoder(source)
+        return self._built
+
+
+def open_core(
+    backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
+) -> Operation[CollectionCore]:
+    """Look at a collection, check that it fits the model, and make its core."""
+    probe = backend.store(connection, collection, _layout(model.space, settings))
+    info = yield from probe.info()
+    name = _choose_vector(collection, info, model.space.dim, settings.vector_name)
+    storage: Literal["vector", "payload"] = "vector" if CODE_FIELD in info.vectors else "payload"
+    layout = _layout(model.space, settings, vector_name=name, code_storage=storage)
+    store = backend.store(connection, collection, layout)
+    return CollectionCore(model, store, info.vectors[name].metric, settings.text_field, settings.encoder)
+
+
+def create_core(
+    backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
+) -> Operation[CollectionCore]:
+    """Create a collection with room for codes, and make its core."""
+    store = backend.store(connection, collection, _layout(model.space, settings))
+    yield from store.create(model.space.dim, Metric(settings.metric), settings.id_type)
+    return (yield from open_core(backend, connection, collection, model, settings))
+
+
+def whole_window(request: SearchRequest) -> SearchRequest:
+    """Return a request for every candidate of the same window, explained."""
+    return SearchRequest(
+        limit=request.window,
+        coarse_k=request.window,
+        payload_filter=request.payload_filter,
+        factor_filter=request.factor_filter,
+        explain=True,
+        modulate=request.modulate,
+    )
+
+
+def pick(response: SearchResponse, point_id: PointId) -> SearchResult:
+    """Return one point of a response, or say that it is not among the candidates."""
+    for result in response:
+        if result.id == point_id:
+            return result
+    raise InvalidInputError(
+        f"point {point_id!r} is not among the {response.candidates} candidates of this query: pass a larger coarse_k"
+    )
+
+
+def as_batch(query: Query) -> Sequence[str] | npt.ArrayLike:
+    """Make a batch of one of a text, or of a vector of shape (d,)."""
+    if isinstance(query, str):
+        return [query]
+    vector = np.asarray(query)
+    if vector.ndim != 1 or vector.dtype.kind not in "fiu":
+        raise InvalidInputError(f"a query is a text or a vector of shape (d,), got an array of shape {vector.shape}")
+    return vector[None]
+
+
+def _are_texts(queries: Sequence[str] | npt.ArrayLike) -> bool:
+    if isinstance(queries, str):
+        raise InvalidInputError("search_batch takes a list of queries; use search for a single text")
+    return isinstance(queries, Sequence) and any(isinstance(query, str) for query in queries)
+
+
+def _layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
+    values: dict[str, Any] = {
+        "space_id": space.space_id,
+        "num_factors": space.num_factors,
+        "factor_names": space.names,
+        "vector_name": settings.vector_name,
+        "code_storage": settings.code_storage,
+        "code_dtype": settings.code_dtype,
+    }
+    return Layout(**{**values, **changes})
+
+
+def _choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) -> str:
+    vectors = {name: found for name, found in info.vectors.items() if name != CODE_FIELD}
+    listing = ", ".join(f"{name or '(unnamed)'} of {found.dim}" for name, found in vectors.items()) or "none"
+    if wanted:
+        if wanted not in vectors:
+            raise SpaceMismatchError(f"collection {collection!r} has no vector {wanted!r}; it has: {listing}")
+        if vectors[wanted].dim != dim:
+            raise SpaceMismatchError(
+                f"vector {wanted!r} of collection {collection!r} has {vectors[wanted].dim} dimensions, not {dim}: "
+                "use the model made for this collection's encoder"
+            )
+        return wanted
+    fitting = [name for name, found in vectors.items() if found.dim == dim]
+    if len(fitting) == 1:
+        return fitting[0]
+    if not fitting:
+        raise SpaceMismatchError(
+            f"no vector of collection {collection!r} has the model's {dim} dimensions; it has: {listing}. "
+            "Use the model made for this collection's encoder"
+        )
+    raise InvalidInputError(f"several vectors of collection {collection!r} fit ({listing}): name one by vector_name=")
+
+
+def _same_codes(stored: Codes, fresh: Codes) -> npt.NDArray[np.bool_]:
+    """Say which stored codes are current and are what their vectors give, at the precision they were stored in."""
+    close = np.isclose(stored.directions, fresh.directions, rtol=2e-3, atol=2e-5).all(axis=1)
+    return np.asarray(stored.current & close & np.isclose(stored.norms, fresh.norms, rtol=1e-4, atol=1e-6))

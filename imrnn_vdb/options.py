@@ -1,0 +1,179 @@
+"""What callers can ask for, each documented and defaulted in one place, as keywords of every method that takes it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+import numpy.typing as npt
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.codec import CodeDtype
+from imrnn_vdb.encoders import Encoder, EncoderConfig
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import CodeStorage, ConnectionOptions
+
+DEFAULT_COARSE_K = 100
+API_KEY_VARIABLE = "IMRNN_API_KEY"
+
+Model = str | Path | IMRNNModel
+AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
+
+
+class SearchOptions(TypedDict, total=False):
+    """Keywords of ``search`` and ``search_batch``, as :class:`SearchRequest` documents them."""
+
+    limit: int
+    offset: int
+    coarse_k: int | None
+    payload_filter: Any
+    factor_filter: FactorFilter | None
+    threshold: float | None
+    explain: bool
+    modulate: bool | None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchRequest:
+    """What is asked of a search, beside its query.
+
+    Attributes
+    ----------
+    limit
+        Results wanted, at least 1.
+    offset
+        Results skipped. All pages of one query lie in one window: keep ``coarse_k`` the same from page to page.
+    coarse_k
+        Candidates fetched from the database; None for the larger of 100 and ``limit``.
+    payload_filter
+        The database's own filter (a ``models.Filter`` for Qdrant, an expression string for Milvus), passed through.
+    factor_filter
+        A condition on document factor scores, for example ``factor("entity") >= 0.6``; applied in the database.
+    threshold
+        Lowest final score, inclusive, applied after scoring; None for none.
+    explain
+        Whether each result carries its score's parts.
+    modulate
+        True or False to insist; None to follow the model: on if it proved better than the base ranking.
+    """
+
+    limit: int = 10
+    offset: int = 0
+    coarse_k: int | None = None
+    payload_filter: Any = None
+    factor_filter: FactorFilter | None = None
+    threshold: float | None = None
+    explain: bool = False
+    modulate: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit < 1 or self.offset < 0:
+            raise InvalidInputError("limit must be at least 1 and offset at least 0")
+        if self.offset + self.limit > self.window:
+            raise InvalidInputError(
+                f"offset + limit is {self.offset + self.limit}, but only {self.window} candidates are fetched: "
+                "pass a larger coarse_k, the same for all pages"
+            )
+
+    @property
+    def window(self) -> int:
+        """Number of candidates to fetch."""
+        return max(DEFAULT_COARSE_K, self.limit) if self.coarse_k is None else self.coarse_k
+
+
+class ClientOptions(TypedDict, total=False):
+    """Keywords of ``from_client``, as :class:`Settings` documents them."""
+
+    encoder: AnyEncoder | None
+    vector_name: str
+    text_field: str
+    timeout: float
+    attempts: int
+    device: str
+
+
+class OpenOptions(ClientOptions, total=False):
+    """Keywords of ``open``, as :class:`Settings` documents them."""
+
+    api_key: str | None
+    tls: bool | None
+
+
+class CreateOptions(OpenOptions, total=False):
+    """Keywords of ``create``, as :class:`Settings` documents them."""
+
+    metric: Metric | str
+    id_type: Literal["int", "str"]
+    code_storage: CodeStorage
+    code_dtype: CodeDtype
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a collection is opened or created.
+
+    Attributes
+    ----------
+    encoder
+        What turns texts into vectors: a callable, an encoder, its configuration or a model name; None for the
+        checkpoint's own.
+    vector_name
+        The base vector, where a collection has several that fit.
+    text_field
+        Payload key of the text.
+    timeout
+        Deadline of one operation in seconds, retries included.
+    attempts
+        How often a call is sent at most when it fails for a reason that passes by itself.
+    device
+        Torch device of the modulator, ``"cpu"`` or ``"cuda"``.
+    api_key
+        Secret for the server; None takes the environment variable ``IMRNN_API_KEY``. Never shown.
+    tls
+        Whether the connection is encrypted; None: encrypted if there is a key and the server is not on this machine.
+    metric
+        Of a new collection: ``"cosine"``, ``"dot"``, ``"euclid"`` or, where the engine has it, ``"manhattan"``.
+    id_type
+        Of a new collection, for engines with typed keys (Milvus).
+    code_storage, code_dtype
+        Of a new collection: where codes lie and how wide a coordinate is, see :class:`imrnn_vdb.store.Layout`.
+    """
+
+    encoder: AnyEncoder | None = None
+    vector_name: str = ""
+    text_field: str = "text"
+    timeout: float = 10.0
+    attempts: int = 4
+    device: str = "cpu"
+    api_key: str | None = field(default=None, repr=False)
+    tls: bool | None = None
+    metric: Metric | str = Metric.COSINE
+    id_type: Literal["int", "str"] = "str"
+    code_storage: CodeStorage = "payload"
+    code_dtype: CodeDtype = "float16"
+
+    def __post_init__(self) -> None:
+        _one_of("metric", str(self.metric), [str(metric) for metric in Metric])
+        _one_of("id_type", self.id_type, ["int", "str"])
+        _one_of("code_storage", self.code_storage, ["payload", "vector"])
+        _one_of("code_dtype", self.code_dtype, ["float16", "float32"])
+
+    @property
+    def connection(self) -> ConnectionOptions:
+        """The part that concerns the connection."""
+        key = self.api_key if self.api_key is not None else os.environ.get(API_KEY_VARIABLE)
+        return ConnectionOptions(key or None, self.tls, self.timeout, self.attempts)
+
+    def load(self, model: Model) -> IMRNNModel:
+        """Load the checkpoint, unless it is loaded already."""
+        return model if isinstance(model, IMRNNModel) else IMRNNModel.from_pretrained(model, self.device)
+
+
+def _one_of(name: str, value: str, allowed: list[str]) -> None:
+    if value not in allowed:
+        raise InvalidInputError(f"{name} is one of {', '.join(allowed)}; got {value!r}")
