@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.core import (
     BackfillReport,
@@ -256,6 +257,10 @@ class IMRNNCollection(_Shell):
         if len(points):
             self._connection.run(self._core.store.upsert(points))
 
+    def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""
+        return self._core.passage_vectors(texts)
+
     def backfill(self, batch_size: int = 500, progress: Callable[[int], None] | None = None) -> BackfillReport:
         """Write code and factor scores of every point that lacks a current one, from its stored vector.
 
@@ -385,6 +390,10 @@ class AsyncIMRNNCollection(_Shell):
         points = await asyncio.to_thread(self._core.points, ids, texts, vectors, payloads)
         if len(points):
             await self._connection.arun(self._core.store.upsert(points))
+
+    async def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""
+        return await asyncio.to_thread(self._core.passage_vectors, texts)
 
     async def backfill(self, batch_size: int = 500, progress: Callable[[int], None] | None = None) -> BackfillReport:
         """Write the codes that are missing or outdated; see :meth:`IMRNNCollection.backfill`."""

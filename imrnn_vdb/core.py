@@ -113,8 +113,8 @@ class CollectionCore:
             own = [{**payload, self.text_field: text} for payload, text in zip(own, texts, strict=True)]
         if not keys:
             return Points([], None, [])
-        given = vectors if vectors is not None else self._encoder().encode_passages(list(texts or ()))
-        table = check_vectors(given, self.model.space.dim)
+        dim = self.model.space.dim
+        table = check_vectors(vectors, dim) if vectors is not None else self.passage_vectors(list(texts or ()))
         codes = self.model.space.encode(table)
         return Points(keys, table, own, codes, self.model.space.factor_scores(codes.directions))
 
@@ -168,6 +168,12 @@ class CollectionCore:
             yield from self.store.write_codes([points.ids[row] for row in rows], fresh, scores)
         return BackfillReport(len(points), len(rows), len(points) - len(rows)), page.cursor
 
+    def passage_vectors(self, texts: Sequence[str]) -> FloatArray:
+        """Turn n passages into checked vectors of shape (n, d)."""
+        if not len(texts):
+            return np.zeros((0, self.model.space.dim), np.float32)
+        return check_vectors(self._encoder().encode_passages(texts), self.model.space.dim)
+
     def _encoder(self) -> Encoder:
         if self._built is None:
             source = self.encoder if self.encoder is not None else self.model.encoder
@@ -181,11 +187,11 @@ def open_core(
     backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
 ) -> Operation[CollectionCore]:
     """Look at a collection, check that it fits the model, and make its core."""
-    probe = backend.store(connection, collection, _layout(model.space, settings))
+    probe = backend.store(connection, collection, make_layout(model.space, settings))
     info = yield from probe.info()
-    name = _choose_vector(collection, info, model.space.dim, settings.vector_name)
+    name = choose_vector(collection, info, model.space.dim, settings.vector_name)
     storage: Literal["vector", "payload"] = "vector" if CODE_FIELD in info.vectors else "payload"
-    layout = _layout(model.space, settings, vector_name=name, code_storage=storage)
+    layout = make_layout(model.space, settings, vector_name=name, code_storage=storage)
     store = backend.store(connection, collection, layout)
     return CollectionCore(model, store, info.vectors[name].metric, settings.text_field, settings.encoder)
 
@@ -194,7 +200,7 @@ def create_core(
     backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
 ) -> Operation[CollectionCore]:
     """Create a collection with room for codes, and make its core."""
-    store = backend.store(connection, collection, _layout(model.space, settings))
+    store = backend.store(connection, collection, make_layout(model.space, settings))
     yield from store.create(model.space.dim, Metric(settings.metric), settings.id_type)
     return (yield from open_core(backend, connection, collection, model, settings))
 
@@ -237,7 +243,8 @@ def _are_texts(queries: Sequence[str] | npt.ArrayLike) -> bool:
     return isinstance(queries, Sequence) and any(isinstance(query, str) for query in queries)
 
 
-def _layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
+def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
+    """Say where things lie in a collection, by the settings and what was found out about it."""
     values: dict[str, Any] = {
         "space_id": space.space_id,
         "num_factors": space.num_factors,
@@ -249,7 +256,16 @@ def _layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
     return Layout(**{**values, **changes})
 
 
-def _choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) -> str:
+def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) -> str:
+    """Return the name of the base vector: the one that is wanted, or the only one that fits.
+
+    Raises
+    ------
+    SpaceMismatchError
+        If none has the model's dimension.
+    InvalidInputError
+        If several have.
+    """
     vectors = {name: found for name, found in info.vectors.items() if name != CODE_FIELD}
     listing = ", ".join(f"{name or '(unnamed)'} of {found.dim}" for name, found in vectors.items()) or "none"
     if wanted:

@@ -1,0 +1,71 @@
+"""What the commands share: options, errors as exit codes, and output for people or for programs."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from rich.console import Console
+
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
+
+FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+model_option = click.option(
+    "--model", default="minilm", show_default=True, help="Checkpoint: a shipped name, a folder or a hub repo id."
+)
+
+
+def url_options(command: Command) -> Command:
+    """Add the argument URL and the options of a connection."""
+    for decorate in (
+        click.argument("url"),
+        click.option("--api-key", envvar="IMRNN_API_KEY", help="Secret for the server; better in IMRNN_API_KEY."),
+        click.option("--tls/--no-tls", default=None, help="Encrypt the connection, or not."),
+        click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds for one operation."),
+        click.option("--vector-name", default="", help="The base vector, where several fit the model."),
+    ):
+        command = decorate(command)
+    return command
+
+
+def exit_codes(command: Command) -> Command:
+    """Turn our errors into one line on standard error and an exit code, without a stack trace."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except IMRNNError as exc:
+            click.echo(f"error: {exc}", err=True)
+            sys.exit(_exit_code(exc))
+
+    return wrapped  # type: ignore[return-value]
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+
+
+def console() -> Console:
+    """Return a console on standard output: colours only on a terminal."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def _exit_code(error: IMRNNError) -> int:
+    if isinstance(error, InvalidInputError | SpaceMismatchError):
+        return WRONG_INPUT
+    return NO_DATABASE if isinstance(error, StoreError) else FAILED

@@ -1,0 +1,57 @@
+"""``imrnn-vdb doctor``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+
+
+@click.command()
+@url_options
+@model_option
+@json_option
+@exit_codes
+def doctor(url: str, model: str, as_json: bool, **options: Any) -> None:
+    """Say what works with the collection at URL, what does not, and why. Changes nothing."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from imrnn_vdb.doctor import diagnose
+    from imrnn_vdb.options import Settings
+    from imrnn_vdb.store import load_backend
+    from imrnn_vdb.urls import parse_url
+
+    settings = Settings(**options)
+    where = parse_url(url)
+    backend = load_backend(where.scheme)
+    space = settings.load(model).space
+    connection = backend.connect(where, settings.connection, asynchronous=False)
+    try:
+        diagnosis = connection.run(diagnose(backend, connection, where.collection, space, settings))
+    finally:
+        connection.close()
+    if as_json:
+        print_json(diagnosis.to_dict())
+        return
+    out = console()
+    info = diagnosis.info
+    out.print(f"{info.server}, collection {where.collection}: {info.count} points", markup=False)
+    for name, field in info.vectors.items():
+        quantized = ", quantised" if field.quantized else ""
+        out.print(f"  vector {name or '(unnamed)'}: {field.dim} dimensions, {field.metric}{quantized}", markup=False)
+    sampled = sum(diagnosis.codes.values())
+    if sampled:
+        counts = ", ".join(f"{count} {status}" for status, count in sorted(diagnosis.codes.items()))
+        out.print(f"  factor codes of {sampled} sampled points: {counts}", markup=False)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("capability")
+    table.add_column("status")
+    table.add_column("why", overflow="fold")
+    colours = {"works": "green", "fallback": "yellow", "no": "red"}
+    for capability in diagnosis.capabilities:
+        status = Text(capability.status, colours[capability.status])
+        table.add_row(capability.name, status, Text(capability.why))
+    out.print(table)

@@ -1,0 +1,81 @@
+"""``imrnn-vdb index``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imrnn_vdb.cli.common import exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError
+from imrnn_vdb.progress import track
+
+_BATCH = 512
+
+
+@click.command()
+@url_options
+@click.option(
+    "--input",
+    "corpus",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    required=True,
+    help="JSON lines in BEIR layout: _id, title, text; any other field becomes payload.",
+)
+@model_option
+@click.option("--metric", default="cosine", show_default=True, help="Of a collection that is created.")
+@json_option
+@exit_codes
+def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
+    """Encode a corpus and upsert it, with codes, into the collection at URL; it is created if it is not there."""
+    from imrnn_vdb.collection import IMRNNCollection
+
+    with corpus.open("rb") as file:
+        total = sum(1 for line in file if line.strip())
+    try:
+        collection = IMRNNCollection.open(**options)
+    except CollectionNotFoundError:
+        collection = IMRNNCollection.create(metric=metric, **_without(options, "vector_name"))
+    written = 0
+    with collection, track("encoding and writing", total) as advance:
+        rows = _rows(corpus)
+        while batch := list(islice(rows, _BATCH)):
+            collection.upsert(
+                [row.pop("_id") for row in batch],
+                vectors=collection.encode_passages([passage_text(row) for row in batch]),
+                payloads=batch,
+            )
+            written += len(batch)
+            advance(len(batch))
+        count = collection.count()
+    if as_json:
+        print_json({"written": written, "count": count})
+    else:
+        click.echo(f"wrote {written} points; the collection holds {count}")
+
+
+def passage_text(row: dict[str, Any]) -> str:
+    """Return what is encoded of a BEIR entry: title and text, joined by a newline."""
+    return "\n".join(part for part in (row.get("title"), row.get("text")) if part)
+
+
+def _rows(corpus: Path) -> Iterator[dict[str, Any]]:
+    with corpus.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as exc:
+                raise InvalidInputError(f"{corpus}, line {number}: not JSON ({exc})") from exc
+            if not isinstance(row, dict) or not row.get("_id") or not isinstance(row.get("text"), str):
+                raise InvalidInputError(f"{corpus}, line {number}: an object with '_id' and 'text' is needed")
+            yield {**row, "_id": str(row["_id"])}
+
+
+def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in options.items() if key != name}
