@@ -92,7 +92,7 @@ def encode_texts(codes: Codes, space_id: str, dtype: CodeDtype = "float16") -> l
         raise InvalidInputError("only current codes can be stored; compute missing ones from their vectors first")
     _check_space_id(space_id)
     n, m = codes.directions.shape
-    coordinates = codes.directions.astype(_DTYPES[dtype]).view(np.uint8).reshape(n, -1)
+    coordinates = codes.directions.astype(_DTYPES[dtype]).view(np.uint8).reshape(n, m * _DTYPES[dtype].itemsize)
     norms = codes.norms.astype("<f4").view(np.uint8).reshape(n, 4)
     padding = np.zeros((n, _payload_bytes(m, dtype) - 4 - coordinates.shape[1]), np.uint8)
     rows = np.concatenate([norms, coordinates, padding], axis=1)

@@ -179,18 +179,20 @@ def complete_basis(named: npt.ArrayLike, directions: npt.ArrayLike, num_factors:
     numpy.ndarray
         Shape (d, m), float32, orthonormal, its first p columns equal to ``named``.
     """
-    first = np.asarray(named, np.float64)
-    rest = np.asarray(directions, np.float64)
-    rest = rest - first @ (first.T @ rest)
-    added = num_factors - first.shape[1]
-    q, r = np.linalg.qr(rest)
-    keep = np.flatnonzero(np.abs(np.diag(r)) > 1e-6)[:added]
-    if len(keep) < added:
-        raise InvalidInputError(
-            f"only {first.shape[1] + len(keep)} independent directions are there, {num_factors} were asked for"
-        )
-    latent = q[:, keep] * np.sign(np.diag(r)[keep])
-    return np.concatenate([first, latent], axis=1).astype(np.float32)
+    columns = list(np.asarray(named, np.float64).T)
+    for direction in np.asarray(directions, np.float64).T:
+        if len(columns) == num_factors:
+            break
+        rest = direction
+        for _ in range(2):  # the second pass removes what rounding left of the first
+            for column in columns:
+                rest = rest - column * (column @ rest)
+        length = np.linalg.norm(rest)
+        if length > 1e-6 * np.linalg.norm(direction):
+            columns.append(rest / length)
+    if len(columns) < num_factors:
+        raise InvalidInputError(f"only {len(columns)} independent directions are there, {num_factors} were asked for")
+    return np.stack(columns, axis=1).astype(np.float32)
 
 
 def _check_basis(basis: FloatArray) -> None:

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from imrnn_vdb.codec import Codes, CodeStatus, decode_rows, decode_texts, encode_rows, encode_texts
+from imrnn_vdb.errors import InvalidInputError
+
+SPACE = "0123abcd"
+
+
+def codes_of(directions: np.ndarray, norms: np.ndarray | None = None) -> Codes:
+    directions = np.asarray(directions, np.float32)
+    norms = np.ones(len(directions), np.float32) if norms is None else np.asarray(norms, np.float32)
+    return Codes(directions, norms, np.zeros(len(directions), np.uint8))
+
+
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(0, 5), st.integers(1, 70)), elements=st.floats(-1, 1, width=32)),
+    st.sampled_from(["float16", "float32"]),
+)
+def test_texts_come_back_at_their_precision(directions, dtype):
+    norms = np.linspace(0.1, 1e6, len(directions))
+    stored = encode_texts(codes_of(directions, norms), SPACE, dtype)
+    read = decode_texts(stored, SPACE, directions.shape[1])
+    assert read.current.all()
+    np.testing.assert_array_equal(read.directions, directions.astype(dtype).astype(np.float32))
+    np.testing.assert_array_equal(read.norms, norms.astype(np.float32))
+
+
+def test_a_code_of_64_half_floats_is_short():
+    (text,) = encode_texts(codes_of(np.zeros((1, 64))), SPACE)
+    assert len(text) == 184
+    assert text.startswith(SPACE)
+
+
+def test_what_cannot_be_used_is_marked_and_its_neighbours_are_read(rng):
+    directions = rng.normal(size=(3, 8)).astype(np.float32) / 8
+    good = encode_texts(codes_of(directions), SPACE)
+    other = encode_texts(codes_of(directions), "ffffffff")
+    damaged = good[1][:-3] + "*=!"
+    not_finite = SPACE + base64.b64encode(np.array([np.nan] * 5, "<f4").tobytes() + b"\0").decode()
+    given_ = [good[0], None, other[0], damaged, 17, "", good[2], good[0][:-4], "é" * len(good[0]), SPACE, not_finite]
+    read = decode_texts(given_, SPACE, 8)
+    assert [CodeStatus(status) for status in read.status] == [
+        CodeStatus.CURRENT,
+        CodeStatus.MISSING,
+        CodeStatus.OTHER_SPACE,
+        CodeStatus.MALFORMED,
+        CodeStatus.MALFORMED,
+        CodeStatus.MALFORMED,
+        CodeStatus.CURRENT,
+        CodeStatus.MALFORMED,
+        CodeStatus.OTHER_SPACE,
+        CodeStatus.MALFORMED,
+        CodeStatus.MALFORMED,
+    ]
+    np.testing.assert_allclose(read.directions[[0, 6]], directions[[0, 2]], atol=1e-3)
+    assert not read.directions[~read.current].any()
+
+
+def test_widths_may_be_mixed(rng):
+    directions = rng.normal(size=(2, 8)).astype(np.float32) / 8
+    half = encode_texts(codes_of(directions), SPACE, "float16")
+    full = encode_texts(codes_of(directions), SPACE, "float32")
+    read = decode_texts([half[0], full[1]], SPACE, 8)
+    np.testing.assert_array_equal(read.directions[1], directions[1])
+    np.testing.assert_allclose(read.directions[0], directions[0], atol=1e-3)
+
+
+@given(st.lists(st.one_of(st.none(), st.text(), st.binary(), st.integers(), st.lists(st.floats())), max_size=6))
+def test_foreign_data_is_never_an_error(values):
+    read = decode_texts(values, SPACE, 4)
+    assert not read.current.any()
+    assert len(read) == len(values)
+
+
+def test_rows_come_back_and_are_marked(rng):
+    codes = codes_of(rng.normal(size=(4, 8)), [1, 2, 3, 4])
+    rows = list(encode_rows(codes))
+    read = decode_rows(
+        [rows[0], None, rows[2], rows[3][:-1], [np.inf] * 9], [SPACE, SPACE, "ffffffff", SPACE, SPACE], SPACE, 8
+    )
+    assert read.status.tolist() == [
+        CodeStatus.CURRENT,
+        CodeStatus.MISSING,
+        CodeStatus.OTHER_SPACE,
+        CodeStatus.MALFORMED,
+        CodeStatus.MALFORMED,
+    ]
+    np.testing.assert_array_equal(read.directions[0], codes.directions[0])
+
+
+def test_only_current_codes_are_stored():
+    codes = Codes(np.zeros((1, 4), np.float32), np.ones(1, np.float32), np.array([CodeStatus.STALE], np.uint8))
+    with pytest.raises(InvalidInputError, match="only current codes"):
+        encode_texts(codes, SPACE)
+    with pytest.raises(InvalidInputError, match="8 hex digits"):
+        encode_texts(codes_of(np.zeros((1, 4))), "xyz")

@@ -1,0 +1,112 @@
+"""Scores from codes against scores of full refined vectors, on random vectors (real ones: tests/integration)."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_space
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.scoring import base_cosines, breaks_bound, score_candidates
+
+FACTORABLE = [metric for metric in Metric if metric.factorable]
+
+
+def oriented(metric: Metric, q: np.ndarray, d: np.ndarray) -> np.ndarray:
+    """The oriented score of full vectors, in float64: the slow definition that everything is held against."""
+    if metric is Metric.COSINE:
+        return d @ q / (np.linalg.norm(q) * np.linalg.norm(d, axis=1))
+    return d @ q if metric is Metric.DOT else -((d - q) ** 2).sum(1)
+
+
+def case(metric: Metric, seed: int, k: int = 60, dim: int = 48, m: int = 12, half: bool = False):
+    """Vectors, codes moved by a random update, and the refined full vectors x + U (z_t − z_0)."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.normal(size=(dim, m)))[0]
+    scale = 1.0 if metric is Metric.COSINE else rng.uniform(0.5, 3.0)
+    q = rng.normal(size=dim) * scale / dim**0.5
+    d = rng.normal(size=(k, dim)) * rng.uniform(0.5, 3.0, size=(k, 1)) / dim**0.5
+    q_norm, d_norms = np.linalg.norm(q), np.linalg.norm(d, axis=1)
+    q0, d0 = q / q_norm @ basis, d / d_norms[:, None] @ basis
+    if half:
+        d0 = d0.astype(np.float16).astype(np.float64)
+    q_t, d_t = q0 + rng.normal(size=m) * 0.05, d0 + rng.normal(size=(k, m)) * 0.05
+    q_full = q + q_norm * (basis @ (q_t - q0))
+    d_full = d + d_norms[:, None] * ((d_t - d0) @ basis.T)
+    return oriented(metric, q, d), (q0, d0, q_t, d_t), (q_norm, d_norms), oriented(metric, q_full, d_full)
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
+@settings(max_examples=25)
+@given(seed=st.integers(0, 10_000))
+def test_scores_from_codes_are_the_scores_of_full_refined_vectors(metric, seed):
+    base, codes, norms, full = case(metric, seed)
+    scored = score_candidates(metric, base, codes, norms)
+    np.testing.assert_allclose(scored.scores, full, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
+def test_float32_codes_are_exact_to_1e_5(metric):
+    base, codes, norms, full = case(metric, 3)
+    single = tuple(code.astype(np.float32) for code in codes)
+    np.testing.assert_allclose(score_candidates(metric, base, single, norms).scores, full, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
+def test_half_precision_codes_rank_pairs_alike(metric):
+    agreements = []
+    for seed in range(20):
+        exact_base, exact_codes, norms, exact = case(metric, seed, k=100)
+        half = exact_codes[1].astype(np.float16).astype(np.float64)
+        moved = half + (exact_codes[3] - exact_codes[1])
+        scores = score_candidates(metric, exact_base, (exact_codes[0], half, exact_codes[2], moved), norms).scores
+        upper = np.triu_indices(100, 1)
+        signs = np.sign(exact[:, None] - exact)[upper] == np.sign(scores[:, None] - scores)[upper]
+        agreements.append(signs.mean())
+    assert np.mean(agreements) >= 0.999
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
+@pytest.mark.parametrize("shrinkage", [0.0, 0.3, 1.0])
+def test_parts_sum_to_the_score(metric, shrinkage):
+    base, codes, norms, full = case(metric, 5)
+    scored = score_candidates(metric, base, codes, norms, shrinkage)
+    np.testing.assert_allclose(scored.residuals + scored.contributions.sum(1), scored.scores, atol=1e-6)
+    np.testing.assert_allclose(scored.scores, (1 - shrinkage) * base + shrinkage * full, atol=1e-9)
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
+def test_codes_that_did_not_move_give_the_base_score_to_the_last_bit(metric):
+    base, (q0, d0, _, _), norms, _ = case(metric, 8)
+    base = base.astype(np.float32).astype(np.float64)
+    for shrinkage in (0.4, 1.0):
+        scores = score_candidates(metric, base, (q0, d0, q0, d0), norms, shrinkage).scores
+        np.testing.assert_array_equal(scores, base)
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
+def test_base_cosines_are_cosines(metric, rng):
+    q, d = rng.normal(size=20), rng.normal(size=(9, 20))
+    q, d = (q / np.linalg.norm(q), d / np.linalg.norm(d, axis=1)[:, None]) if metric is Metric.COSINE else (q, d)
+    found = base_cosines(metric, oriented(metric, q, d), np.linalg.norm(q)[None], np.linalg.norm(d, axis=1))
+    np.testing.assert_allclose(found, oriented(Metric.COSINE, q, d), atol=1e-12)
+
+
+def test_a_manhattan_distance_does_not_split():
+    _, codes, norms, _ = case(Metric.DOT, 1)
+    with pytest.raises(InvalidInputError, match="does not split"):
+        score_candidates(Metric.MANHATTAN, np.zeros(60), codes, norms)
+
+
+def test_a_code_that_breaks_cauchy_schwarz_is_found_and_a_true_one_never_is(rng):
+    space = make_space(dim=32, factors=24)
+    vectors = rng.normal(size=(500, 32)).astype(np.float32)
+    codes = space.encode(vectors)
+    unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
+    query = codes.directions[0]
+    half = codes.directions.astype(np.float16).astype(np.float32)
+    assert not breaks_bound(unit @ unit[0], query, half).any()
+    foreign = np.roll(codes.directions, 1, axis=0)  # every code now belongs to another vector
+    assert breaks_bound(unit @ unit[0], query, foreign).mean() > 0.2

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import make_space
+from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.space import FactorSpace, complete_basis
+
+
+def test_codes_are_directions_with_norms(space, rng):
+    vectors = rng.normal(size=(5, space.dim)) * [[1], [10], [1e-3], [1e4], [0]]
+    codes = space.encode(vectors)
+    np.testing.assert_allclose(codes.directions * codes.norms[:, None], vectors @ space.basis, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(codes.norms, np.linalg.norm(vectors, axis=1), rtol=1e-6)
+    assert not codes.directions[4].any()
+
+
+def test_factor_scores_are_calibrated(space, rng):
+    reference = rng.normal(size=(4000, 3)).astype(np.float32)
+    calibrated = FactorSpace(space.basis, space.names, np.quantile(reference, np.linspace(0, 1, 33), axis=0).T)
+    codes = np.zeros((4000, 8), np.float32)
+    codes[:, :3] = reference
+    scores = calibrated.factor_scores(codes)
+    assert scores.shape == (4000, 3)
+    assert scores.min() >= 0
+    assert scores.max() <= 1
+    assert abs((scores[:, 0] > 0.9).mean() - 0.1) < 0.01
+
+
+def test_the_space_id_covers_basis_names_and_calibration(space):
+    assert space.space_id == make_space().space_id
+    renamed = FactorSpace(space.basis, ("entity", "numeric", "sentiment"), space.quantiles)
+    recalibrated = FactorSpace(space.basis, space.names, space.quantiles + 1)
+    others = {make_space(seed=1).space_id, renamed.space_id, recalibrated.space_id, space.space_id}
+    assert len(others) == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"basis": np.ones((4, 2))}, "not orthonormal"),
+        ({"basis": np.eye(4)[:2]}, "1 <= m <= d"),
+        ({"names": ("a", "a", "b")}, "differ"),
+        ({"names": ("a b", "c", "d")}, "letters"),
+        ({"names": tuple("abcdefghi")}, "9 names"),
+        ({"quantiles": np.zeros((2, 33))}, "quantiles need the shape"),
+        ({"quantiles": np.ones((3, 1))}, "quantiles need the shape"),
+        ({"quantiles": np.tile([1.0, 0.0], (3, 1))}, "ascending"),
+        ({"quantiles": np.full((3, 4), np.nan)}, "finite"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(space, change, message):
+    values = {"basis": space.basis, "names": space.names, "quantiles": space.quantiles, **change}
+    with pytest.raises(InvalidInputError, match=message):
+        FactorSpace(**values)
+
+
+def test_vectors_that_do_not_fit_are_refused(space):
+    with pytest.raises(SpaceMismatchError, match="5 dimensions, but the model was made for 32"):
+        space.encode(np.zeros((1, 5)))
+    with pytest.raises(InvalidInputError, match="shape"):
+        space.encode(np.zeros(32))
+    with pytest.raises(InvalidInputError, match="vector 1 holds NaN"):
+        space.encode([[0.0] * 32, [np.nan] * 32])
+    with pytest.raises(InvalidInputError, match="table of numbers"):
+        space.encode([["a"] * 32])
+
+
+def test_an_unknown_factor_lists_the_known(space):
+    assert space.index("numeric") == 1
+    with pytest.raises(InvalidInputError, match="entity, numeric, temporal"):
+        space.index("entitty")
+
+
+def test_a_completed_basis_keeps_its_named_columns(rng):
+    named = np.linalg.qr(rng.normal(size=(20, 3)))[0]
+    directions = rng.normal(size=(20, 10))
+    directions[:, 0] = named[:, 0]  # adds nothing and must not become a column
+    basis = complete_basis(named, directions, 8)
+    np.testing.assert_allclose(basis[:, :3], named, atol=1e-6)
+    np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
+    with pytest.raises(InvalidInputError, match="independent directions"):
+        complete_basis(named, directions, 14)
