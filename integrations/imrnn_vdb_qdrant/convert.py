@@ -1,0 +1,202 @@
+"""Between our structs and what Qdrant stores: pure, and the same for servers, local mode and Edge."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import (
+    CODE_FIELD,
+    RESERVED_PREFIX,
+    SPACE_FIELD,
+    Candidates,
+    Layout,
+    Payload,
+    PointId,
+    Points,
+    own_fields_removed,
+)
+from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
+
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+MAX_BATCH_POINTS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One point as Qdrant takes it; ``code`` is the second vector, where codes lie in one."""
+
+    id: int | str
+    vector: list[float]
+    payload: dict[str, Any]
+    code: list[float] | None
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRow:
+    """The code of one existing point: payload keys to set, and the second vector, where codes lie in one."""
+
+    id: int | str
+    payload: dict[str, Any]
+    code: list[float] | None
+
+
+def rows_of(points: Points, layout: Layout) -> list[Row]:
+    """Turn points into rows; the caller's payloads are copied, never changed.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no vectors, or a payload holds a key of ours or a value that JSON cannot hold.
+    """
+    if points.vectors is None:
+        raise InvalidInputError("points are upserted with their base vectors; these have none")
+    vectors = points.vectors.tolist()
+    own = [CodeRow(native_id(value), {}, None) for value in points.ids]
+    if points.codes is not None:
+        current = np.flatnonzero(points.codes.current)
+        scores = None if points.factor_scores is None else points.factor_scores[current]
+        fresh = code_rows([points.ids[row] for row in current], points.codes.take(current), scores, layout)
+        for row, code in zip(current.tolist(), fresh, strict=True):
+            own[row] = code
+    return [
+        _row(value, vector, payload, code)
+        for value, vector, payload, code in zip(points.ids, vectors, points.payloads, own, strict=True)
+    ]
+
+
+def code_rows(ids: Sequence[PointId], codes: Codes, scores: FloatArray | None, layout: Layout) -> list[CodeRow]:
+    """Turn codes and named factor scores into what is set on each point.
+
+    Parameters
+    ----------
+    ids
+        n point ids.
+    codes
+        n codes, all current.
+    scores
+        Shape (n, number of named factors), 0..1; None to set no scores.
+    layout
+        Where codes lie.
+    """
+    texts = encode_texts(codes, layout.space_id, layout.code_dtype)  # refuses codes that are not current
+    keys = [layout.factor_field(name) for name in layout.factor_names]
+    if scores is not None and scores.shape != (len(ids), len(keys)):
+        raise InvalidInputError(f"factor scores have shape {scores.shape}, not ({len(ids)}, {len(keys)})")
+    factors = [{}] * len(ids) if scores is None else [dict(zip(keys, row, strict=True)) for row in scores.tolist()]
+    if layout.code_storage == "vector":
+        vectors = encode_rows(codes).tolist()
+        return [
+            CodeRow(native_id(value), {SPACE_FIELD: layout.space_id, **extra}, vector)
+            for value, extra, vector in zip(ids, factors, vectors, strict=True)
+        ]
+    return [
+        CodeRow(native_id(value), {CODE_FIELD: text, **extra}, None)
+        for value, extra, text in zip(ids, factors, texts, strict=True)
+    ]
+
+
+def batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
+    """Split rows so that no batch is above :data:`MAX_BATCH_BYTES` or :data:`MAX_BATCH_POINTS`."""
+    start = size = 0
+    for end, row in enumerate(rows):
+        if end > start and (size + row.size > MAX_BATCH_BYTES or end - start == MAX_BATCH_POINTS):
+            yield rows[start:end]
+            start, size = end, 0
+        size += row.size
+    if start < len(rows):
+        yield rows[start:]
+
+
+def oriented(scores: Sequence[float], metric: Metric) -> npt.NDArray[np.float64]:
+    """Turn Qdrant's scores into base scores, higher is better (:mod:`imrnn_vdb.metric`).
+
+    Qdrant returns similarities for cosine and dot, and true distances for euclid (not squared) and manhattan.
+    """
+    values = np.asarray(scores, np.float64).reshape(len(scores))
+    if metric is Metric.EUCLID:
+        return 0.0 - values**2
+    return 0.0 - values if metric is Metric.MANHATTAN else values
+
+
+def candidates_of(hits: Sequence[Any], layout: Layout, metric: Metric) -> Candidates:
+    """Read the hits of one query: anything with ``id``, ``score``, ``payload`` and ``vector``."""
+    payloads = [hit.payload or {} for hit in hits]
+    return Candidates(
+        ids=[original_id(hit.id, payload) for hit, payload in zip(hits, payloads, strict=True)],
+        base_scores=oriented([hit.score for hit in hits], metric),
+        codes=_codes_of(hits, payloads, layout),
+        payloads=[own_fields_removed(payload) for payload in payloads],
+    )
+
+
+def points_of(records: Sequence[Any], layout: Layout, base: str, with_vectors: bool) -> Points:
+    """Read records: anything with ``id``, ``payload`` and ``vector``.
+
+    Factor scores that a point lacks are NaN. Where vectors are wanted, points without the base vector are left out.
+    """
+    if with_vectors:  # no query ever returns a point without the base vector, so nothing can be scored or written there
+        records = [record for record in records if vector_of(record, base) is not None]
+    payloads = [record.payload or {} for record in records]
+    vectors = [vector_of(record, base) for record in records] if with_vectors else []
+    return Points(
+        ids=[original_id(record.id, payload) for record, payload in zip(records, payloads, strict=True)],
+        vectors=np.asarray(vectors, np.float32).reshape(len(vectors), -1 if vectors else 0) if with_vectors else None,
+        payloads=[own_fields_removed(payload) for payload in payloads],
+        codes=_codes_of(records, payloads, layout),
+        factor_scores=_scores_of(payloads, layout) if layout.factor_names else None,
+    )
+
+
+def vector_of(record: Any, name: str) -> Any:
+    """Return a record's vector of one name; engines give an unnamed vector bare, named ones as a mapping."""
+    vector = record.vector
+    if isinstance(vector, Mapping):
+        return vector.get(name)
+    return vector if name == "" else None
+
+
+def _row(value: PointId, vector: list[float], payload: Mapping[str, Any], own: CodeRow) -> Row:
+    taken = [key for key in payload if not isinstance(key, str) or key.startswith(RESERVED_PREFIX)]
+    if taken:
+        raise InvalidInputError(
+            f"the payload of point {value!r} has the key {taken[0]!r}: keys are strings that do not start with "
+            f"{RESERVED_PREFIX!r}, which this layer uses itself"
+        )
+    size = 9 * len(vector) + 5 * len(own.code or ()) + _json_bytes(value, payload) + 256
+    return Row(own.id, vector, {**payload, **id_fields(value), **own.payload}, own.code, size)
+
+
+def _json_bytes(value: PointId, payload: Mapping[str, Any]) -> int:
+    try:
+        return len(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError, RecursionError) as exc:  # UnicodeEncodeError is a ValueError
+        raise InvalidInputError(
+            f"the payload of point {value!r} is not JSON ({exc}): use text, finite numbers, booleans, lists and "
+            "mappings, and None"
+        ) from exc
+
+
+def _codes_of(records: Sequence[Any], payloads: Sequence[Payload], layout: Layout) -> Codes:
+    if layout.code_storage == "vector":
+        rows = [vector_of(record, CODE_FIELD) for record in records]
+        spaces = [payload.get(SPACE_FIELD) for payload in payloads]
+        return decode_rows(rows, spaces, layout.space_id, layout.num_factors)
+    texts = [payload.get(CODE_FIELD) for payload in payloads]
+    return decode_texts(texts, layout.space_id, layout.num_factors)
+
+
+def _scores_of(payloads: Sequence[Payload], layout: Layout) -> FloatArray:
+    keys = [layout.factor_field(name) for name in layout.factor_names]
+    table = [[payload.get(key) for key in keys] for payload in payloads]
+    numbers = [[value if isinstance(value, int | float) else np.nan for value in row] for row in table]
+    return np.asarray(numbers, np.float32).reshape(len(payloads), len(keys))

@@ -1,0 +1,88 @@
+"""Factor filters in Qdrant's filter language.
+
+qdrant-client and Qdrant Edge name the parts of a filter alike, so one translation serves both: a :class:`Vocabulary`
+says whose classes to build.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Operator, Or, factor_names
+from imrnn_vdb.store import Layout
+
+_BOUNDS: dict[Operator, str] = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The classes that a vendor's filters are built from.
+
+    Attributes
+    ----------
+    group
+        ``Filter(must=, should=, must_not=)``.
+    field
+        ``FieldCondition(key, range)``.
+    interval
+        ``Range(gte=, gt=, lte=, lt=)`` over floats.
+    """
+
+    group: Callable[..., Any]
+    field: Callable[..., Any]
+    interval: Callable[..., Any]
+
+
+def combine(words: Vocabulary, layout: Layout, payload_filter: Any, factor_filter: FactorFilter | None) -> Any:
+    """Return one filter that requires both conditions; None where there is neither.
+
+    Parameters
+    ----------
+    words
+        The vendor's classes.
+    layout
+        Says under which keys the factor scores lie.
+    payload_filter
+        The vendor's own filter; used as it is, or placed untouched under ``must``.
+    factor_filter
+        Translated. Each name it mentions must have a score, so that points without one never match, not even a
+        negated condition.
+    """
+    if factor_filter is None:
+        return payload_filter
+    present = [_field(words, layout, name, "gte", 0.0) for name in sorted(factor_names(factor_filter))]
+    required = [*present, _condition(words, layout, factor_filter)]
+    return words.group(must=required if payload_filter is None else [payload_filter, *required])
+
+
+def payload_path(key: str) -> str:
+    """Return the path that addresses a top-level payload key: quoted where the key is more than a plain word."""
+    if _PLAIN_KEY.fullmatch(key):
+        return key
+    if '"' in key:
+        raise InvalidInputError(f"Qdrant cannot address the payload key {key!r}: rename the factor without quotes")
+    return f'"{key}"'
+
+
+def _condition(words: Vocabulary, layout: Layout, tree: FactorFilter) -> Any:
+    if isinstance(tree, Comparison):
+        return _field(words, layout, tree.name, _BOUNDS[tree.operator], tree.value)
+    if isinstance(tree, Not):
+        return words.group(must_not=[_condition(words, layout, tree.inner)])
+    if isinstance(tree, And | Or):
+        sides = [_condition(words, layout, tree.left), _condition(words, layout, tree.right)]
+        return words.group(must=sides) if isinstance(tree, And) else words.group(should=sides)
+    raise InvalidInputError(f"a factor filter is built from factor(name), got {tree!r}")
+
+
+def _field(words: Vocabulary, layout: Layout, name: str, bound: str, value: float) -> Any:
+    # stored scores are single precision, so the bound is rounded alike: a score of 0.1 satisfies ">= 0.1"
+    interval = words.interval(**{bound: float(np.float32(value))})
+    return words.field(key=payload_path(layout.factor_field(name)), range=interval)

@@ -1,0 +1,52 @@
+"""Point ids: Qdrant's own keys are integers and UUIDs; every other string is kept beside the point."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from imrnn_vdb.store import PointId
+
+ID_FIELD = "imrnn_id"
+"""Payload key of an original id that is neither an integer nor the canonical text of a UUID."""
+
+_NAMESPACE = uuid.UUID("6f0e7f4c-4c43-5b0e-9d2a-7a1d5f4b8c31")
+"""Fixed for ever: the same string must lead to the same point from every client."""
+
+
+def native_id(value: PointId) -> int | str:
+    """Return the key under which Qdrant stores a point.
+
+    Parameters
+    ----------
+    value
+        An integer, the canonical text of a UUID (both are kept), or another string (becomes a UUIDv5).
+    """
+    if isinstance(value, int) or _is_canonical_uuid(value):
+        return value
+    return str(uuid.uuid5(_NAMESPACE, value))
+
+
+def id_fields(value: PointId) -> dict[str, str]:
+    """Return the payload fields that give an id back: empty for ids that Qdrant holds itself."""
+    if isinstance(value, int) or _is_canonical_uuid(value):
+        return {}
+    return {ID_FIELD: value}
+
+
+def original_id(native: object, payload: Mapping[str, Any]) -> PointId:
+    """Return the caller's id of a point that was read (Edge gives ``uuid.UUID``, the client gives text)."""
+    original = payload.get(ID_FIELD)
+    if isinstance(original, str):
+        return original
+    return native if isinstance(native, int) else str(native)
+
+
+def _is_canonical_uuid(value: str) -> bool:
+    if len(value) != 36:
+        return False
+    try:
+        return str(uuid.UUID(value)) == value
+    except ValueError:
+        return False

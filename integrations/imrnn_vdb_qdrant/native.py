@@ -1,0 +1,264 @@
+"""The operations of both Qdrant stores: what is asked in which order; how it is asked is each store's own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.connection import Call, Operation
+from imrnn_vdb.errors import InvalidInputError, StoreError
+from imrnn_vdb.filters import FactorFilter, factor_names
+from imrnn_vdb.store import CODE_FIELD, Candidates, Layout, Page, PointId, Points, Store
+from imrnn_vdb_qdrant.convert import (
+    MAX_BATCH_POINTS,
+    CodeRow,
+    Row,
+    batches,
+    candidates_of,
+    code_rows,
+    points_of,
+    rows_of,
+)
+from imrnn_vdb_qdrant.faults import PointVanishedError
+from imrnn_vdb_qdrant.filters import Vocabulary, combine, payload_path
+from imrnn_vdb_qdrant.ids import native_id
+from imrnn_vdb_qdrant.schema import Schema
+
+_WRITE_ROUNDS = 3
+_MAX_KEYS = 10_000
+
+WithVectors = bool | list[str]
+NativeId = int | str
+
+
+class NativeStore(Store):
+    """A collection in Qdrant's own model: a subclass says how each single request is sent.
+
+    Attributes
+    ----------
+    exact
+        Whether searches compare with every vector instead of using the index; slower, for checks.
+    """
+
+    exact = False
+
+    def __init__(self, collection: str, layout: Layout) -> None:
+        super().__init__(collection, layout)
+        self._factor_paths = [payload_path(layout.factor_field(name)) for name in layout.factor_names]
+        self._known: Schema | None = None
+        self._indexes_seen = False
+
+    # how single requests are sent
+
+    @property
+    @abstractmethod
+    def _words(self) -> Vocabulary: ...
+
+    @abstractmethod
+    def _read_schema(self) -> Call: ...
+
+    @abstractmethod
+    def _send_rows(self, rows: Sequence[Row], base: str) -> Call: ...
+
+    @abstractmethod
+    def _send_codes(self, rows: Sequence[CodeRow]) -> Call: ...
+
+    @abstractmethod
+    def _query(self, vectors: list[list[float]], limit: int, base: str, condition: Any) -> Call: ...
+
+    @abstractmethod
+    def _retrieve(self, ids: list[NativeId], with_payload: bool, with_vectors: WithVectors) -> Call: ...
+
+    @abstractmethod
+    def _scroll(self, limit: int, cursor: Any, condition: Any, with_vectors: WithVectors) -> Call: ...
+
+    @abstractmethod
+    def _count(self, condition: Any) -> Call: ...
+
+    @abstractmethod
+    def _delete(self, ids: list[NativeId]) -> Call: ...
+
+    @abstractmethod
+    def _drop(self) -> Call: ...
+
+    @abstractmethod
+    def _add_code_vector(self, schema: Schema) -> Operation[None]:
+        """Give an existing collection the named vector for codes."""
+
+    @abstractmethod
+    def _add_indexes(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:
+        """Index the payload keys of factor scores that are not indexed."""
+
+    @abstractmethod
+    def _prepare_filter(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:
+        """Do what a filter on these keys needs."""
+
+    def _after_upsert(self) -> Operation[None]:
+        yield from ()
+
+    # operations
+
+    def drop(self) -> Operation[None]:
+        """Delete the collection and all its points; nothing if there is none."""
+        yield from self._ask(self._drop())
+        self._known = None
+
+    def upsert(self, points: Points) -> Operation[None]:
+        """Insert or replace whole points, in batches of bounded size; codes that are not current are left out."""
+        if not len(points):
+            return
+        rows = rows_of(points, self.layout)
+        schema = yield from self._schema()
+        if any(row.code is not None for row in rows):
+            yield from self._make_room(schema)
+        base = schema.base_name(self.layout, self.collection)
+        for batch in batches(rows):
+            yield from self._ask(self._send_rows(batch, base))
+        yield from self._after_upsert()
+
+    def search(
+        self,
+        query_vectors: FloatArray,
+        limit: int,
+        payload_filter: Any = None,
+        factor_filter: FactorFilter | None = None,
+    ) -> Operation[list[Candidates]]:
+        """Return the first-stage candidates of each query on the base vector, in one round trip.
+
+        The first use of a store also reads the collection's description, for its metric.
+        """
+        if not len(query_vectors):
+            return []
+        schema = yield from self._schema()
+        base = schema.base_name(self.layout, self.collection)
+        condition = yield from self._condition(payload_filter, factor_filter)
+        replies = yield from self._ask(self._query(query_vectors.tolist(), limit, base, condition))
+        metric = schema.vectors[base].metric
+        return [candidates_of(hits, self.layout, metric) for hits in replies]
+
+    def fetch(self, ids: Sequence[PointId], with_vectors: bool = False) -> Operation[Points]:
+        """Read points by id, in the order asked for; ids that do not exist are left out.
+
+        With vectors, so are points that lack the base vector.
+        """
+        base, wanted = yield from self._vectors_to_read(with_vectors and len(ids) > 0)
+        keys = [native_id(value) for value in ids]
+        found: dict[NativeId, Any] = {}
+        for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
+            records = yield from self._ask(self._retrieve(part, True, wanted))
+            found.update((_key(record.id), record) for record in records)
+        return points_of([found[key] for key in keys if key in found], self.layout, base, with_vectors)
+
+    def scroll(
+        self, limit: int, cursor: Any = None, payload_filter: Any = None, with_vectors: bool = False
+    ) -> Operation[Page]:
+        """Read the next points in the order of their keys; with vectors, points that lack the base vector are left out.
+
+        The cursor is the key of the next point, an integer or a text: it can be kept, and used by another process.
+        """
+        base, wanted = yield from self._vectors_to_read(with_vectors)
+        self._check_filter(payload_filter)
+        records, following = yield from self._ask(self._scroll(limit, cursor, payload_filter, wanted))
+        points = points_of(records, self.layout, base, with_vectors)
+        return Page(points, None if following is None else _key(following))
+
+    def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
+        """Count points exactly."""
+        condition = yield from self._condition(payload_filter, factor_filter)
+        number = yield from self._ask(self._count(condition))
+        return int(number)
+
+    def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
+        """Set the code and the factor scores of existing points, key by key; everything else stays as it is.
+
+        An id that does not exist is left out: nothing is created. The first write also indexes the factor scores.
+        """
+        if not len(ids):
+            return
+        rows = code_rows(ids, codes, factor_scores, self.layout)
+        schema = yield from self._schema()
+        if self.layout.code_storage == "vector":
+            yield from self._make_room(schema)
+        if not self._indexes_seen:
+            yield from self._add_indexes(schema, self._factor_paths)
+            self._indexes_seen = True
+        for part in _parts(rows, MAX_BATCH_POINTS):
+            yield from self._write_existing(part)
+
+    def delete(self, ids: Sequence[PointId]) -> Operation[None]:
+        """Delete points; ids that do not exist are ignored."""
+        for part in _parts([native_id(value) for value in ids], _MAX_KEYS):
+            yield from self._ask(self._delete(part))
+
+    # steps
+
+    def _ask(self, call: Call) -> Operation[Any]:
+        """Send a call; an error that comes back names the collection."""
+        try:
+            return (yield call)
+        except StoreError as exc:
+            exc.args = (f"collection {self.collection!r}: {exc}", *exc.args[1:])
+            raise
+
+    def _schema(self, *, fresh: bool = False) -> Operation[Schema]:
+        if self._known is None or fresh:
+            self._known = yield from self._ask(self._read_schema())
+        return self._known
+
+    def _make_room(self, schema: Schema) -> Operation[None]:
+        if CODE_FIELD not in schema.vectors:
+            yield from self._add_code_vector(schema)
+            yield from self._schema(fresh=True)
+
+    def _condition(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[Any]:
+        self._check_filter(payload_filter)
+        if factor_filter is not None:
+            schema = yield from self._schema()
+            yield from self._prepare_filter(schema, self._paths_of(factor_filter))
+        return combine(self._words, self.layout, payload_filter, factor_filter)
+
+    def _check_filter(self, payload_filter: Any) -> None:
+        kind: Any = self._words.group
+        if payload_filter is not None and not isinstance(payload_filter, kind):
+            raise InvalidInputError(
+                f"a payload filter of this store is a {kind.__module__.partition('.')[0]} {kind.__name__}, "
+                f"got {type(payload_filter).__module__}.{type(payload_filter).__qualname__}"
+            )
+
+    def _paths_of(self, tree: FactorFilter) -> list[str]:
+        return [payload_path(self.layout.factor_field(name)) for name in sorted(factor_names(tree))]
+
+    def _vectors_to_read(self, with_vectors: bool) -> Operation[tuple[str, WithVectors]]:
+        """Return the base vector's name, and what to ask for; an unnamed vector comes only with all the others."""
+        code = [CODE_FIELD] if self.layout.code_storage == "vector" else []
+        if not with_vectors:
+            return "", code or False
+        schema = yield from self._schema()
+        base = schema.base_name(self.layout, self.collection)
+        return base, [base, *code] if base else True
+
+    def _write_existing(self, rows: Sequence[CodeRow]) -> Operation[None]:
+        """Write codes to those points that exist: the engine answers a write to a missing point with an error."""
+        by_id = {row.id: row for row in rows}
+        for rounds_left in reversed(range(_WRITE_ROUNDS)):
+            records = yield from self._ask(self._retrieve(list(by_id), False, False))
+            existing = [by_id[_key(record.id)] for record in records]
+            if not existing:
+                return
+            try:
+                yield from self._ask(self._send_codes(existing))
+            except PointVanishedError:  # deleted in between
+                if not rounds_left:
+                    raise
+            else:
+                return
+
+
+def _key(native: Any) -> NativeId:
+    return native if isinstance(native, int) else str(native)
+
+
+def _parts(items: list[Any] | Sequence[Any], size: int) -> list[Any]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,292 @@
+"""Collections on a Qdrant server, and in qdrant-client's local mode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from imrnn_vdb.connection import Call, Operation
+from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import CODE_FIELD, Capability, CollectionInfo, ConnectionOptions, Layout
+from imrnn_vdb.urls import CollectionURL
+from imrnn_vdb_qdrant.convert import CodeRow, Row
+from imrnn_vdb_qdrant.filters import Vocabulary
+from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithVectors
+from imrnn_vdb_qdrant.schema import Schema, new_base_name, schema_from_client
+from imrnn_vdb_qdrant.vendor import load_client, then
+
+_GRPC_PORT = 6334
+_NAMED_VECTORS_SINCE = (1, 18)
+
+
+def server_client(url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Any:
+    """Make a ``QdrantClient`` or ``AsyncQdrantClient`` that speaks gRPC; nothing is sent yet.
+
+    Raises
+    ------
+    InvalidInputError
+        If the key holds characters that a header cannot carry (the key is not repeated).
+    MissingExtraError
+        If qdrant-client is not installed.
+    """
+    key = options.api_key
+    if key is not None and not (key.isascii() and key.isprintable()):
+        raise InvalidInputError("api_key holds characters that no key has: a line break or a non-ASCII letter?")
+    module = load_client()
+    make = module.AsyncQdrantClient if asynchronous else module.QdrantClient
+    grpc_port = url.port or _GRPC_PORT
+    return make(
+        host=url.host,
+        port=max(1, grpc_port - 1),  # REST lies one below by default (6333, 6334); nothing here uses it
+        grpc_port=grpc_port,
+        prefer_grpc=True,
+        https=options.tls,
+        api_key=key,
+        timeout=_whole(options.timeout),
+        # most calls of the client take no deadline of their own, and its own is in whole seconds: this one caps all
+        grpc_options={"grpc.service_config": _deadline_config(options.timeout)},
+        check_compatibility=False,  # a background request over REST, and a warning where only gRPC is open
+    )
+
+
+class QdrantStore(NativeStore):
+    """A collection on a Qdrant server (client and server may differ by one minor version), or in local mode.
+
+    Payload filters are ``qdrant_client.models.Filter``.
+
+    Parameters
+    ----------
+    collection
+        Its name.
+    layout
+        Where things lie in it.
+    local
+        Whether the client works in this process.
+    """
+
+    def __init__(self, collection: str, layout: Layout, *, local: bool = False) -> None:
+        super().__init__(collection, layout)
+        self._local = local
+        self._models: Any = load_client().models
+
+    # operations of its own
+
+    def info(self) -> Operation[CollectionInfo]:
+        """Describe server and collection."""
+        schema = yield from self._schema(fresh=True)
+        number = yield from self.count()
+        about = yield from self._ask(lambda client, _: client.info())
+        server = f"qdrant-client local mode {about.version}" if self._local else f"Qdrant {about.version}"
+        return CollectionInfo(server, schema.vectors, number, self._capabilities(schema, about.version))
+
+    def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:  # noqa: ARG002
+        """Create the collection, with indexed factor scores; it takes ids of every type."""
+        m = self._models
+        distance = m.Distance(metric.value.capitalize())
+        name, vectors = new_base_name(self.layout), m.VectorParams(size=dim, distance=distance)
+        named = {name: vectors} if name else vectors
+        if self.layout.code_storage == "vector":
+            named[CODE_FIELD] = m.VectorParams(
+                size=self.layout.num_factors + 1,
+                distance=m.Distance.DOT,
+                hnsw_config=m.HnswConfigDiff(m=0),  # it is read with its point, never searched
+            )
+        yield from self._ask(
+            lambda client, seconds: client.create_collection(
+                self.collection, vectors_config=named, timeout=_whole(seconds)
+            )
+        )
+        self._known = None
+        yield from self._add_indexes(Schema({}), self._factor_paths)
+        self._indexes_seen = True
+
+    # how single requests are sent
+
+    @property
+    def _words(self) -> Vocabulary:
+        return Vocabulary(self._models.Filter, self._models.FieldCondition, self._models.Range)
+
+    def _read_schema(self) -> Call:
+        return lambda client, _: then(client.get_collection(self.collection), schema_from_client)
+
+    def _send_rows(self, rows: Sequence[Row], base: str) -> Call:
+        points = [self._models.PointStruct(id=row.id, vector=_vectors(row, base), payload=row.payload) for row in rows]
+        return lambda client, seconds: then(
+            client.upsert(self.collection, points, wait=True, timeout=_whole(seconds)), _completed
+        )
+
+    def _send_codes(self, rows: Sequence[CodeRow]) -> Call:
+        m = self._models
+        operations: list[Any] = [
+            m.SetPayloadOperation(set_payload=m.SetPayload(payload=row.payload, points=[row.id])) for row in rows
+        ]
+        vectors = [m.PointVectors(id=row.id, vector={CODE_FIELD: row.code}) for row in rows if row.code is not None]
+        if vectors:
+            operations.insert(0, m.UpdateVectorsOperation(update_vectors=m.UpdateVectors(points=vectors)))
+        return lambda client, seconds: then(
+            client.batch_update_points(self.collection, operations, wait=True, timeout=_whole(seconds)), _all_completed
+        )
+
+    def _query(self, vectors: list[list[float]], limit: int, base: str, condition: Any) -> Call:
+        m, layout = self._models, self.layout
+        unused = self._factor_paths  # scores stored for filters stay in the database
+        params = m.SearchParams(exact=self.exact or None, quantization=m.QuantizationSearchParams(rescore=True))
+        requests = [
+            m.QueryRequest(
+                query=vector,
+                using=base or None,
+                filter=condition,
+                params=None if self._local else params,  # local mode compares all vectors, and warns of parameters
+                limit=limit,
+                with_payload=m.PayloadSelectorExclude(exclude=unused) if unused else True,
+                with_vector=[CODE_FIELD] if layout.code_storage == "vector" else False,
+            )
+            for vector in vectors
+        ]
+        return lambda client, seconds: then(
+            client.query_batch_points(self.collection, requests, timeout=_whole(seconds)),
+            lambda replies: [reply.points for reply in replies],
+        )
+
+    def _retrieve(self, ids: list[NativeId], with_payload: bool, with_vectors: WithVectors) -> Call:
+        return lambda client, seconds: client.retrieve(
+            self.collection, ids, with_payload=with_payload, with_vectors=with_vectors, timeout=_whole(seconds)
+        )
+
+    def _scroll(self, limit: int, cursor: Any, condition: Any, with_vectors: WithVectors) -> Call:
+        return lambda client, seconds: client.scroll(
+            self.collection,
+            scroll_filter=condition,
+            limit=limit,
+            offset=cursor,
+            with_payload=True,
+            with_vectors=with_vectors,
+            timeout=_whole(seconds),
+        )
+
+    def _count(self, condition: Any) -> Call:
+        return lambda client, seconds: then(
+            client.count(self.collection, count_filter=condition, exact=True, timeout=_whole(seconds)),
+            lambda reply: reply.count,
+        )
+
+    def _delete(self, ids: list[NativeId]) -> Call:
+        return lambda client, seconds: then(
+            client.delete(self.collection, ids, wait=True, timeout=_whole(seconds)), _completed
+        )
+
+    def _drop(self) -> Call:
+        return lambda client, seconds: client.delete_collection(self.collection, timeout=_whole(seconds))
+
+    def _add_code_vector(self, schema: Schema) -> Operation[None]:
+        """Add the named vector (server 1.18 or newer), and wait until the collection shows it and is green."""
+        m = self._models
+        if self._local and "" in schema.vectors:
+            raise UnsupportedError(
+                f"collection {self.collection!r} has an unnamed vector, beside which local mode cannot add one: keep "
+                'codes in the payload (code_storage="payload")'
+            )
+        params = m.DenseVectorConfig(size=self.layout.num_factors + 1, distance=m.Distance.DOT)
+        config = m.DenseVectorNameConfig(dense=params)
+        yield from self._ask(
+            lambda client, seconds: client.create_vector_name(
+                self.collection, CODE_FIELD, config, wait=True, timeout=_whole(seconds)
+            )
+        )
+        yield from self._ask(lambda client, _: then(client.get_collection(self.collection), _shows_code_vector))
+
+    def _add_indexes(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:
+        if self._local:  # it has no indexes, and warns of them
+            return
+        for path in paths:
+            if path not in schema.indexed:
+                yield from self._ask(self._index(path))
+        self._known = None
+
+    def _prepare_filter(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:
+        if schema.strict:  # a search writes an index only where the server refuses it otherwise
+            yield from self._add_indexes(schema, [path for path in paths if path not in schema.indexed])
+
+    def _index(self, path: str) -> Call:
+        kind = self._models.PayloadSchemaType.FLOAT
+        return lambda client, seconds: then(
+            client.create_payload_index(self.collection, path, kind, wait=True, timeout=_whole(seconds)), _completed
+        )
+
+    def _capabilities(self, schema: Schema, version: str) -> tuple[Capability, ...]:
+        return (
+            Capability("code in payload", "works", "set key by key on any collection; other keys stay as they are"),
+            self._named_vector_capability(schema, version),
+            self._filter_capability(schema),
+            Capability("exact base scores", "works", "local mode compares with every vector")
+            if self._local
+            else Capability("exact base scores", "works", "every search asks for rescoring of quantised vectors"),
+            Capability("async", "fallback", "local mode runs in this process; calls go to worker threads")
+            if self._local
+            else Capability("async", "works", "AsyncQdrantClient over gRPC"),
+        )
+
+    def _named_vector_capability(self, schema: Schema, version: str) -> Capability:
+        name = "code as named vector"
+        if CODE_FIELD in schema.vectors:
+            return Capability(name, "works", "the collection has the vector")
+        if self._local:
+            free = "" not in schema.vectors
+            return Capability(name, "works" if free else "no", "local mode adds one beside named vectors only")
+        if _release(version) >= _NAMED_VECTORS_SINCE:
+            return Capability(name, "works", "servers from 1.18 on add a named vector to an existing collection")
+        return Capability(name, "no", f"{version} cannot add a vector to an existing collection; the payload is used")
+
+    def _filter_capability(self, schema: Schema) -> Capability:
+        name = "factor pre-filters"
+        if self._local:
+            return Capability(name, "fallback", "local mode has no payload index: every filter looks at all points")
+        missing = [path for path in self._factor_paths if path not in schema.indexed]
+        strict = "; strict mode refuses filters without one" if schema.strict else ""
+        if not missing:
+            return Capability(name, "works", "factor scores are indexed")
+        return Capability(name, "works", f"{len(missing)} keys get an index with the first codes{strict}")
+
+
+def _vectors(row: Row, base: str) -> Any:
+    if row.code is not None:
+        return {base: row.vector, CODE_FIELD: row.code}
+    return {base: row.vector} if base else row.vector
+
+
+def _completed(result: Any) -> Any:
+    """Check that a write was carried out: a server may accept one, and answer before it is done."""
+    if result.status != "completed":
+        raise StoreTimeoutError(f"Qdrant accepted a write but did not finish it in time (status {result.status.value})")
+    return result
+
+
+def _all_completed(results: Sequence[Any]) -> Any:
+    for result in results:
+        _completed(result)
+    return results
+
+
+def _shows_code_vector(info: Any) -> None:
+    if CODE_FIELD not in schema_from_client(info).vectors:
+        raise StoreError("the new vector for codes does not show in the collection: look at the server's log")
+    if info.status != "green":
+        raise StoreUnavailableError(
+            f"the collection is {info.status.value} while it takes on the vector for codes: try later"
+        )
+
+
+def _whole(seconds: float) -> int:
+    """Round a deadline up: the server takes whole seconds, at least one."""
+    return max(1, math.ceil(seconds))
+
+
+def _deadline_config(seconds: float) -> str:
+    return f'{{"methodConfig": [{{"name": [{{}}], "timeout": "{seconds:.3f}s"}}]}}'
+
+
+def _release(version: str) -> tuple[int, ...]:
+    parts = version.lstrip("v").split(".")[:2]
+    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else (0,)
