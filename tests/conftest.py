@@ -9,6 +9,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 import torch
+
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.space import FactorSpace

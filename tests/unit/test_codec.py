@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+
 from imrnn_vdb.codec import Codes, CodeStatus, decode_rows, decode_texts, encode_rows, encode_texts
 from imrnn_vdb.errors import InvalidInputError
 

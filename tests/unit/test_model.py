@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from conftest import make_modulator
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator, ModulatorConfig

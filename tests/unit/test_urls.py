@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imrnn_vdb.errors import IMRNNError, InvalidInputError
+from imrnn_vdb.urls import CollectionURL, parse_url
+
+
+@pytest.mark.parametrize(
+    ("url", "parsed"),
+    [
+        ("qdrant://db.example:6334/articles", CollectionURL("qdrant", "db.example", 6334, "", "articles")),
+        ("qdrant://db.example/articles", CollectionURL("qdrant", "db.example", None, "", "articles")),
+        ("milvus://[::1]:19530/a", CollectionURL("milvus", "::1", 19530, "", "a")),
+        ("milvus://[::1]/a", CollectionURL("milvus", "::1", None, "", "a")),
+        ("qdrant+edge:./data/articles", CollectionURL("qdrant+edge", "", None, "./data", "articles")),
+        ("qdrant+local::memory:/articles", CollectionURL("qdrant+local", "", None, ":memory:", "articles")),
+        ("milvus+lite:/srv/x y/a.db/articles", CollectionURL("milvus+lite", "", None, "/srv/x y/a.db", "articles")),
+        ("qdrant+edge:/articles", CollectionURL("qdrant+edge", "", None, "/", "articles")),
+    ],
+)
+def test_urls_are_parsed(url, parsed):
+    assert parse_url(url) == parsed
+    assert parsed.embedded == (not parsed.host)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "articles",
+        "qdrant://",
+        "qdrant://host",
+        "qdrant://host/",
+        "qdrant:///x",
+        "qdrant+edge:articles",
+        "qdrant+edge:",
+        "q!:a/b",
+        "qdrant://host:99999/a",
+        "qdrant://host:x/a",
+    ],
+)
+def test_other_forms_are_refused_with_examples(url):
+    with pytest.raises(InvalidInputError):
+        parse_url(url)
+
+
+def test_a_key_in_a_url_is_refused_and_not_repeated():
+    with pytest.raises(InvalidInputError) as caught:
+        parse_url("qdrant://user:s3cret@host:6334/a")
+    assert "s3cret" not in str(caught.value)
+
+
+@given(st.text())
+def test_any_text_is_parsed_or_refused(text):
+    try:
+        parsed = parse_url(text)
+    except IMRNNError:
+        return
+    assert parsed.collection
+
+
+@given(st.sampled_from(["qdrant", "milvus"]), st.sampled_from(["h", "a.b-c", "::1"]), st.none() | st.integers(1, 65535))
+def test_the_text_of_a_url_parses_to_itself(scheme, host, port):
+    url = CollectionURL(scheme, host, port, "", "c")
+    assert parse_url(str(url)) == url
