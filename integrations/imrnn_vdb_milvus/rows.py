@@ -1,0 +1,259 @@
+"""Between our structs and Milvus rows: pure."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
+from imrnn_vdb.errors import InvalidInputError, UnsupportedError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import (
+    CODE_FIELD,
+    FACTOR_PREFIX,
+    RESERVED_PREFIX,
+    SPACE_FIELD,
+    Candidates,
+    Layout,
+    Payload,
+    Points,
+)
+from imrnn_vdb_milvus.expressions import valid_text
+from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
+
+MAX_BATCH_BYTES = 16 * 1024 * 1024
+"""A quarter of what Milvus takes in one request: its own form of a row is larger than the estimate here."""
+MAX_BATCH_ROWS = 1000
+
+Row = dict[str, Any]
+
+
+def rows_of(points: Points, schema: Schema, layout: Layout) -> list[Row]:
+    """Turn points into rows, the last of each id; the caller's payloads are copied, never changed.
+
+    Milvus 2.3 keeps the first row where a request holds two of one key, Milvus Lite the last.
+
+    Raises
+    ------
+    InvalidInputError
+        If there are no vectors, or an id or payload cannot be stored.
+    """
+    if points.vectors is None:
+        raise InvalidInputError("points are upserted with their base vectors; these have none")
+    base = schema.base_name(layout)
+    check_vectors(points.vectors, schema, base)
+    own = [_no_code(schema) for _ in points.ids]
+    if points.codes is not None and points.codes.current.any():
+        schema.check_room(layout)
+        current = np.flatnonzero(points.codes.current)
+        scores = None if points.factor_scores is None else points.factor_scores[current]
+        for row, fields in zip(
+            current.tolist(), code_fields(points.codes.take(current), scores, schema, layout), strict=True
+        ):
+            own[row] = fields
+    rows = {}
+    for value, vector, payload, fields in zip(points.ids, points.vectors, points.payloads, own, strict=True):
+        check_payload(value, payload, schema)
+        rows[value] = {schema.key: schema.check_key(value), base: vector, **payload, **fields}
+    return list(rows.values())
+
+
+def code_fields(codes: Codes, scores: FloatArray | None, schema: Schema, layout: Layout) -> list[Row]:
+    """Turn codes and named factor scores into the fields of this layer.
+
+    Parameters
+    ----------
+    codes
+        n codes, all current.
+    scores
+        Shape (n, number of named factors), 0..1; None to store no scores.
+    schema, layout
+        Where they lie.
+    """
+    texts = encode_texts(codes, layout.space_id, layout.code_dtype)  # refuses codes that are not current
+    names = [layout.factor_field(name) for name in layout.factor_names]
+    table = np.zeros((len(codes), 0), np.float32) if scores is None else np.asarray(scores, np.float32)
+    used = names if scores is not None else []
+    if table.shape != (len(codes), len(used)) or not np.isfinite(table).all():
+        raise InvalidInputError(f"factor scores of shape ({len(codes)}, {len(used)}) are finite numbers in 0..1")
+    if schema.code_home == "vector":
+        homes: list[Row] = [{CODE_FIELD: row, SPACE_FIELD: layout.space_id} for row in encode_rows(codes)]
+    else:
+        limit = schema.columns.get(CODE_FIELD, 0)
+        if texts and limit and len(texts[0]) > limit:
+            raise UnsupportedError(
+                f"a code of {len(texts[0])} characters does not fit the field {CODE_FIELD!r} of {limit}: use "
+                "code_dtype='float16', or a new collection"
+            )
+        homes = [{CODE_FIELD: text} for text in texts]
+    empty = _no_code(schema)
+    return [
+        {**empty, **home, **dict(zip(used, row, strict=True))} for home, row in zip(homes, table.tolist(), strict=True)
+    ]
+
+
+def merged(row: Row, fields: Row) -> Row:
+    """Return a stored row with other code fields; everything else as it was read."""
+    return {**{name: value for name, value in row.items() if not name.startswith(RESERVED_PREFIX)}, **fields}
+
+
+def check_vectors(vectors: FloatArray, schema: Schema, base: str) -> None:
+    """Raise `InvalidInputError` for vectors of another dimension, or that are not finite.
+
+    Milvus answers a NaN query with nothing, Milvus Lite stores NaN and returns NaN scores.
+    """
+    dim = schema.vectors[base].dim
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise InvalidInputError(f"vectors for the field {base!r} have shape (n, {dim}), got {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise InvalidInputError("vectors hold NaN or infinite values: fix the encoder or leave those points out")
+
+
+def check_payload(value: object, payload: Mapping[str, Any], schema: Schema) -> None:
+    """Raise `InvalidInputError` if a payload cannot be stored as it is.
+
+    pymilvus would store NaN and infinity as null, and the engines differ in what else they take.
+    """
+    for key, item in payload.items():
+        if not isinstance(key, str) or key.startswith(RESERVED_PREFIX) or key in schema.hidden or key == DYNAMIC_FIELD:
+            raise InvalidInputError(
+                f"the payload of point {value!r} has the key {key!r}: keys are strings other than {DYNAMIC_FIELD!r}, "
+                f"the key and vector fields ({', '.join(sorted(schema.hidden))}), and those that start with "
+                f"{RESERVED_PREFIX!r}"
+            )
+        if key not in schema.columns and not schema.dynamic:
+            raise InvalidInputError(
+                f"the payload of point {value!r} has the key {key!r}, but collection {schema.collection!r} has no "
+                f"such field and no dynamic field; its fields: {', '.join(schema.columns) or 'none'}"
+            )
+        try:
+            _check_value(item)
+        except (InvalidInputError, RecursionError) as exc:
+            raise InvalidInputError(f"the payload of point {value!r} cannot be stored at {key!r}: {exc}") from exc
+
+
+def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """Split rows so that no batch is above :data:`MAX_BATCH_BYTES` or :data:`MAX_BATCH_ROWS`."""
+    batch: list[Row] = []
+    size = 0
+    for row in rows:
+        row_size = _row_bytes(row)
+        if batch and (size + row_size > MAX_BATCH_BYTES or len(batch) == MAX_BATCH_ROWS):
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += row_size
+    if batch:
+        yield batch
+
+
+def candidates_of(hits: Any, schema: Schema, layout: Layout, metric: Metric) -> Candidates:
+    """Read the hits of one query: pymilvus's list with ``ids`` and ``distances`` beside the hits."""
+    rows = [dict.__getitem__(hit, "entity") for hit in hits]  # a Hit's own lookup runs Python code for each access
+    scores = np.asarray(hits.distances, np.float64).reshape(len(rows))
+    return Candidates(
+        ids=list(hits.ids),
+        base_scores=-scores if metric is Metric.EUCLID else scores,  # L2 is squared already
+        codes=_codes_of(rows, schema, layout),
+        payloads=[_payload_of(row, schema) for row in rows],
+    )
+
+
+def points_of(rows: Sequence[Row], schema: Schema, layout: Layout, base: str | None) -> Points:
+    """Read rows; factor scores that a point lacks are NaN.
+
+    Parameters
+    ----------
+    rows
+        Rows with at least ``schema.point_fields``.
+    schema, layout
+        Where things lie.
+    base
+        Name of the vector to read; None to read none.
+    """
+    vectors = None
+    if base is not None:
+        dim = schema.vectors[base].dim
+        vectors = np.asarray([row[base] for row in rows], np.float32).reshape(len(rows), dim)
+    return Points(
+        ids=[row[schema.key] for row in rows],
+        vectors=vectors,
+        payloads=[_payload_of(row, schema) for row in rows],
+        codes=_codes_of(rows, schema, layout),
+        factor_scores=_scores_of(rows, layout) if layout.factor_names else None,
+    )
+
+
+def _payload_of(row: Row, schema: Schema) -> Payload:
+    return {
+        key: value for key, value in row.items() if key not in schema.hidden and not key.startswith(RESERVED_PREFIX)
+    }
+
+
+def _codes_of(rows: Sequence[Row], schema: Schema, layout: Layout) -> Codes:
+    if schema.code_home == "vector":
+        spaces = [row.get(SPACE_FIELD) for row in rows]  # empty: this point has no code
+        vectors = [row.get(CODE_FIELD) if space else None for row, space in zip(rows, spaces, strict=True)]
+        return decode_rows(vectors, spaces, layout.space_id, layout.num_factors)
+    texts = [row.get(CODE_FIELD) for row in rows]
+    return decode_texts([None if text == "" else text for text in texts], layout.space_id, layout.num_factors)
+
+
+def _scores_of(rows: Sequence[Row], layout: Layout) -> FloatArray:
+    fields = [layout.factor_field(name) for name in layout.factor_names]
+    table = [[row.get(field) for field in fields] for row in rows]
+    numbers = [[value if isinstance(value, int | float) else np.nan for value in row] for row in table]
+    scores = np.asarray(numbers, np.float32).reshape(len(rows), len(fields))
+    return np.where(scores < 0, np.float32(np.nan), scores)
+
+
+def _no_code(schema: Schema) -> Row:
+    """Return the fields of a point without a code: its columns need some value, dynamic keys are left out."""
+    fields: Row = {name: -1.0 for name in schema.columns if name.startswith(FACTOR_PREFIX)}
+    if schema.code_home == "vector":
+        fields[CODE_FIELD] = np.zeros(schema.vectors[CODE_FIELD].dim, np.float32)
+        fields[SPACE_FIELD] = ""
+    elif schema.code_home == "column":
+        fields[CODE_FIELD] = ""
+    return fields
+
+
+def _check_value(value: object) -> None:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise InvalidInputError(f"the key {key!r} is no text")
+            valid_text(key)
+            _check_value(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _check_value(item)
+    else:
+        _check_scalar(value)
+
+
+def _check_scalar(value: object) -> None:
+    if value is None or isinstance(value, bool):
+        return
+    if isinstance(value, str):
+        valid_text(value)
+    elif isinstance(value, int):
+        if not -(2**63) <= value < 2**64:
+            raise InvalidInputError(f"the integer {value} needs more than 64 bits: store it as text")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidInputError(f"{value} is no finite number: store None, or leave the key out")
+    else:
+        raise InvalidInputError(
+            f"a {type(value).__name__} is not JSON: use text, numbers, booleans, lists, mappings with text keys, None"
+        )
+
+
+def _row_bytes(row: Row) -> int:
+    vectors = [value for value in row.values() if isinstance(value, np.ndarray)]
+    rest = {name: value for name, value in row.items() if not isinstance(value, np.ndarray)}
+    return sum(4 * len(vector) for vector in vectors) + len(json.dumps(rest, ensure_ascii=False).encode())
