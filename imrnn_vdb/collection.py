@@ -257,6 +257,10 @@ class IMRNNCollection(_Shell):
         if len(points):
             self._connection.run(self._core.store.upsert(points))
 
+    def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts as queries: n texts to vectors of shape (n, d)."""
+        return self._core.query_vectors(texts)
+
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
         """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""
         return self._core.passage_vectors(texts)
@@ -390,6 +394,10 @@ class AsyncIMRNNCollection(_Shell):
         points = await asyncio.to_thread(self._core.points, ids, texts, vectors, payloads)
         if len(points):
             await self._connection.arun(self._core.store.upsert(points))
+
+    async def encode_queries(self, texts: Sequence[str]) -> FloatArray:
+        """Encode texts as queries: n texts to vectors of shape (n, d)."""
+        return await asyncio.to_thread(self._core.query_vectors, texts)
 
     async def encode_passages(self, texts: Sequence[str]) -> FloatArray:
         """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""

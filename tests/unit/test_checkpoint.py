@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from conftest import make_model, make_modulator, make_space
+from imrnn_vdb.checkpoint import CONFIG_FILE, WEIGHTS_FILE, IMRNNModel, shipped_checkpoints
+from imrnn_vdb.encoders import EncoderConfig
+from imrnn_vdb.errors import CheckpointError
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = IMRNNModel(
+        make_space(),
+        make_modulator(two_cells=False, shrinkage=0.5),
+        EncoderConfig("minilm", query_prefix="query: "),
+        {"ndcg@10": 0.5, "wörter": ["é"]},
+        active=True,
+    )
+    model.save_pretrained(tmp_path / "model")
+    return model, tmp_path / "model"
+
+
+def change(folder, **values):
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    config.update(values)
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+
+
+def test_what_is_saved_is_loaded(saved):
+    model, folder = saved
+    loaded = IMRNNModel.from_pretrained(folder)
+    assert loaded.space.space_id == model.space.space_id
+    assert loaded.model_id == model.model_id
+    assert (loaded.encoder, loaded.evidence, loaded.active) == (model.encoder, model.evidence, model.active)
+    assert loaded.modulator.config == model.modulator.config
+    assert not loaded.modulator.training
+    assert sorted(path.name for path in folder.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
+def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
+    model, folder = saved
+    model.save_pretrained(tmp_path / "again")
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+def test_the_model_id_covers_weights_and_settings():
+    ids = {make_model(seed=0).model_id, make_model(seed=1).model_id, make_model(seed=0, shrinkage=0.5).model_id}
+    assert len(ids) == 3
+    assert make_model(seed=0).model_id in ids
+
+
+@pytest.mark.parametrize("size", [0, 7, 100, -1])
+def test_truncated_weights_are_refused(saved, size):
+    _, folder = saved
+    data = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes(data[:size])
+    with pytest.raises(CheckpointError, match="truncated or not a safetensors file"):
+        IMRNNModel.from_pretrained(folder)
+
+
+def test_an_altered_weight_is_found(saved):
+    _, folder = saved
+    tensors = load_file(folder / WEIGHTS_FILE)
+    tensors["modulator.pool"] = tensors["modulator.pool"] + np.float32(1e-3)
+    save_file(tensors, folder / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="was altered: model_id"):
+        IMRNNModel.from_pretrained(folder)
+
+
+def test_an_altered_setting_is_found(saved):
+    _, folder = saved
+    config = json.loads((folder / CONFIG_FILE).read_text())
+    change(folder, modulator={**config["modulator"], "num_steps": 3})
+    with pytest.raises(CheckpointError, match="was altered: model_id"):
+        IMRNNModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"format": "other"}, "does not belong"),
+        ({"format_version": 99}, "upgrade imrnn-vdb"),
+        ({"modulator": {"num_factors": 8}}, "other settings"),
+        ({"modulator": None}, "does not hold"),
+        ({"factor_names": ["a", "a", "b"]}, "differ"),
+        ({"factor_names": 7}, "does not hold"),
+        ({"encoder": {"model": "x", "surprise": 1}}, "surprise"),
+        ({"active": "yes"}, "'active' must be"),
+        ({"evidence": []}, "'evidence' an object"),
+    ],
+)
+def test_a_config_of_another_kind_is_refused(saved, values, message):
+    _, folder = saved
+    change(folder, **values)
+    with pytest.raises(CheckpointError, match=message):
+        IMRNNModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_config_that_is_no_json_object_is_refused(saved, content):
+    _, folder = saved
+    (folder / CONFIG_FILE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        IMRNNModel.from_pretrained(folder)
+
+
+def test_missing_and_foreign_tensors_are_refused(saved):
+    _, folder = saved
+    tensors = load_file(folder / WEIGHTS_FILE)
+    save_file({**tensors, "stranger": np.zeros(1)}, folder / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="stranger"):
+        IMRNNModel.from_pretrained(folder)
+    save_file({name: value for name, value in tensors.items() if name != "modulator.pool"}, folder / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="pool"):
+        IMRNNModel.from_pretrained(folder)
+    save_file({**tensors, "modulator.pool": tensors["modulator.pool"][:3]}, folder / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="pool"):
+        IMRNNModel.from_pretrained(folder)
+
+
+def test_a_pickle_is_never_opened(saved):
+    _, folder = saved
+
+    class Trap:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was opened",))
+
+    (folder / WEIGHTS_FILE).write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
+        IMRNNModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("source", ["nonesuch", "./nonesuch", "/nonesuch/at/all", "a/b/c"])
+def test_what_is_not_there_is_said_with_what_there_is(source):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .* minilm"):
+        IMRNNModel.from_pretrained(source)
+
+
+def test_an_empty_folder_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):
+        IMRNNModel.from_pretrained(tmp_path)
+
+
+def test_a_hub_repo_that_cannot_be_reached_is_a_clear_error():
+    with pytest.raises(CheckpointError, match="there is no checkpoint 'someone/something'"):
+        IMRNNModel.from_pretrained("someone/something")
+
+
+@pytest.mark.parametrize("name", shipped_checkpoints())
+def test_shipped_checkpoints_load(name):
+    model = IMRNNModel.from_pretrained(name)
+    assert model.space.dim == 384
+    assert model.encoder is not None
+    assert {"entity", "numeric", "temporal", "sentiment", "procedural", "definition", "causal", "comparison"} <= set(
+        model.space.names
+    )
+    assert len(model.space.names) >= 12
+
+
+def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match="could not be written"):
+        make_model().save_pretrained(tmp_path / "file" / "model")

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from imrnn_vdb.encoders import (
+    MINILM,
+    CallableEncoder,
+    EncoderConfig,
+    TransformerEncoder,
+    as_encoder,
+    resolve_model,
+)
+from imrnn_vdb.errors import InvalidInputError
+
+TEXTS = ["a cat sat on the mat", "x", "", "the quick brown fox jumps over the lazy dog " * 40, "naïve café 東京"]
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TransformerEncoder:
+    return TransformerEncoder(MINILM, batch_size=2)
+
+
+def test_minilm_is_found_offline():
+    location, local = resolve_model("minilm")
+    assert local
+    assert "minilm" in location.lower()
+
+
+def test_vectors_have_unit_length_and_keep_their_order(minilm):
+    together = minilm.encode_passages(TEXTS)
+    assert together.shape == (5, 384)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    alone = np.concatenate([minilm.encode_passages([text]) for text in TEXTS])
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+
+
+def test_pooling_equals_a_naive_loop(minilm):
+    import torch
+
+    batch = minilm._tokenizer(TEXTS[:1], return_tensors="pt")
+    with torch.inference_mode():
+        states = minilm._model(**batch).last_hidden_state[0].numpy()
+    for pooling, expected in (("mean", states.mean(0)), ("cls", states[0])):
+        encoder = TransformerEncoder(EncoderConfig("minilm", pooling=pooling, normalize=False))
+        np.testing.assert_allclose(encoder.encode_queries(TEXTS[:1])[0], expected, atol=1e-4)
+
+
+def test_prefixes_differ_for_queries_and_passages(minilm):
+    encoder = TransformerEncoder(EncoderConfig("minilm", query_prefix="query: ", passage_prefix="passage: "))
+    query, passage = encoder.encode_queries(["cats"]), encoder.encode_passages(["cats"])
+    np.testing.assert_allclose(query, minilm.encode_queries(["query: cats"]), atol=1e-5)
+    np.testing.assert_allclose(passage, minilm.encode_queries(["passage: cats"]), atol=1e-5)
+
+
+def test_long_texts_are_cut():
+    encoder = TransformerEncoder(EncoderConfig("minilm", max_length=8))
+    text = "one two three four five six"
+    np.testing.assert_allclose(
+        encoder.encode_queries([text]), encoder.encode_queries([text + " seven eight"]), atol=1e-5
+    )
+
+
+def test_no_texts_give_no_vectors(minilm):
+    assert minilm.encode_passages([]).shape == (0, 384)
+
+
+def test_the_encoder_id_covers_every_setting():
+    ids = {EncoderConfig("minilm").encoder_id, EncoderConfig("minilm", pooling="cls").encoder_id, MINILM.encoder_id}
+    assert len(ids) == 2
+
+
+def test_a_callable_is_an_encoder():
+    encoder = as_encoder(lambda texts: [[float(len(text)), 1.0] for text in texts])
+    assert isinstance(encoder, CallableEncoder)
+    np.testing.assert_array_equal(encoder.encode_passages(["ab", "c"]), [[2, 1], [1, 1]])
+    with pytest.raises(InvalidInputError, match=r"shape \(2,\) for 2 texts"):
+        as_encoder(lambda texts: [1.0, 2.0]).encode_queries(["a", "b"])
+
+
+@pytest.mark.parametrize("value", [3, None, object()])
+def test_anything_else_is_refused(value):
+    with pytest.raises(InvalidInputError, match="an encoder is"):
+        as_encoder(value)
+
+
+def test_a_model_that_is_nowhere_is_a_clear_error(tmp_path):
+    with pytest.raises(InvalidInputError, match="could not be loaded"):
+        as_encoder(str(tmp_path))
+    with pytest.raises(InvalidInputError, match="could not be loaded"):
+        as_encoder("someone/something-that-is-not-here")
+    with pytest.raises(InvalidInputError, match="neither a folder nor"):
+        as_encoder("not a repo id!")
+
+
+@pytest.mark.parametrize("change", [{"pooling": "max"}, {"max_length": 0}])
+def test_settings_that_make_no_sense_are_refused(change):
+    with pytest.raises(InvalidInputError):
+        EncoderConfig("minilm", **change)
+
+
+def test_a_missing_extra_is_named():
+    code = (
+        "import sys; sys.modules['transformers'] = None\n"
+        "from imrnn_vdb import TransformerEncoder, EncoderConfig\n"
+        "TransformerEncoder(EncoderConfig('minilm'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "pip install 'imrnn-vdb[encoders]'" in done.stderr

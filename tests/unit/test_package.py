@@ -1,0 +1,42 @@
+"""What importing costs, and what is public."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import imrnn_vdb
+
+HEAVY = ("torch", "transformers", "qdrant_client", "qdrant_edge", "pymilvus", "grpc", "matplotlib", "sklearn")
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "module", ["imrnn_vdb", "imrnn_vdb.cli", "imrnn_vdb.store", "imrnn_vdb_qdrant", "imrnn_vdb_milvus"]
+)
+def test_importing_loads_neither_torch_nor_a_client(module):
+    found = run(f"import sys, {module}; print([name for name in {HEAVY!r} if name in sys.modules])")
+    assert found == "[]"
+
+
+def test_importing_takes_less_than_0_3_seconds():
+    code = "import time; t = time.perf_counter(); import imrnn_vdb; print(time.perf_counter() - t)"
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_every_public_name_is_there_and_documented():
+    for name in imrnn_vdb.__all__:
+        value = getattr(imrnn_vdb, name)
+        assert name == "__version__" or value.__doc__, name
+    assert sorted(imrnn_vdb.__all__) == imrnn_vdb.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nonesuch'"):
+        _ = imrnn_vdb.nonesuch
+
+
+def test_the_public_names_are_exactly_those_with_a_home():
+    assert set(imrnn_vdb.__all__) == set(imrnn_vdb._MODULES) | {"__version__"}
