@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from conftest import make_model, make_modulator, make_space
+from factory import make_model, make_modulator, make_space
 from imrnn_vdb.checkpoint import CONFIG_FILE, WEIGHTS_FILE, IMRNNModel, shipped_checkpoints
 from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import CheckpointError

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import make_modulator
+from factory import make_modulator
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.scoring import cosine_of_refined

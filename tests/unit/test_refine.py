@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from conftest import make_model
+from factory import make_model
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import make_space
+from factory import make_space
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.scoring import base_cosines, breaks_bound, score_candidates

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from conftest import make_space
+from factory import make_space
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.space import FactorSpace, complete_basis
 
