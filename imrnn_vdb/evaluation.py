@@ -1,0 +1,313 @@
+"""Base ranking against modulated ranking, on the same candidates: measures, a paired test, wins and losses.
+
+Measures come from `ir-measures`, which runs trec_eval's own code (``pytrec_eval``): nDCG with linear gains, as BEIR
+reports it. Ranks, not scores, are handed over, because trec_eval compares scores in single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.datasets import Qrels, Run
+from imrnn_vdb.errors import InvalidInputError, MissingExtraError
+from imrnn_vdb.metric import Metric
+
+if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.training.embeddings import EmbeddedDataset
+
+MEASURES = {"ndcg@10": "nDCG@10", "mrr@10": "RR@10", "recall@10": "R@10", "recall@100": "R@100", "map": "AP"}
+"""Our names of the measures, and those of `ir-measures`."""
+MAIN_MEASURE = "ndcg@10"
+_RESAMPLES = 10_000
+_TIE = 1e-9
+_BLOCK = 256
+
+PerQuery = dict[str, dict[str, float]]
+"""Value by query id, by measure."""
+
+
+@dataclass(frozen=True, slots=True)
+class PairedTest:
+    """A paired comparison over queries.
+
+    Attributes
+    ----------
+    difference
+        Mean of modulated minus base.
+    ci_low, ci_high
+        95 % confidence interval of the mean: bootstrap over queries, percentiles.
+    p_value
+        Two-sided, of the paired randomisation test (signs flipped at random), in 0..1.
+    wins, losses, ties
+        Queries for which the modulated ranking is better, worse, equal.
+    """
+
+    difference: float
+    ci_low: float
+    ci_high: float
+    p_value: float
+    wins: int
+    losses: int
+    ties: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One query's main measure before and after."""
+
+    query_id: str
+    text: str
+    base: float
+    modulated: float
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What a model does to a data set's ranking.
+
+    Attributes
+    ----------
+    base, modulated
+        Mean of each measure.
+    test
+        Paired test of nDCG@10.
+    most_improved, most_harmed
+        Up to five queries each, the largest change first.
+    runs
+        The two rankings, as ``"base"`` and ``"modulated"``.
+    settings
+        What was measured: data set, split, number of candidates, model id, whether the model is switched on.
+    """
+
+    base: dict[str, float]
+    modulated: dict[str, float]
+    test: PairedTest
+    most_improved: list[Change]
+    most_harmed: list[Change]
+    runs: dict[str, Run] = field(repr=False)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return self.test.wins + self.test.losses + self.test.ties
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything but the runs, ready for JSON."""
+        test = asdict(self.test)
+        return {
+            "queries": self.queries,
+            "base": self.base,
+            "modulated": self.modulated,
+            "p_value": test.pop("p_value"),
+            **test,
+            "most_improved": [asdict(change) for change in self.most_improved],
+            "most_harmed": [asdict(change) for change in self.most_harmed],
+            **self.settings,
+        }
+
+
+def evaluate(
+    model: IMRNNModel, embedded: EmbeddedDataset, split: str = "test", coarse_k: int = 100, batch_size: int = 64
+) -> Evaluation:
+    """Measure a model on one split, through the code path that serves searches.
+
+    The modulator runs even if the model is not switched on: the question is what it would do.
+
+    Parameters
+    ----------
+    model
+        Space and modulator.
+    embedded
+        Data with unit vectors; the first stage is an exact search by cosine.
+    split
+        Which judgements.
+    coarse_k
+        Candidates per query, at least 1.
+    batch_size
+        Queries modulated at once.
+
+    Raises
+    ------
+    InvalidInputError
+        If the split is not there, or ``coarse_k`` is below 1.
+    SpaceMismatchError
+        If the vectors do not have the model's dimension.
+    MissingExtraError
+        If `ir-measures` is not installed.
+    """
+    if coarse_k < 1:
+        raise InvalidInputError(f"coarse_k must be at least 1, got {coarse_k}")
+    qrels = embedded.data.split(split)
+    rows = [i for i, query in enumerate(embedded.query_ids) if query in qrels]
+    query_ids = [embedded.query_ids[i] for i in rows]
+    base, modulated = _rankings(model, embedded, np.array(rows), coarse_k, batch_size)
+    runs: dict[str, Run] = {"base": dict(zip(query_ids, base, strict=True))}
+    runs["modulated"] = dict(zip(query_ids, modulated, strict=True))
+    settings = {
+        "data": embedded.data.name,
+        "split": split,
+        "coarse_k": coarse_k,
+        "model_id": model.model_id,
+        "active": model.active,
+    }
+    return compare_runs(qrels, runs["base"], runs["modulated"], embedded.data.queries, settings)
+
+
+def compare_runs(
+    qrels: Qrels, base: Run, modulated: Run, texts: Mapping[str, str], settings: dict[str, Any] | None = None
+) -> Evaluation:
+    """Compare two runs over the same queries.
+
+    Parameters
+    ----------
+    qrels
+        Judgements; their queries are what is averaged over.
+    base, modulated
+        Scores by document, by query.
+    texts
+        Query texts for the report.
+    settings
+        Passed on to the result.
+    """
+    before, after = measure(qrels, base), measure(qrels, modulated)
+    order = sorted(before[MAIN_MEASURE])
+    values = [np.array([table[MAIN_MEASURE][query] for query in order]) for table in (before, after)]
+    changes = [
+        Change(query, texts.get(query, ""), float(old), float(new))
+        for query, old, new in zip(order, *values, strict=True)
+    ]
+    by_change = sorted(changes, key=lambda change: change.modulated - change.base)
+    return Evaluation(
+        base=_means(before),
+        modulated=_means(after),
+        test=paired_test(values[1] - values[0]),
+        most_improved=[change for change in by_change[::-1][:5] if change.modulated - change.base > _TIE],
+        most_harmed=[change for change in by_change[:5] if change.base - change.modulated > _TIE],
+        runs={"base": base, "modulated": modulated},
+        settings=settings or {},
+    )
+
+
+def measure(qrels: Qrels, run: Run) -> PerQuery:
+    """Compute all measures for each query; a query that the run lacks gets 0.
+
+    Raises
+    ------
+    MissingExtraError
+        If `ir-measures` is not installed.
+    """
+    try:
+        import ir_measures
+    except ImportError as exc:
+        raise MissingExtraError("ir-measures", "train") from exc
+    # Ranks as scores: trec_eval keeps scores in single precision and would break near-ties by document id.
+    ranked = {
+        query: {
+            document: float(len(scores) - rank)
+            for rank, (document, _) in enumerate(sorted(scores.items(), key=lambda pair: (-pair[1], pair[0])))
+        }
+        for query, scores in run.items()
+    }
+    judged = {query: {document: int(grade) for document, grade in grades.items()} for query, grades in qrels.items()}
+    parsed = {ir_measures.parse_measure(theirs): ours for ours, theirs in MEASURES.items()}
+    values: PerQuery = {ours: dict.fromkeys(judged, 0.0) for ours in MEASURES}
+    for found in ir_measures.iter_calc(list(parsed), judged, ranked):
+        values[parsed[found.measure]][found.query_id] = float(found.value)
+    return values
+
+
+def paired_test(differences: npt.ArrayLike, seed: int = 0) -> PairedTest:
+    """Test whether the mean of paired differences is other than 0.
+
+    Parameters
+    ----------
+    differences
+        Shape (n,): modulated minus base, one number a query, n at least 1.
+    seed
+        Of the resampling.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no difference to test.
+    """
+    values = np.asarray(differences, np.float64)
+    if values.ndim != 1 or not len(values):
+        raise InvalidInputError("a paired test needs at least one query")
+    rng = np.random.default_rng(seed)
+    mean = float(values.mean())
+    extreme, means = 0, []
+    for start in range(0, _RESAMPLES, _BLOCK):  # in blocks, so that memory stays small with many queries
+        block = min(_BLOCK, _RESAMPLES - start)
+        flipped = (values * rng.choice((-1.0, 1.0), (block, len(values)))).mean(axis=1)
+        extreme += int((np.abs(flipped) >= abs(mean) - 1e-12).sum())
+        means.append(values[rng.integers(0, len(values), (block, len(values)))].mean(axis=1))
+    low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
+    wins, losses = int((values > _TIE).sum()), int((values < -_TIE).sum())
+    p_value = (extreme + 1) / (_RESAMPLES + 1)
+    return PairedTest(mean, float(low), float(high), p_value, wins, losses, len(values) - wins - losses)
+
+
+def nearest(queries: FloatArray, documents: FloatArray, k: int) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """Find the k documents with the largest inner product, exactly.
+
+    Parameters
+    ----------
+    queries, documents
+        Shapes (q, d) and (n, d), unit vectors.
+    k
+        At least 1; n if there are fewer.
+
+    Returns
+    -------
+    tuple
+        Indices and inner products, each of shape (q, min(k, n)), best first; ties by index.
+    """
+    k = min(k, len(documents))
+    indices, scores = np.zeros((len(queries), k), np.intp), np.zeros((len(queries), k), np.float32)
+    for start in range(0, len(queries), _BLOCK):
+        block = queries[start : start + _BLOCK] @ documents.T
+        rows = np.arange(len(block))[:, None]
+        part = np.sort(np.argpartition(-block, k - 1, axis=1)[:, :k], axis=1)
+        best = part[rows, np.argsort(-block[rows, part], axis=1, kind="stable")]
+        indices[start : start + len(block)], scores[start : start + len(block)] = best, block[rows, best]
+    return indices, scores
+
+
+def _rankings(
+    model: IMRNNModel, embedded: EmbeddedDataset, rows: npt.NDArray[np.intp], coarse_k: int, batch_size: int
+) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
+    from imrnn_vdb.refine import refine
+    from imrnn_vdb.store import Candidates
+
+    codes = model.space.encode(embedded.document_vectors)
+    queries = embedded.query_vectors[rows]
+    found, scores = nearest(queries, embedded.document_vectors, coarse_k)
+    base: list[dict[str, float]] = []
+    modulated: list[dict[str, float]] = []
+    for start in range(0, len(rows), batch_size):
+        batch = []
+        for indices, values in zip(found[start : start + batch_size], scores[start : start + batch_size], strict=True):
+            ids = [embedded.document_ids[i] for i in indices]
+            payloads: list[dict[str, Any]] = [{} for _ in ids]
+            batch.append(Candidates(list(ids), values.astype(np.float64), codes.take(indices), payloads))
+        refined = refine(model, Metric.COSINE, queries[start : start + batch_size], batch, active=True)
+        for candidates, result in zip(batch, refined, strict=True):
+            if result.failure is not None:
+                raise InvalidInputError(f"the model could not be evaluated: {result.failure}")
+            ids = [str(point_id) for point_id in candidates.ids]
+            base.append(dict(zip(ids, candidates.base_scores.tolist(), strict=True)))
+            modulated.append(dict(zip(ids, result.scored.scores.tolist(), strict=True)))
+    return base, modulated
+
+
+def _means(values: PerQuery) -> dict[str, float]:
+    return {name: float(np.mean(list(by_query.values()))) for name, by_query in values.items()}
