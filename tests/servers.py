@@ -6,6 +6,7 @@ A fixture yields a URL without the collection (``qdrant://127.0.0.1:6334``), or 
 from __future__ import annotations
 
 import os
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -15,10 +16,11 @@ from typing import Any
 
 import pytest
 
-__all__ = ["qdrant_server_url"]
+__all__ = ["milvus_server_url", "qdrant_server_url"]
 
 QDRANT_IMAGE = "qdrant/qdrant:v1.19.0"
-_READY_S = 60.0
+MILVUS_IMAGE = "milvusdb/milvus:v2.6.11"
+_READY_S, _MILVUS_READY_S = 60.0, 180.0
 
 
 @pytest.fixture(scope="session")
@@ -37,17 +39,21 @@ def qdrant_server_url() -> Iterator[str]:
 
 def docker_container(image: str, *ports: int) -> Any:
     """Return a container to start with ``with``; skip where Docker does not answer."""
+    if not _docker_listens():  # asked first: Docker's own client leaks a socket where nobody listens
+        pytest.skip("no server named in the environment, and Docker does not answer")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # testcontainers warns of itself when it is imported
-        docker = pytest.importorskip("docker", reason="no server named in the environment, and no Docker client here")
         testcontainers = pytest.importorskip("testcontainers.core.container", reason="testcontainers is not installed")
-    try:
-        client = docker.from_env(timeout=5)
-        client.ping()
-        client.close()
-    except docker.errors.DockerException as exc:
-        pytest.skip(f"no server named in the environment, and Docker does not answer ({type(exc).__name__})")
     return testcontainers.DockerContainer(image).with_exposed_ports(*ports)
+
+
+def _docker_listens() -> bool:
+    host = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+    if not host.startswith("unix://"):
+        return True
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(2)
+        return probe.connect_ex(host.removeprefix("unix://")) == 0
 
 
 def await_http(url: str, seconds: float = _READY_S) -> None:
@@ -63,4 +69,66 @@ def await_http(url: str, seconds: float = _READY_S) -> None:
             time.sleep(0.2)
 
 
-# Milvus: the fixture `milvus_server_url` stands below this line, and its name in `__all__`.
+@pytest.fixture(scope="session")
+def milvus_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Milvus server: ``IMRNN_TEST_MILVUS_URL``, else a container, else the server in the PyPI package ``milvus``."""
+    named = os.environ.get("IMRNN_TEST_MILVUS_URL")
+    if named:
+        yield named.rstrip("/")
+        return
+    with _milvus_container() or _milvus_package(tmp_path_factory.mktemp("milvus")) as url:
+        yield url
+
+
+@contextmanager
+def _started(container: Any) -> Iterator[str]:
+    with container:
+        host = container.get_container_host_ip()
+        await_http(f"http://{host}:{container.get_exposed_port(9091)}/healthz", _MILVUS_READY_S)
+        yield f"milvus://{host}:{container.get_exposed_port(19530)}"
+
+
+def _milvus_container() -> AbstractContextManager[str] | None:
+    try:
+        container = docker_container(MILVUS_IMAGE, 19530, 9091)
+    except pytest.skip.Exception:
+        return None
+    settings = {"ETCD_USE_EMBED": "true", "ETCD_DATA_DIR": "/var/lib/milvus/etcd", "COMMON_STORAGETYPE": "local"}
+    for name, value in {**settings, "DEPLOY_MODE": "STANDALONE"}.items():
+        container = container.with_env(name, value)
+    return _started(container.with_command("milvus run standalone"))
+
+
+@contextmanager
+def _milvus_package(folder: Path) -> Iterator[str]:
+    """Start ``milvus-server`` on ports of its own; it and its children are killed at the end, and its data removed."""
+    if importlib.util.find_spec("milvus") is None:
+        pytest.skip("no server named in the environment, no Docker, and the package milvus is not installed")
+    names = ("proxy", "proxy-internal", "etcd", "root-coord", "query-coord", "query-node", "index-coord", "index-node")
+    ports = free_ports(len(names) + 2)
+    flags = [f"--{name}-port={port}" for name, port in zip((*names, "data-coord", "data-node"), ports, strict=True)]
+    log = folder / "server.log"
+    command = [sys.executable, "-u", "-m", "milvus", "--data", str(folder / "data"), *flags]
+    with log.open("w") as output:  # a session of its own, so that all of it can be ended at once
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
+    try:
+        deadline = time.monotonic() + _MILVUS_READY_S
+        while "Welcome" not in log.read_text():  # printed when its health check succeeds
+            if process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"the Milvus server did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.2)
+        yield f"milvus://127.0.0.1:{ports[0]}"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [held.getsockname()[1] for held in sockets]

@@ -1,0 +1,32 @@
+"""Runs the suite over every engine, sync and async."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from drivers import ENGINES, Driver, Engine, connect
+
+from imrnn_vdb.store import ConnectionOptions
+
+
+def _params() -> list[Any]:
+    return [
+        pytest.param(engine, mode, id=f"{engine.name}-{mode}", marks=[pytest.mark.integration] * engine.server)
+        for engine in ENGINES
+        for mode in ("sync", "async")
+    ]
+
+
+@pytest.fixture
+def driver(engine: Engine, mode: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
+    made = connect(engine, engine.where(request, tmp_path), mode == "async", ConnectionOptions(timeout=60.0))
+    yield made
+    made.close()
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "driver" in metafunc.fixturenames:
+        metafunc.parametrize(("engine", "mode"), _params())

@@ -1,0 +1,142 @@
+"""The stores under contract: each engine, sync and async, behind one small driver."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import pytest
+
+from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import Backend, ConnectionOptions, Layout, Store, load_backend
+from imrnn_vdb.urls import parse_url
+
+T = TypeVar("T")
+SPACE, FACTORS, NAMES = "0a1b2c3d", 6, ("entity", "my topic.2")
+_counter = itertools.count()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What the suite must know of an engine.
+
+    Attributes
+    ----------
+    name
+        Id of the test parameter.
+    where
+        Returns the URL without the collection, from the request and a fresh folder.
+    equals
+        Returns the vendor's payload filter for ``field == value``.
+    code_storage
+        Where codes lie.
+    metrics
+        Metrics that the engine has.
+    names
+        Factor names that the engine can hold.
+    server
+        Whether it needs a server.
+    """
+
+    name: str
+    where: Callable[[pytest.FixtureRequest, Path], str]
+    equals: Callable[[str, Any], Any]
+    code_storage: Literal["payload", "vector"] = "payload"
+    metrics: tuple[Metric, ...] = tuple(Metric)
+    names: tuple[str, ...] = NAMES
+    server: bool = False
+
+
+def qdrant_equals(field: str, value: Any) -> Any:
+    from qdrant_client import models
+
+    return models.Filter(must=[models.FieldCondition(key=field, match=models.MatchValue(value=value))])
+
+
+def edge_equals(field: str, value: Any) -> Any:
+    import qdrant_edge
+
+    condition = qdrant_edge.FieldCondition(field, match=qdrant_edge.MatchValue(value))
+    return qdrant_edge.Filter(must=[condition])
+
+
+ENGINES = [
+    Engine("edge", lambda _, folder: f"qdrant+edge:{folder}", edge_equals),
+    Engine("edge-vector", lambda _, folder: f"qdrant+edge:{folder}", edge_equals, code_storage="vector"),
+    Engine("local", lambda _, __: "qdrant+local::memory:", qdrant_equals),
+    Engine("local-vector", lambda _, __: "qdrant+local::memory:", qdrant_equals, code_storage="vector"),
+    Engine(
+        "qdrant-server", lambda request, _: request.getfixturevalue("qdrant_server_url"), qdrant_equals, server=True
+    ),
+    Engine(
+        "qdrant-server-vector",
+        lambda request, _: request.getfixturevalue("qdrant_server_url"),
+        qdrant_equals,
+        code_storage="vector",
+        server=True,
+    ),
+    # Milvus: its engines are appended here.
+]
+
+
+@dataclass
+class Driver:
+    """A connection to one engine; ``call`` runs an operation the same way for sync and async."""
+
+    engine: Engine
+    backend: Backend
+    base_url: str
+    connection: Connection
+    loop: asyncio.AbstractEventLoop | None
+    used: list[Store] = field(default_factory=list)
+
+    def call(self, operation: Operation[T]) -> T:
+        if self.loop is None:
+            return self.connection.run(operation)
+        return self.loop.run_until_complete(self.connection.arun(operation))
+
+    def layout(self, **changes: Any) -> Layout:
+        settings = {"space_id": SPACE, "num_factors": FACTORS, "factor_names": self.engine.names}
+        return Layout(**{**settings, "code_storage": self.engine.code_storage, **changes})
+
+    def store(self, collection: str | None = None, **changes: Any) -> Store:
+        """A store of a collection; a new name where none is given."""
+        name = collection or f"contract_{next(_counter)}"
+        store = self.backend.store(self.connection, name, self.layout(**changes))
+        self.used.append(store)
+        return store
+
+    def create(self, dim: int, metric: Metric = Metric.COSINE, id_type: Literal["int", "str"] = "str") -> Store:
+        if metric not in self.engine.metrics:
+            pytest.skip(f"{self.engine.name} has no {metric} distance")
+        store = self.store()
+        self.call(store.create(dim, metric, id_type))
+        return store
+
+    def close(self) -> None:
+        for store in self.used:
+            self.call(store.drop())
+        if self.loop is None:
+            self.connection.close()
+        else:
+            self.loop.run_until_complete(self.connection.aclose())
+            self.loop.close()
+
+
+def connect(engine: Engine, base_url: str, asynchronous: bool, options: ConnectionOptions) -> Driver:
+    """Connect as the package does: by the scheme of a URL."""
+    url = parse_url(f"{base_url}/any")
+    backend = load_backend(url.scheme)
+    if not asynchronous:
+        return Driver(engine, backend, base_url, backend.connect(url, options, asynchronous=False), None)
+
+    async def connected() -> Connection:  # async clients want a running loop when they are made
+        return backend.connect(url, options, asynchronous=True)
+
+    loop = asyncio.new_event_loop()
+    return Driver(engine, backend, base_url, loop.run_until_complete(connected()), loop)
