@@ -1,0 +1,16 @@
+"""Fitting named factors: weak labels, linear probes, symmetric orthogonalisation, calibration (DESIGN.md §3)."""
+
+from imrnn_vdb.fitting.fit import FactorReport, FittedSpace, SourceAUC, fit_space
+from imrnn_vdb.fitting.labels import default_labellers
+from imrnn_vdb.fitting.texts import LabelledTexts, join, read_texts
+
+__all__ = [
+    "FactorReport",
+    "FittedSpace",
+    "LabelledTexts",
+    "SourceAUC",
+    "default_labellers",
+    "fit_space",
+    "join",
+    "read_texts",
+]

@@ -7,7 +7,9 @@ tells on texts of other sources counts (see `imrnn_vdb.fitting.probes`).
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -20,34 +22,57 @@ _WORD = re.compile(r"[^\W\d_]+(?:['\u2019][^\W\d_]+)?|\d[\d.,:]*")
 _PRIOR_WORDS = 8  # added to the length, so that one hit in three words does not outweigh five in fifty
 
 
-def pattern(words: str) -> re.Pattern[str]:
-    """Compile a word list of :mod:`imrnn_vdb.fitting.lexicon` into one case-insensitive pattern.
+@lru_cache(maxsize=16)
+def tokens(text: str) -> tuple[str, ...]:
+    """Return the words and numbers of a text in lower case, apostrophes made straight."""
+    return tuple(match.group().replace("\u2019", "'") for match in _WORD.finditer(text.lower()))
+
+
+class WordList:
+    """Counts the words of one list of :mod:`imrnn_vdb.fitting.lexicon` in a text.
 
     Parameters
     ----------
     words
-        Words parted by blanks; ``stem*`` matches any ending, ``two_words`` are written with an underscore.
-
-    Returns
-    -------
-    re.Pattern
-        Matches whole words, and their plural in -s.
+        Words parted by blanks: ``word`` also matches its plural in -s, ``stem*`` any ending, ``two_words`` both with
+        blanks between them; whatever does not start with a letter matches anywhere.
     """
-    plain, signs = [], []
-    for word in sorted(set(words.split()), key=lambda item: (-len(item), item)):
-        if not word[0].isalpha():
-            signs.append(re.escape(word))
-        elif word.endswith("*"):
-            plain.append(re.escape(word[:-1]) + r"\w*")
-        else:
-            plain.append(re.escape(word).replace("_", r"\s+") + "s?")
-    whole = rf"(?<!\w)(?:{'|'.join(plain)})(?!\w)"
-    return re.compile("|".join([whole, *signs]), re.IGNORECASE)
+
+    def __init__(self, words: str) -> None:
+        items = set(words.lower().split())
+        stems = tuple(item[:-1] for item in items if item.endswith("*"))
+        self._signs = sorted(item for item in items if not item[0].isalpha())
+        self._phrases: dict[str, list[tuple[str, ...]]] = {}
+        for item in sorted(items):
+            first, *others = item.split("_")
+            if others and item[0].isalpha():
+                self._phrases.setdefault(first, []).append(tuple(others))
+        plain = {item for item in items if item[0].isalpha() and "_" not in item and not item.endswith("*")}
+        plain |= {item + "s" for item in plain}
+        self._has = lru_cache(maxsize=None)(lambda word: word in plain or word.startswith(stems))
+
+    def positions(self, text: str) -> list[int]:
+        """Return the places of the words and phrases among the tokens of a text, ascending; signs have none."""
+        words = tokens(text)
+        found = [place for place, word in enumerate(words) if self._has(word)]
+        if self._phrases:
+            found += [
+                place
+                for place, word in enumerate(words)
+                for rest in self._phrases.get(word, ())
+                if words[place + 1 : place + 1 + len(rest)] == rest
+            ]
+        return sorted(found)
+
+    def count(self, text: str) -> int:
+        """Return how many words, phrases and signs of the list a text holds."""
+        lower = text.lower() if self._signs else ""
+        return len(self.positions(text)) + sum(lower.count(sign) for sign in self._signs)
 
 
 def count_words(text: str) -> int:
     """Return the number of words and numbers in a text."""
-    return sum(1 for _ in _WORD.finditer(text))
+    return len(tokens(text))
 
 
 def density(hits: float, text: str) -> float:
@@ -57,73 +82,94 @@ def density(hits: float, text: str) -> float:
 
 def from_words(words: str) -> Labeller:
     """Return a labeller: the density of a word list's words."""
-    compiled = pattern(words)
-    return lambda text: density(sum(1 for _ in compiled.finditer(text)), text)
+    compiled = WordList(words)
+    return lambda text: density(compiled.count(text), text)
 
 
-_CAPITALISED = re.compile(r"(?<![.!?\"\u201c:#@/\w-]\s)(?<![#@/\w-])(?<!^)[A-Z][a-z]+(?:-[A-Z][a-z]+)*\b(?!\()|\b[A-Z]{2,5}\b")
+_LOWER_CASE = re.compile(r"(?<![\w#@/.])[a-z]{2,}(?![\w/])")
+_CAPITALISED = re.compile(r"(?<![\w.(])[A-Z][A-Za-z]+(?![(\w])")
+_HANDLE = re.compile(r"[@#]\s?\w+|https?\S+|\bRT\b")  # what posts are full of, and no names
 _NUMBER = re.compile(r"(?<![\w.])[$\u00a3\u20ac#]?\d[\d.,:/%]*")
-_YEAR = re.compile(r"\b(?:1[5-9]|20)\d\d(?:s\b|\b)|\b\d{1,2}(?::\d\d)?\s?(?:am|pm)\b|\b\d{1,2}/\d{1,2}(?:/\d+)?\b", re.IGNORECASE)
-_NUMBER_WORDS = pattern(lexicon.NUMBER_WORDS)
-_TIMES = pattern(lexicon.TIMES)
-_MONTHS = pattern(lexicon.MONTHS)
-_QUESTION = re.compile(r"\?|(?:^|[.!?]\s+)(?:how|why|what|when|where|who|which|does|did|do|is|are|can|could|should|would)\b", re.IGNORECASE)
-_POSITIVE = pattern(lexicon.POSITIVE)
-_NEGATIVE = pattern(lexicon.NEGATIVE)
-_NEGATIONS = pattern(lexicon.NEGATIONS + " n't n'_t")
-_LOOK_BACK = 24  # characters before a word in which a negation turns its sentiment
+_YEAR = re.compile(
+    r"\b(?:1[5-9]|20)\d\d(?:s\b|\b)|\b\d{1,2}(?::\d\d)?\s?(?:am|pm)\b|\b\d{1,2}/\d{1,2}(?:/\d+)?\b", re.IGNORECASE
+)
+_NUMBER_WORDS = WordList(lexicon.NUMBER_WORDS)
+_TIMES = WordList(lexicon.TIMES)
+_MONTHS = WordList(lexicon.MONTHS)
+_POSITIVE = WordList(lexicon.POSITIVE)
+_NEGATIVE = WordList(lexicon.NEGATIVE)
+_NEGATIONS = WordList(lexicon.NEGATIONS + " n't n'_t")
+_LOOK_BACK = 3  # words before a word in which a negation turns its sentiment
 
 
-def entity(text: str) -> float:
-    """Return the density of capitalised words within sentences, and of short words in capitals."""
-    if text.isupper():
-        return 0.0
-    return density(sum(1 for _ in _CAPITALISED.finditer(text)), text)
+class EntityLabeller:
+    """The density of names: capitalised words that the texts at large do not also write in lower case.
+
+    Parameters
+    ----------
+    texts
+        Texts to learn from which words are ordinary.
+    min_count
+        How often a word must be seen in lower case to be ordinary.
+    """
+
+    def __init__(self, texts: Sequence[str], min_count: int = 4) -> None:
+        counts = Counter(word for text in texts for word in _LOWER_CASE.findall(text))
+        self._ordinary = frozenset(word for word, count in counts.items() if count >= min_count)
+
+    def __call__(self, text: str) -> float:
+        """Return the density of names in a text."""
+        plain = _HANDLE.sub(" ", text)
+        names = [word for word in _CAPITALISED.findall(plain) if word.lower() not in self._ordinary]
+        return density(len(names), plain)
 
 
 def numeric(text: str) -> float:
     """Return the density of numbers: digits fully, number words by half."""
     digits = sum(1 for _ in _NUMBER.finditer(text))
-    return density(digits + 0.5 * sum(1 for _ in _NUMBER_WORDS.finditer(text)), text)
+    return density(digits + 0.5 * _NUMBER_WORDS.count(text), text)
 
 
 def temporal(text: str) -> float:
     """Return the density of dates: years, clock times and months fully, other words of time by half."""
-    dates = sum(1 for _ in _YEAR.finditer(text)) + sum(1 for _ in _MONTHS.finditer(text))
-    return density(dates + 0.5 * sum(1 for _ in _TIMES.finditer(text)), text)
+    dates = sum(1 for _ in _YEAR.finditer(text)) + _MONTHS.count(text)
+    return density(dates + 0.5 * _TIMES.count(text), text)
 
 
 def sentiment(text: str) -> float:
     """Return positive minus negative words by length; a negation shortly before a word turns its sign."""
+    negated = set(_NEGATIONS.positions(text))
     total = 0.0
-    for compiled, sign in ((_POSITIVE, 1.0), (_NEGATIVE, -1.0)):
-        for match in compiled.finditer(text):
-            before = text[max(0, match.start() - _LOOK_BACK) : match.start()]
-            total += -0.5 * sign if _NEGATIONS.search(before) else sign
+    for words, sign in ((_POSITIVE, 1.0), (_NEGATIVE, -1.0)):
+        places = words.positions(text)
+        total += sign * (words.count(text) - len(places))
+        for place in places:
+            total += -0.5 * sign if negated.intersection(range(place - _LOOK_BACK, place)) else sign
     return density(total, text)
-
-
-def question(text: str) -> float:
-    """Return the density of question marks and of sentences that open with a question word."""
-    return density(sum(1 for _ in _QUESTION.finditer(text)), text)
 
 
 def negation(text: str) -> float:
     """Return the density of negating words."""
-    return density(sum(1 for _ in _NEGATIONS.finditer(text)), text)
+    return density(_NEGATIONS.count(text), text)
 
 
-LABELLERS: dict[str, Labeller] = {
-    "entity": entity,
-    "numeric": numeric,
-    "temporal": temporal,
-    "sentiment": sentiment,
-    "question": question,
-    "negation": negation,
-    **{name: from_words(words) for name, words in lexicon.LANGUAGE.items()},
-    **{name: from_words(words) for name, words in lexicon.SUBJECTS.items()},
-}
-"""The weak labels that the project ships, by factor name."""
+def default_labellers(texts: Sequence[str]) -> dict[str, Labeller]:
+    """Return the weak labels that the project ships, by factor name.
+
+    Parameters
+    ----------
+    texts
+        The texts of the fit: they tell which words are ordinary and which are names.
+    """
+    return {
+        "entity": EntityLabeller(texts),
+        "numeric": numeric,
+        "temporal": temporal,
+        "sentiment": sentiment,
+        "negation": negation,
+        **{name: from_words(words) for name, words in lexicon.LANGUAGE.items()},
+        **{name: from_words(words) for name, words in lexicon.SUBJECTS.items()},
+    }
 
 
 def label_texts(texts: Sequence[str], labellers: Mapping[str, Labeller]) -> npt.NDArray[np.float32]:
@@ -141,4 +187,6 @@ def label_texts(texts: Sequence[str], labellers: Mapping[str, Labeller]) -> npt.
     numpy.ndarray
         Shape (n, P), float32, columns in the order of ``labellers``.
     """
-    return np.array([[label(text) for label in labellers.values()] for text in texts], np.float32).reshape(len(texts), -1)
+    return np.array([[label(text) for label in labellers.values()] for text in texts], np.float32).reshape(
+        len(texts), -1
+    )

@@ -1,0 +1,115 @@
+"""Texts with their sources, and people's labels where there are some, read from JSON lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.errors import InvalidInputError
+
+_PART_KEYS = ("source", "split")
+_TEXT_KEYS = {"_id", "id", "title", "text", *_PART_KEYS}
+
+
+@dataclass(frozen=True)
+class LabelledTexts:
+    """Texts to fit factors on.
+
+    Attributes
+    ----------
+    texts
+        n texts.
+    sources
+        n names: where each text comes from.
+    labels
+        By factor, shape (n,): people's labels, higher means more of the factor; NaN where there is none.
+    """
+
+    texts: list[str]
+    sources: list[str]
+    labels: dict[str, npt.NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def read_texts(folder: str | Path, factors: Sequence[str]) -> LabelledTexts:
+    """Read every ``*.jsonl`` file of a folder.
+
+    A line is an object with ``text`` and perhaps ``title``. The source is the file's name, followed by the value of
+    ``source`` or ``split`` where a line has one. A number under a factor's name is a person's label for it; so is the
+    share ``entity_tokens / tokens`` for the factor ``entity``.
+
+    Parameters
+    ----------
+    folder
+        The folder, or a single file.
+    factors
+        Names of factors that a line may carry labels for.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no such file, or a line is not an object with a text.
+    """
+    where = Path(folder)
+    files = [where] if where.is_file() else sorted(where.glob("*.jsonl"))
+    if not files:
+        raise InvalidInputError(f"{where} holds no .jsonl file to fit on")
+    rows = [(path, row) for path in files for row in _rows(path)]
+    labels = {name: np.array([_label(row, name) for _, row in rows], np.float64) for name in factors}
+    return LabelledTexts(
+        [_text(row) for _, row in rows],
+        [_source(path, row) for path, row in rows],
+        {name: values for name, values in labels.items() if np.isfinite(values).any()},
+    )
+
+
+def join(parts: Sequence[LabelledTexts]) -> LabelledTexts:
+    """Put several sets of texts behind one another."""
+    names = sorted({name for part in parts for name in part.labels})
+    labels = {
+        name: np.concatenate([part.labels.get(name, np.full(len(part), np.nan)) for part in parts]) for name in names
+    }
+    return LabelledTexts(
+        [text for part in parts for text in part.texts],
+        [source for part in parts for source in part.sources],
+        labels,
+    )
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as exc:
+            raise InvalidInputError(f"{path}, line {number}: not JSON: {exc}") from exc
+        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+            raise InvalidInputError(f"{path}, line {number}: needs an object with a string under 'text'")
+        rows.append(row)
+    return rows
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return "\n".join(part for part in (row.get("title"), row["text"]) if part)
+
+
+def _source(path: Path, row: Mapping[str, Any]) -> str:
+    part = next((str(row[key]) for key in _PART_KEYS if row.get(key)), "")
+    return f"{path.stem}/{part}" if part else path.stem
+
+
+def _label(row: Mapping[str, Any], name: str) -> float:
+    if name == "entity" and row.get("tokens") and "entity_tokens" in row:
+        return float(row["entity_tokens"]) / float(row["tokens"])
+    value = row.get(name)
+    return float(value) if name not in _TEXT_KEYS and isinstance(value, int | float) else float("nan")
