@@ -15,8 +15,8 @@ from imrnn_vdb.errors import (
 )
 
 _MAX_TEXT = 300
-_NO_COLLECTION = re.compile(r"collection \S+ (not found|doesn't exist)", re.IGNORECASE)
-_EXISTS = re.compile(r"collection \S+ already exists", re.IGNORECASE)
+_NO_COLLECTION = re.compile(r"collection .+ (not found|doesn't exist)", re.IGNORECASE)
+_EXISTS = re.compile(r"collection .+ already exists", re.IGNORECASE)
 _NO_POINT = re.compile(r"no point with id", re.IGNORECASE)
 
 _UNAVAILABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "429", "502", "503", "504"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,11 +66,28 @@ def edge_equals(field: str, value: Any) -> Any:
     return qdrant_edge.Filter(must=[condition])
 
 
+def milvus_equals(field: str, value: Any) -> str:
+    return f"{field} == {json.dumps(value)}"
+
+
+def lite_file(_: pytest.FixtureRequest, folder: Path) -> str:
+    return f"milvus+lite:{folder}/milvus.db"
+
+
+MILVUS_METRICS = (Metric.COSINE, Metric.DOT, Metric.EUCLID)
+
 ENGINES = [
     Engine("edge", lambda _, folder: f"qdrant+edge:{folder}", edge_equals),
     Engine("edge-vector", lambda _, folder: f"qdrant+edge:{folder}", edge_equals, code_storage="vector"),
     Engine("local", lambda _, __: "qdrant+local::memory:", qdrant_equals),
     Engine("local-vector", lambda _, __: "qdrant+local::memory:", qdrant_equals, code_storage="vector"),
+    Engine("qdrant-wire", lambda request, _: request.getfixturevalue("qdrant_wire_url"), qdrant_equals),
+    Engine(
+        "qdrant-wire-vector",
+        lambda request, _: request.getfixturevalue("qdrant_wire_url"),
+        qdrant_equals,
+        code_storage="vector",
+    ),
     Engine(
         "qdrant-server", lambda request, _: request.getfixturevalue("qdrant_server_url"), qdrant_equals, server=True
     ),
@@ -80,7 +98,15 @@ ENGINES = [
         code_storage="vector",
         server=True,
     ),
-    # Milvus: its engines are appended here.
+    Engine("milvus-lite", lite_file, milvus_equals, metrics=MILVUS_METRICS),
+    Engine("milvus-lite-vector", lite_file, milvus_equals, code_storage="vector", metrics=MILVUS_METRICS),
+    Engine(
+        "milvus-server",
+        lambda request, _: request.getfixturevalue("milvus_server_url"),
+        milvus_equals,
+        metrics=MILVUS_METRICS,
+        server=True,
+    ),
 ]
 
 
