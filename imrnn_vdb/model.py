@@ -128,6 +128,29 @@ class Modulator(nn.Module):
         self.query_map = nn.Parameter(torch.zeros(m, m)) if config.linear else None
         self.document_map = nn.Parameter(torch.zeros(m, m)) if config.linear else None
         self.drop = nn.Dropout(config.dropout)
+        self.familiar_norms: Tensor
+        self.register_buffer("familiar_norms", torch.tensor([-2.0, -1.0]))  # below any norm: every query is familiar
+
+    def familiarity(self, query: Tensor) -> Tensor:
+        """Say how much each query resembles those that the model was trained on.
+
+        The factor space is spanned by what the training collection is about, so the length of a unit vector's code
+        tells how much of it lies there. Between two norms, set after training, familiarity rises linearly from 0 to 1.
+
+        Parameters
+        ----------
+        query
+            Shape (B, m): direction codes.
+
+        Returns
+        -------
+        Tensor
+            Shape (B, 1), in 0..1: how far the modulation is carried out. 1 everywhere for an untrained model.
+        """
+        low, high = self.familiar_norms[0], self.familiar_norms[1]
+        norms = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
+        trust: Tensor = ((norms - low) / (high - low)).clamp(0.0, 1.0)
+        return trust
 
     def forward(self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Modulated:
         """Refine a batch of queries with their candidates.
@@ -168,7 +191,8 @@ class Modulator(nn.Module):
             z_d = z_d + self.document_cell.out(h_d)
             if step + 1 < self.config.num_steps:
                 scores = cosine_of_refined(cosines, query.unsqueeze(1), candidates, z_q.unsqueeze(1), z_d)
-        return Modulated(z_q, z_d)
+        trust = self.familiarity(query)
+        return Modulated(query + trust * (z_q - query), candidates + trust.unsqueeze(1) * (z_d - candidates))
 
     def _feedback(self, scores: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
         """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i`` over its candidates, shape (B, m)."""
