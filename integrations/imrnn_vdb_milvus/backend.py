@@ -9,6 +9,7 @@ from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.store import Backend, ConnectionOptions, Layout
 from imrnn_vdb.urls import CollectionURL
+from imrnn_vdb_milvus import quiet
 from imrnn_vdb_milvus.clients import AsyncServerClient, LiteClient, ServerClient
 from imrnn_vdb_milvus.faults import translate
 from imrnn_vdb_milvus.store import MilvusStore
@@ -48,6 +49,7 @@ class MilvusBackend(Backend):
         vendor = sys.modules.get("pymilvus")
         if vendor is None:  # then it cannot be one of its clients
             return None
+        quiet.install()
         if isinstance(client, vendor.AsyncMilvusClient):
             return _connection(client, options, asynchronous=True, owned=False)
         if isinstance(client, vendor.MilvusClient):

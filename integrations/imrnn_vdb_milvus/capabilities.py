@@ -58,8 +58,12 @@ def _update(schema: Schema, partitions: Sequence[str]) -> Capability:
 
 def _partial_upsert(server: Server) -> Capability:
     name = "partial upsert"
-    if server.lite or server.at_least(2, 6, 18):
-        return Capability(name, "fallback", "the engine has it; whole rows are rewritten here, as on every version")
+    if server.lite:
+        return Capability(
+            name, "fallback", "every upsert of Milvus Lite is partial; whole rows are written here instead"
+        )
+    if server.at_least(2, 6, 18):
+        return Capability(name, "fallback", "the server has it; whole rows are rewritten here, as on every version")
     return Capability(name, "no", f"{server} ignores it or is not safe with it (2.6.18): whole rows are rewritten")
 
 

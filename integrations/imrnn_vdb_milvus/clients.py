@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import logging
 import sys
 import threading
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError, StoreError, StoreTimeoutError
+from imrnn_vdb_milvus import quiet
 
 _import_lock = threading.Lock()
 
@@ -21,8 +21,8 @@ _import_lock = threading.Lock()
 def pymilvus() -> Any:
     """Import pymilvus, without what it does to its host process.
 
-    Importing it loads a ``.env`` file into the environment, and sets up a logger that prints a stack trace for every
-    failed call. Both are kept away, unless the host imported pymilvus before and so chose them.
+    Importing it loads a ``.env`` file into the environment, which is kept away unless the host imported pymilvus
+    before, and sets up logging: see :mod:`imrnn_vdb_milvus.quiet`.
 
     Raises
     ------
@@ -30,14 +30,13 @@ def pymilvus() -> Any:
         If it is not installed.
     """
     with _import_lock:
-        if "pymilvus" in sys.modules:
-            return sys.modules["pymilvus"]
-        try:
-            module = _import_without_dotenv()
-        except ModuleNotFoundError as exc:
-            raise MissingExtraError("pymilvus", "milvus") from exc
-        for name in ("pymilvus", "pymilvus.milvus_client", "pymilvus.bulk_writer", "milvus_lite"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)  # its own levels would override the parent's
+        module = sys.modules.get("pymilvus")
+        if module is None:
+            try:
+                module = _import_without_dotenv()
+            except ModuleNotFoundError as exc:
+                raise MissingExtraError("pymilvus", "milvus") from exc
+        quiet.install()
         return module
 
 
@@ -128,7 +127,7 @@ class LiteClient:
     Writes to it take turns: the engine allows one writer beside any number of readers.
     """
 
-    _WRITES = frozenset({"upsert", "delete", "create_collection", "drop_collection", "create_index", "flush"})
+    _WRITES = frozenset({"insert", "upsert", "delete", "create_collection", "drop_collection", "create_index", "flush"})
     _open_lock = threading.Lock()
 
     def __init__(self, path: str) -> None:

@@ -57,6 +57,11 @@ def valid_text(text: str) -> str:
     return text
 
 
+def is_identifier(name: str) -> bool:
+    """Whether a name can be a Milvus field name."""
+    return _IDENTIFIER.fullmatch(name) is not None
+
+
 def identifier(name: str) -> str:
     """Return a field name, if it can stand in an expression as it is.
 
@@ -65,7 +70,7 @@ def identifier(name: str) -> str:
     InvalidInputError
         If it holds anything but ASCII letters, digits and underscores.
     """
-    if not _IDENTIFIER.fullmatch(name):
+    if not is_identifier(name):
         raise InvalidInputError(
             f"{name!r} is no Milvus field name: it starts with a letter or an underscore and goes on with letters, "
             "digits and underscores"

@@ -18,7 +18,8 @@ from imrnn_vdb.errors import (
 _MAX_TEXT = 300
 _CONNECT_FAILED, _RATE_LIMIT, _NOT_FOUND, _NOT_LOADED = 2, 8, 100, 101
 _LEGACY_NOT_FOUND, _LEGACY_RATE_LIMIT = 4, 49
-_OVERLOADED = {4, _RATE_LIMIT}
+_BUSY = frozenset({4, _RATE_LIMIT, 11, 103, 106, 400, 401, 500, 501, 503, 601, 602, 901, 902, 903})
+"""Overload, and what a server answers while it loads, recovers or moves a collection between its nodes."""
 _DUPLICATE = ("create duplicate collection", "already exist")
 
 
@@ -49,7 +50,7 @@ def _of_code(code: int, legacy: object, retriable: bool, text: str) -> StoreErro
         return StoreError(f"{text}: load it, for example by MilvusClient.load_collection")
     if code == _CONNECT_FAILED:
         return _unavailable(text)
-    if code in _OVERLOADED or legacy == _LEGACY_RATE_LIMIT or retriable:
+    if code in _BUSY or legacy == _LEGACY_RATE_LIMIT or retriable:
         return StoreUnavailableError(f"Milvus is overloaded or busy ({text}): try later")
     if "Retry timeout" in text:  # pymilvus gave up at the deadline that we passed
         return _timed_out()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
-from imrnn_vdb.errors import InvalidInputError, UnsupportedError
+from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import (
     CODE_FIELD,
@@ -102,13 +102,16 @@ def merged(row: Row, fields: Row) -> Row:
 
 
 def check_vectors(vectors: FloatArray, schema: Schema, base: str) -> None:
-    """Raise `InvalidInputError` for vectors of another dimension, or that are not finite.
+    """Raise `StoreError` for vectors of another dimension, `InvalidInputError` for those that are not finite.
 
     Milvus answers a NaN query with nothing, Milvus Lite stores NaN and returns NaN scores.
     """
     dim = schema.vectors[base].dim
     if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise InvalidInputError(f"vectors for the field {base!r} have shape (n, {dim}), got {vectors.shape}")
+        raise StoreError(
+            f"the field {base!r} of collection {schema.collection!r} takes vectors of shape (n, {dim}), "
+            f"got {vectors.shape}"
+        )
     if not np.isfinite(vectors).all():
         raise InvalidInputError("vectors hold NaN or infinite values: fix the encoder or leave those points out")
 

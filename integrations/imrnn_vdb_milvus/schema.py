@@ -12,7 +12,7 @@ from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import CODE_FIELD, FACTOR_PREFIX, RESERVED_PREFIX, SPACE_FIELD, Layout, PointId, VectorField
 from imrnn_vdb_milvus.clients import pymilvus
-from imrnn_vdb_milvus.expressions import dynamic_key, identifier, valid_text
+from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier, valid_text
 
 DYNAMIC_FIELD = "$meta"
 KEY_NAME, BASE_NAME = "id", "vector"
@@ -245,7 +245,8 @@ def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout) -> Any:
     else:
         schema.add_field(CODE_FIELD, types.VARCHAR, max_length=CODE_COLUMN_BYTES)
     for name in layout.factor_names:
-        schema.add_field(identifier(layout.factor_field(name)), types.FLOAT)
+        if is_identifier(layout.factor_field(name)):  # other names get keys in the dynamic field
+            schema.add_field(layout.factor_field(name), types.FLOAT)
     return schema
 
 

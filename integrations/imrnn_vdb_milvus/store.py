@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, Literal
+
+import numpy as np
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import (
     CollectionExistsError,
-    CollectionNotFoundError,
     InvalidInputError,
     StoreError,
     UnsupportedError,
@@ -19,6 +21,7 @@ from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points, Store
 from imrnn_vdb_milvus.capabilities import capabilities_of
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal, user_filter
+from imrnn_vdb_milvus.quiet import quiet, quietly
 from imrnn_vdb_milvus.rows import Row, batches, candidates_of, check_vectors, code_fields, merged, points_of, rows_of
 from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, new_indexes, new_schema, search_params
 
@@ -69,7 +72,7 @@ class MilvusStore(Store):
             raise CollectionExistsError(f"collection {self.collection!r} exists: choose another name or drop it first")
         yield self._call("create_collection", schema=schema, **_SESSION)
         try:
-            yield self._call("create_index", index_params=indexes)
+            yield self._call("create_index", index_params=indexes, sync=False)  # nothing to wait for: it is empty
             yield self._call("load_collection")
         except StoreError:  # half a collection would answer "exists" to the next attempt
             yield self._call("drop_collection")
@@ -77,9 +80,7 @@ class MilvusStore(Store):
         self._found = None
 
     def drop(self) -> Operation[None]:
-        """Delete the collection and all its points."""
-        if not (yield self._call("has_collection")):
-            raise CollectionNotFoundError(f"there is no collection {self.collection!r}")
+        """Delete the collection and all its points; what is gone already is no error."""
         yield self._call("drop_collection")
         self._found, self._unflushed = None, 0
 
@@ -105,8 +106,7 @@ class MilvusStore(Store):
         rows = rows_of(points, schema, self.layout)
         check_partitions(schema, (yield self._call("list_partitions")))
         for batch in batches(rows):
-            yield self._call("upsert", data=batch)
-            yield from self._wrote(server, len(batch))
+            yield from self._write(server, batch)
 
     def search(
         self,
@@ -138,6 +138,8 @@ class MilvusStore(Store):
 
     def fetch(self, ids: Sequence[PointId], with_vectors: bool = False) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
+        if not len(ids):
+            return Points([], np.zeros((0, 0), np.float32) if with_vectors else None, [])
         _, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
         fields = schema.point_fields + ([base] if base else [])
@@ -182,6 +184,8 @@ class MilvusStore(Store):
         UnsupportedError
             If rewriting rows would change their keys (autoID) or lose values, or if there is no room for codes.
         """
+        if not len(ids):
+            return
         server, schema = yield from self._look()
         self._check_rewritable(schema)
         fields = dict(zip(ids, code_fields(codes, factor_scores, schema, self.layout), strict=True))
@@ -194,11 +198,12 @@ class MilvusStore(Store):
                 found = yield from self._rows(schema, keys[start : start + _IDS_PER_CALL], schema.row_fields, **where)
                 rows = [merged(row, fields[value]) for value, row in found.items()]
                 for batch in batches(rows):
-                    yield self._call("upsert", data=batch, **({"partition_name": partition} if partition else {}))
-                    yield from self._wrote(server, len(batch))
+                    yield from self._write(server, batch, **({"partition_name": partition} if partition else {}))
 
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
+        if not len(ids):
+            return
         server, schema = yield from self._look()
         keys = schema.usable_keys(ids)
         for start in range(0, len(keys), _IDS_PER_CALL):
@@ -283,10 +288,15 @@ class MilvusStore(Store):
                 f"({', '.join(schema.foreign)}), and Milvus updates whole rows: keep codes in a collection of their own"
             )
 
-    def _wrote(self, server: Server, rows: int) -> Operation[None]:
-        """Flush Milvus Lite now and then: each query scans the rows that are not flushed, row by row."""
-        self._unflushed += rows
-        if server.lite and self._unflushed >= _LITE_FLUSH_ROWS:
+    def _write(self, server: Server, rows: list[Row], **where: str) -> Operation[None]:
+        """Write whole rows, in place of those that have their keys.
+
+        Milvus Lite merges what is upserted into the row that is there, keys of the dynamic field included; its insert
+        replaces the row. A server's insert would add a second row of the same key.
+        """
+        yield self._call("insert" if server.lite else "upsert", data=rows, **where)
+        self._unflushed += len(rows)
+        if server.lite and self._unflushed >= _LITE_FLUSH_ROWS:  # each query scans unflushed rows one by one
             yield self._call("flush")
             self._unflushed = 0
 
@@ -298,7 +308,9 @@ def _server_call(method: str, **arguments: Any) -> Call:
     """Return a call of a client's method; MilvusClient and AsyncMilvusClient name theirs alike."""
 
     def send(client: Any, seconds: float) -> Any:
-        return getattr(client, method)(timeout=seconds, **arguments)
+        with quiet():
+            reply = getattr(client, method)(timeout=seconds, **arguments)
+        return quietly(reply) if inspect.isawaitable(reply) else reply
 
     return send
 
