@@ -5,13 +5,20 @@ A fixture yields a URL without the collection (``qdrant://127.0.0.1:6334``), or 
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
+import signal
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,9 +115,9 @@ def _milvus_package(folder: Path) -> Iterator[str]:
     ports = free_ports(len(names) + 2)
     flags = [f"--{name}-port={port}" for name, port in zip((*names, "data-coord", "data-node"), ports, strict=True)]
     log = folder / "server.log"
-    command = [sys.executable, "-u", "-m", "milvus", "--data", str(folder / "data"), *flags]
+    command = [sys.executable, "-u", "-c", "import milvus; milvus.main()", "--data", str(folder / "data"), *flags]
     with log.open("w") as output:  # a session of its own, so that all of it can be ended at once
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
         deadline = time.monotonic() + _MILVUS_READY_S
         while "Welcome" not in log.read_text():  # printed when its health check succeeds
