@@ -35,14 +35,17 @@ def roc_auc(positive: npt.NDArray[np.bool_], scores: npt.NDArray[np.floating]) -
 
 
 def carries(labels: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
-    """Say which texts of one source carry a factor: the top third by label, or fewer where most labels are equal.
+    """Say which texts of one source carry a factor: the top third by label.
+
+    Fewer where most labels are equal; more where more than a third share the highest label, as with yes and no.
 
     Parameters
     ----------
     labels
         Shape (n,), finite.
     """
-    return np.asarray(labels > np.quantile(labels, 1 - TOP_SHARE))
+    above = labels > np.quantile(labels, 1 - TOP_SHARE)
+    return np.asarray(above if above.any() else labels == labels.max())
 
 
 def lacks(labels: npt.NDArray[np.floating]) -> npt.NDArray[np.bool_]:
