@@ -24,6 +24,8 @@ _NAMED_VECTORS_SINCE = (1, 18)
 def server_client(url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Any:
     """Make a ``QdrantClient`` or ``AsyncQdrantClient`` that speaks gRPC; nothing is sent yet.
 
+    Qdrant's deadlines are whole seconds: a blocking client gives up after one second at the earliest.
+
     Raises
     ------
     InvalidInputError
@@ -44,9 +46,7 @@ def server_client(url: CollectionURL, options: ConnectionOptions, *, asynchronou
         prefer_grpc=True,
         https=options.tls,
         api_key=key,
-        timeout=_whole(options.timeout),
-        # most calls of the client take no deadline of their own, and its own is in whole seconds: this one caps all
-        grpc_options={"grpc.service_config": _deadline_config(options.timeout)},
+        timeout=math.ceil(options.timeout),  # of requests that take no deadline of their own
         check_compatibility=False,  # a background request over REST, and a warning where only gRPC is open
     )
 
@@ -279,12 +279,8 @@ def _shows_code_vector(info: Any) -> None:
 
 
 def _whole(seconds: float) -> int:
-    """Round a deadline up: the server takes whole seconds, at least one."""
-    return max(1, math.ceil(seconds))
-
-
-def _deadline_config(seconds: float) -> str:
-    return f'{{"methodConfig": [{{"name": [{{}}], "timeout": "{seconds:.3f}s"}}]}}'
+    """Return a deadline in whole seconds, which is what requests carry: rounded down, but at least one."""
+    return max(1, math.floor(seconds + 0.01))  # a deadline that has just begun to run is still whole
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -1,0 +1,302 @@
+"""Requests to and faults of a Qdrant server, over a real gRPC connection (see ``qdrant_wire``)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+
+from imrnn_vdb.codec import Codes
+from imrnn_vdb.connection import Connection
+from imrnn_vdb.errors import (
+    InvalidInputError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    UnsupportedError,
+)
+from imrnn_vdb.filters import factor
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import ConnectionOptions, Layout, Points, Store
+from imrnn_vdb.urls import parse_url
+from imrnn_vdb_qdrant import QdrantBackend
+from qdrant_wire import Fault, WireServer
+
+LAYOUT = Layout("0a1b2c3d", 4, ("entity", "numeric"))
+DIM, COUNT = 6, 10
+
+
+@pytest.fixture
+def wire() -> Iterator[WireServer]:
+    server = WireServer()
+    yield server
+    server.close()
+
+
+def connect(url: str, **options: Any) -> Connection:
+    settings = ConnectionOptions(**{"timeout": 5.0, **options})
+    return QdrantBackend().connect(parse_url(f"{url}/articles"), settings, asynchronous=False)
+
+
+@pytest.fixture
+def connection(wire: WireServer) -> Iterator[Connection]:
+    made = connect(wire.url)
+    yield made
+    made.close()
+
+
+def codes(count: int) -> Codes:
+    return Codes(np.full((count, 4), 0.5, np.float32), np.ones(count, np.float32), np.zeros(count, np.uint8))
+
+
+def points(rng: np.random.Generator, coded: bool = True, count: int = COUNT) -> Points:
+    vectors = rng.normal(size=(count, DIM)).astype(np.float32)
+    scores = np.full((count, 2), 0.5, np.float32) if coded else None
+    return Points(list(range(count)), vectors, [{}] * count, codes(count) if coded else None, scores)
+
+
+def store_of(connection: Connection, layout: Layout = LAYOUT) -> Store:
+    return QdrantBackend().store(connection, "articles", layout)
+
+
+@pytest.fixture
+def store(connection: Connection, rng: np.random.Generator) -> Store:
+    made = store_of(connection)
+    connection.run(made.create(DIM, Metric.COSINE))
+    connection.run(made.upsert(points(rng)))
+    return made
+
+
+def test_a_batch_is_one_request_for_what_is_needed(wire: WireServer, connection: Connection, store: Store) -> None:
+    connection.run(store.search(np.ones((1, DIM), np.float32), 1))
+    wire.requests.clear()
+    connection.run(store.search(np.ones((5, DIM), np.float32), 3, factor_filter=factor("entity") >= 0.2))
+    [(method, request)] = wire.requests
+    assert (method, len(request.query_points)) == ("QueryBatch", 5)
+    query = request.query_points[0]
+    assert query.params.quantization.rescore
+    assert list(query.with_payload.exclude.fields) == ["imrnn_factor_entity", "imrnn_factor_numeric"]
+    assert not query.with_vectors.enable
+    assert 1 <= request.timeout <= 5
+
+
+def test_creating_indexes_factor_scores(wire: WireServer, connection: Connection, store: Store) -> None:
+    assert wire.indexed["articles"] == {"imrnn_factor_entity", "imrnn_factor_numeric"}
+    [works] = [item for item in connection.run(store.info()).capabilities if item.name == "factor pre-filters"]
+    assert (works.status, works.why) == ("works", "factor scores are indexed")
+
+
+def test_attaching_indexes_with_the_first_codes(
+    wire: WireServer, connection: Connection, rng: np.random.Generator
+) -> None:
+    params = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
+    wire.local.create_collection("articles", vectors_config=params)
+    store = store_of(connection)
+    given = points(rng, coded=False)
+    connection.run(store.upsert(given))
+    assert "articles" not in wire.indexed
+    for _ in range(2):
+        connection.run(store.write_codes(given.ids, codes(COUNT), np.full((COUNT, 2), 0.5, np.float32)))
+    assert [request.field_name for request in wire.sent("CreateFieldIndex")] == [
+        "imrnn_factor_entity",
+        "imrnn_factor_numeric",
+    ]
+    assert all(request.wait for request in wire.sent("UpdateBatch"))
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_search_writes_an_index_only_for_strict_mode(
+    wire: WireServer, connection: Connection, store: Store, strict: bool
+) -> None:
+    wire.indexed.clear()
+    if strict:
+        wire.strict.add("articles")
+    fresh = store_of(connection)
+    connection.run(fresh.search(np.ones((1, DIM), np.float32), 3, factor_filter=factor("entity") >= 0.2))
+    assert wire.indexed.get("articles", set()) == ({"imrnn_factor_entity"} if strict else set())
+
+
+def test_a_code_vector_is_added_beside_a_named_vector(
+    wire: WireServer, connection: Connection, rng: np.random.Generator
+) -> None:
+    params = models.VectorParams(size=DIM, distance=models.Distance.DOT)
+    wire.local.create_collection("articles", vectors_config={"text": params})
+    store = store_of(connection, Layout("0a1b2c3d", 4, (), code_storage="vector"))
+    given = points(rng, coded=False)
+    connection.run(store.upsert(given))
+    connection.run(store.write_codes(given.ids, codes(COUNT), np.zeros((COUNT, 0), np.float32)))
+    [request] = wire.sent("CreateVectorName")
+    assert (request.vector_name, request.dense_config.size) == ("imrnn_code", 5)
+    [found] = connection.run(store.search(given.vectors[:1], COUNT))
+    assert found.codes.current.all()
+    np.testing.assert_array_equal(connection.run(store.fetch(given.ids, True)).vectors, given.vectors)
+
+
+def test_a_point_deleted_under_a_write_does_not_stop_it(wire: WireServer, connection: Connection, store: Store) -> None:
+    fault = Fault(grpc.StatusCode.NOT_FOUND, "Not found: No point with id 3 found")
+    wire.faults["UpdateBatch"] = [fault]
+    wire.requests.clear()
+    connection.run(store.write_codes([2, 3], codes(2), np.full((2, 2), 0.9, np.float32)))
+    assert [name for name, _ in wire.requests] == ["Get", "UpdateBatch", "Get", "UpdateBatch"]
+    assert connection.run(store.count(factor_filter=factor("entity") >= 0.8)) == 2
+
+
+def test_large_upserts_are_split_by_count(wire: WireServer, connection: Connection, store: Store, rng: Any) -> None:
+    wire.requests.clear()
+    connection.run(store.upsert(points(rng, count=1201)))
+    assert [len(request.points) for request in wire.sent("Upsert")] == [500, 500, 201]
+    assert all(request.wait for request in wire.sent("Upsert"))
+
+
+def test_what_passes_by_itself_is_tried_again(wire: WireServer, connection: Connection, store: Store) -> None:
+    wire.faults["Count"] = [Fault(grpc.StatusCode.UNAVAILABLE, "restarting")] * 2
+    assert connection.run(store.count()) == COUNT
+    wire.faults["Count"] = [Fault(grpc.StatusCode.UNAVAILABLE, "restarting")] * 9
+    with pytest.raises(StoreUnavailableError, match=r"articles.*restarting"):
+        connection.run(store.count())
+    assert len(wire.faults["Count"]) == 5  # four attempts
+
+
+def test_a_rate_limit_says_how_long_to_wait(wire: WireServer, store: Store) -> None:
+    hasty = connect(wire.url, attempts=1)
+    wire.faults["Count"] = [Fault(grpc.StatusCode.RESOURCE_EXHAUSTED, "rate limit", retry_after=7)]
+    with pytest.raises(StoreUnavailableError, match="rate limit") as caught:
+        hasty.run(store.count())
+    assert caught.value.retry_after == 7.0
+    hasty.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "transient"),
+    [
+        (grpc.StatusCode.DEADLINE_EXCEEDED, StoreTimeoutError, True),
+        (grpc.StatusCode.UNIMPLEMENTED, UnsupportedError, False),
+        (grpc.StatusCode.UNAUTHENTICATED, StoreError, False),
+        (grpc.StatusCode.PERMISSION_DENIED, StoreError, False),
+        (grpc.StatusCode.INVALID_ARGUMENT, StoreError, False),
+        (grpc.StatusCode.INTERNAL, StoreError, False),
+    ],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_each_status_has_its_error(
+    wire: WireServer, store: Store, code: Any, kind: type[StoreError], transient: bool
+) -> None:
+    key = "top-secret-key"
+    with pytest.warns(UserWarning, match="insecure connection"):
+        hasty = connect(wire.url, attempts=1, api_key=key, tls=False)
+    wire.faults["Count"] = [Fault(code, "what the server said")]
+    with pytest.raises(kind, match="articles") as caught:
+        hasty.run(store.count())
+    assert "what the server said" in str(caught.value)
+    assert caught.value.transient is transient
+    assert type(caught.value) is kind
+    assert wire.metadata[-1]["api-key"] == key  # it was sent, and is shown nowhere
+    assert key not in str(caught.value) + repr(hasty)
+    hasty.close()
+
+
+def test_a_key_that_no_header_can_carry_is_refused_unseen() -> None:
+    with pytest.raises(InvalidInputError) as caught:
+        connect("qdrant://127.0.0.1:6334", api_key="secret\nkey")
+    assert "secret" not in str(caught.value)
+
+
+def test_a_write_that_is_only_accepted_is_no_success(connection: Connection, store: Store, rng: Any) -> None:
+    from qdrant_client import grpc as pb
+
+    import qdrant_wire
+
+    original = qdrant_wire._done
+    qdrant_wire._done = lambda: pb.UpdateResult(operation_id=1, status=pb.UpdateStatus.Acknowledged)
+    try:
+        with pytest.raises(StoreTimeoutError, match="did not finish"):
+            connection.run(store.upsert(points(rng)))
+    finally:
+        qdrant_wire._done = original
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_a_slow_answer_is_cut_at_the_timeout(wire: WireServer, store: Store, seconds: float) -> None:
+    hasty = connect(wire.url, timeout=seconds)
+    for method, operation in (("Count", store.count()), ("Upsert", store.upsert(points(np.random.default_rng(0))))):
+        wire.faults[method] = [Fault(delay=seconds + 1)]
+        started = time.monotonic()
+        with pytest.raises(StoreTimeoutError, match="articles"):
+            hasty.run(operation)
+        assert seconds - 0.1 < time.monotonic() - started < seconds + 0.4
+    hasty.close()
+
+
+def _silent_port() -> socket.socket:
+    """A port that accepts connections and never says a word."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen()
+    return listener
+
+
+def _closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+@pytest.mark.parametrize("silent", [False, True], ids=["closed port", "silent port"])
+def test_a_server_that_is_down_gives_our_error_within_the_timeout(asynchronous: bool, silent: bool) -> None:
+    listener = _silent_port() if silent else None
+    port = listener.getsockname()[1] if listener else _closed_port()
+    url, options = parse_url(f"qdrant://127.0.0.1:{port}/articles"), ConnectionOptions(timeout=1.0)
+    started = time.monotonic()
+
+    def sync() -> None:
+        made = QdrantBackend().connect(url, options, asynchronous=False)
+        try:
+            made.run(store_of(made).search(np.ones((1, DIM), np.float32), 3))
+        finally:
+            made.close()
+
+    async def unsync() -> None:
+        made = QdrantBackend().connect(url, options, asynchronous=True)
+        try:
+            await made.arun(store_of(made).search(np.ones((1, DIM), np.float32), 3))
+        finally:
+            await made.aclose()
+
+    with pytest.raises((StoreUnavailableError, StoreTimeoutError), match="articles"):
+        asyncio.run(unsync()) if asynchronous else sync()
+    assert 1.5 > time.monotonic() - started > (0.9 if silent else 0.0)
+    if listener:
+        listener.close()
+
+
+def test_clients_of_the_caller_are_adopted_and_stay_open(wire: WireServer, store: Store) -> None:
+    client = QdrantClient(host="127.0.0.1", grpc_port=wire.port, prefer_grpc=True, check_compatibility=False)
+    adopted = QdrantBackend().adopt(client, ConnectionOptions())
+    assert adopted is not None
+    assert (adopted.owned, adopted.asynchronous) == (False, False)
+    assert adopted.run(store_of(adopted).count()) == COUNT
+    adopted.close()
+    assert client.count("articles").count == COUNT
+    client.close()
+    assert QdrantBackend().adopt(object(), ConnectionOptions()) is None
+
+
+async def test_async_clients_of_the_caller_are_adopted(wire: WireServer, connection: Connection, store: Store) -> None:
+    client = AsyncQdrantClient(host="127.0.0.1", grpc_port=wire.port, prefer_grpc=True, check_compatibility=False)
+    adopted = QdrantBackend().adopt(client, ConnectionOptions())
+    assert adopted is not None
+    assert (adopted.owned, adopted.asynchronous) == (False, True)
+    found = await adopted.arun(store_of(adopted).search(np.ones((2, DIM), np.float32), 3))
+    expected = connection.run(store.search(np.ones((2, DIM), np.float32), 3))
+    assert [candidates.ids for candidates in found] == [candidates.ids for candidates in expected]
+    await adopted.aclose()
+    assert (await client.count("articles")).count == COUNT
+    await client.close()
