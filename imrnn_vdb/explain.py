@@ -34,12 +34,15 @@ class ReportSection:
         The database's own answer to the same query, to stand beside it; None for none.
     note
         What is special about this query, for example its filter.
+    take_apart
+        Whether the first result's score is to be shown part by part.
     """
 
     query: str
     response: SearchResponse
     plain: SearchResponse | None = None
     note: str = ""
+    take_apart: bool = False
 
 
 def headline(result: SearchResult) -> str:

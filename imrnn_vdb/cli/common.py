@@ -14,6 +14,7 @@ from rich.console import Console
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 
+_WIDTH_OF_FILES = 120
 FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,8 +62,9 @@ def print_json(value: Any) -> None:
 
 
 def console() -> Console:
-    """Return a console on standard output: colours only on a terminal."""
-    return Console(highlight=False, soft_wrap=False)
+    """Return a console on standard output: colours only on a terminal, room for tables elsewhere."""
+    out = Console(highlight=False)
+    return out if out.is_terminal else Console(highlight=False, width=_WIDTH_OF_FILES)
 
 
 def _exit_code(error: IMRNNError) -> int:
