@@ -114,6 +114,8 @@ def _milvus_package(folder: Path) -> Iterator[str]:
     names = ("proxy", "proxy-internal", "etcd", "root-coord", "query-coord", "query-node", "index-coord", "index-node")
     ports = free_ports(len(names) + 2)
     flags = [f"--{name}-port={port}" for name, port in zip((*names, "data-coord", "data-node"), ports, strict=True)]
+    for setting in ("queryCoord.checkInterval=100", "queryCoord.distPullInterval=50"):
+        flags += ["--extra-config", setting]  # ms: loading a new collection takes a fifth of the time
     log = folder / "server.log"
     command = [sys.executable, "-u", "-c", "import milvus; milvus.main()", "--data", str(folder / "data"), *flags]
     with log.open("w") as output:  # a session of its own, so that all of it can be ended at once

@@ -12,6 +12,7 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import (
     CollectionExistsError,
+    CollectionNotFoundError,
     InvalidInputError,
     StoreError,
     UnsupportedError,
@@ -52,7 +53,7 @@ class MilvusStore(Store):
     def info(self) -> Operation[CollectionInfo]:
         """Describe server and collection; `CollectionNotFoundError` if there is none."""
         server, schema = yield from self._look()
-        partitions = yield self._call("list_partitions")
+        partitions = yield from self._ask("list_partitions")
         count = yield from self.count()
         return CollectionInfo(str(server), dict(schema.vectors), count, capabilities_of(server, schema, partitions))
 
@@ -64,24 +65,26 @@ class MilvusStore(Store):
         UnsupportedError
             For the Manhattan metric, and for codes as a second vector on a server before 2.4.
         """
-        server = Server.parse((yield _server_call("get_server_version")))
+        server = Server.parse((yield _call("get_server_version")))
         if self.layout.code_storage == "vector" and not server.at_least(2, 4):
             raise UnsupportedError(f"{server} allows one vector field: store codes in the payload, or use Milvus 2.4")
         schema, indexes = new_schema(dim, id_type, self.layout), new_indexes(metric, self.layout)
-        if (yield self._call("has_collection")):  # servers take an identical second creation for a repeated first one
+        if (
+            yield from self._ask("has_collection")
+        ):  # servers take an identical second creation for a repeated first one
             raise CollectionExistsError(f"collection {self.collection!r} exists: choose another name or drop it first")
-        yield self._call("create_collection", schema=schema, **_SESSION)
+        yield from self._ask("create_collection", schema=schema, **_SESSION)
         try:
-            yield self._call("create_index", index_params=indexes, sync=False)  # nothing to wait for: it is empty
-            yield self._call("load_collection")
+            yield from self._ask("create_index", index_params=indexes, sync=False)  # nothing to wait for: it is empty
+            yield from self._ask("load_collection")
         except StoreError:  # half a collection would answer "exists" to the next attempt
-            yield self._call("drop_collection")
+            yield from self._ask("drop_collection")
             raise
         self._found = None
 
     def drop(self) -> Operation[None]:
         """Delete the collection and all its points; what is gone already is no error."""
-        yield self._call("drop_collection")
+        yield from self._ask("drop_collection")
         self._found, self._unflushed = None, 0
 
     def upsert(self, points: Points) -> Operation[None]:
@@ -104,7 +107,7 @@ class MilvusStore(Store):
                 f"collection {self.collection!r} has autoID keys: the server would not keep the ids given here"
             )
         rows = rows_of(points, schema, self.layout)
-        check_partitions(schema, (yield self._call("list_partitions")))
+        check_partitions(schema, (yield from self._ask("list_partitions")))
         for batch in batches(rows):
             yield from self._write(server, batch)
 
@@ -123,7 +126,7 @@ class MilvusStore(Store):
         _, schema = yield from self._look()
         base = schema.base_name(self.layout)
         check_vectors(query_vectors, schema, base)
-        reply = yield self._call(
+        reply = yield from self._ask(
             "search",
             data=list(query_vectors),
             anns_field=base,
@@ -169,7 +172,7 @@ class MilvusStore(Store):
         """Count points exactly."""
         _, schema = yield from self._look()
         condition = self._filter(schema, payload_filter, factor_filter)
-        reply = yield self._call("query", filter=condition, output_fields=["count(*)"], **_SESSION)
+        reply = yield from self._ask("query", filter=condition, output_fields=["count(*)"], **_SESSION)
         return int(reply[0]["count(*)"])
 
     def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
@@ -189,7 +192,7 @@ class MilvusStore(Store):
         server, schema = yield from self._look()
         self._check_rewritable(schema)
         fields = dict(zip(ids, code_fields(codes, factor_scores, schema, self.layout), strict=True))
-        partitions = [""] if schema.partition_key else (yield self._call("list_partitions"))
+        partitions = [""] if schema.partition_key else (yield from self._ask("list_partitions"))
         for partition in partitions if len(partitions) > 1 else [""]:
             # a row belongs back into its partition: elsewhere it would be a second row of the same key
             where = {"partition_names": [partition]} if partition else {}
@@ -207,23 +210,23 @@ class MilvusStore(Store):
         server, schema = yield from self._look()
         keys = schema.usable_keys(ids)
         for start in range(0, len(keys), _IDS_PER_CALL):
-            yield self._call("delete", filter=is_one_of(schema.key, keys[start : start + _IDS_PER_CALL]))
+            yield from self._ask("delete", filter=is_one_of(schema.key, keys[start : start + _IDS_PER_CALL]))
         if keys and not server.lite:
             # Milvus 2.3 does not say when a deletion happened, so session consistency would not wait for it
             gone = is_one_of(schema.key, keys[-1:])
-            yield self._call("query", filter=gone, output_fields=[schema.key], consistency_level="Strong")
+            yield from self._ask("query", filter=gone, output_fields=[schema.key], consistency_level="Strong")
 
     def _look(self) -> Operation[tuple[Server, Schema]]:
         """Describe the collection, once; a Milvus Lite collection is loaded, as no one else can."""
         if self._found is None:
-            server = Server.parse((yield _server_call("get_server_version")))
-            description = yield self._call("describe_collection")
+            server = Server.parse((yield _call("get_server_version")))
+            description = yield from self._ask("describe_collection")
             indexes = []
-            for name in (yield self._call("list_indexes")):
-                indexes.append((yield self._call("describe_index", index_name=name)))
+            for name in (yield from self._ask("list_indexes")):
+                indexes.append((yield from self._ask("describe_index", index_name=name)))
             schema = Schema.parse(description, [index for index in indexes if index])
             if server.lite and schema.vectors:
-                yield self._call("load_collection")
+                yield from self._ask("load_collection")
             self._found = server, schema
         return self._found
 
@@ -238,7 +241,7 @@ class MilvusStore(Store):
         for start in range(0, len(keys), _IDS_PER_CALL):
             # not ids=, which pymilvus puts into an expression without escaping quotes
             wanted = is_one_of(schema.key, keys[start : start + _IDS_PER_CALL])
-            reply = yield self._call("query", filter=wanted, output_fields=fields, **where, **_SESSION)
+            reply = yield from self._ask("query", filter=wanted, output_fields=fields, **where, **_SESSION)
             found.update((row[schema.key], row) for row in reply)
         return found
 
@@ -247,10 +250,10 @@ class MilvusStore(Store):
     ) -> Operation[tuple[list[Row], Any]]:
         """Read one page in the way of pymilvus's own iterator: ordered by key, a short reply is not the end."""
         if cursor is None:  # an iterator's reads have no session consistency: wait for our own writes once
-            yield self._call("query", filter=given or "", output_fields=[schema.key], limit=1, **_SESSION)
+            yield from self._ask("query", filter=given or "", output_fields=[schema.key], limit=1, **_SESSION)
         rows: list[Row] = []
         while len(rows) < limit:
-            reply = yield self._call(
+            reply = yield from self._ask(
                 "query",
                 filter=every(_beyond(schema, cursor), given),
                 output_fields=fields,
@@ -269,7 +272,7 @@ class MilvusStore(Store):
     ) -> Operation[tuple[list[Row], Any]]:
         """Read one page where a limit takes rows in storage order: all keys first, then the rows of the lowest."""
         condition = every(_beyond(schema, cursor), given)
-        reply = yield self._call("query", filter=condition, output_fields=[schema.key])
+        reply = yield from self._ask("query", filter=condition, output_fields=[schema.key])
         keys = sorted(row[schema.key] for row in reply)
         found = yield from self._rows(schema, keys[:limit], fields)
         rows = [found[key] for key in keys[:limit] if key in found]
@@ -294,17 +297,24 @@ class MilvusStore(Store):
         Milvus Lite merges what is upserted into the row that is there, keys of the dynamic field included; its insert
         replaces the row. A server's insert would add a second row of the same key.
         """
-        yield self._call("insert" if server.lite else "upsert", data=rows, **where)
+        yield from self._ask("insert" if server.lite else "upsert", data=rows, **where)
         self._unflushed += len(rows)
         if server.lite and self._unflushed >= _LITE_FLUSH_ROWS:  # each query scans unflushed rows one by one
-            yield self._call("flush")
+            yield from self._ask("flush")
             self._unflushed = 0
 
-    def _call(self, method: str, **arguments: Any) -> Call:
-        return _server_call(method, collection_name=self.collection, **arguments)
+    def _ask(self, method: str, **arguments: Any) -> Operation[Any]:
+        """Call a method about this collection; servers do not always name the collection they miss."""
+        try:
+            return (yield _call(method, collection_name=self.collection, **arguments))
+        except CollectionNotFoundError as exc:
+            self._found = None
+            raise CollectionNotFoundError(
+                f"there is no collection {self.collection!r}: check the name, or create it"
+            ) from exc
 
 
-def _server_call(method: str, **arguments: Any) -> Call:
+def _call(method: str, **arguments: Any) -> Call:
     """Return a call of a client's method; MilvusClient and AsyncMilvusClient name theirs alike."""
 
     def send(client: Any, seconds: float) -> Any:

@@ -42,6 +42,8 @@ class Engine:
         Factor names that the engine can hold.
     server
         Whether it needs a server.
+    finds_zero
+        Whether a cosine search returns a stored zero vector.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Engine:
     metrics: tuple[Metric, ...] = tuple(Metric)
     names: tuple[str, ...] = NAMES
     server: bool = False
+    finds_zero: bool = True
 
 
 def qdrant_equals(field: str, value: Any) -> Any:
@@ -106,6 +109,7 @@ ENGINES = [
         milvus_equals,
         metrics=MILVUS_METRICS,
         server=True,
+        finds_zero=False,  # 2.3 computes NaN for it, and leaves it out
     ),
 ]
 

@@ -318,9 +318,9 @@ def test_zero_vectors(driver: Driver, rng: np.random.Generator) -> None:
     store, points = filled(driver, rng)
     driver.call(store.upsert(Points(["zero"], np.zeros((1, DIM), np.float32), [{}])))
     found = driver.call(store.search(np.stack([points.vectors[0], np.zeros(DIM, np.float32)]), COUNT + 1))
-    assert "zero" in found[0].ids
     assert all(np.isfinite(candidates.base_scores).all() for candidates in found)
-    assert found[0].base_scores[found[0].ids.index("zero")] == pytest.approx(0.0, abs=1e-6)
+    if driver.engine.finds_zero:
+        assert found[0].base_scores[found[0].ids.index("zero")] == pytest.approx(0.0, abs=1e-6)
     np.testing.assert_array_equal(driver.call(store.fetch(["zero"], with_vectors=True)).vectors, np.zeros((1, DIM)))
 
 
