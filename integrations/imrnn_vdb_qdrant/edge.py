@@ -30,6 +30,8 @@ class EdgeStore(NativeStore):
     the write-ahead log when it returns, so it survives the end of the process; closing writes everything to disk.
     """
 
+    _filter_name = "qdrant_edge.Filter"
+
     def __init__(self, collection: str, layout: Layout) -> None:
         super().__init__(collection, layout)
         self._edge: Any = load_edge()
@@ -78,8 +80,10 @@ class EdgeStore(NativeStore):
             operations.insert(0, self._edge.UpdateOperation.update_vectors(vectors))
         return self._update(operations)
 
-    def _query(self, vectors: list[list[float]], limit: int, base: str, condition: Any) -> Call:
-        edge, layout = self._edge, self.layout
+    def _query(
+        self, vectors: list[list[float]], limit: int, base: str, condition: Any, with_vectors: WithVectors
+    ) -> Call:
+        edge = self._edge
         unused = self._factor_paths  # scores stored for filters stay in the database
         params = edge.SearchParams(exact=self.exact, quantization=edge.QuantizationSearchParams(rescore=True))
         requests = [
@@ -89,7 +93,7 @@ class EdgeStore(NativeStore):
                 filter=condition,
                 params=params,
                 with_payload=edge.PayloadSelector.Exclude(unused) if unused else True,
-                with_vector=[CODE_FIELD] if layout.code_storage == "vector" else False,
+                with_vector=with_vectors,
             )
             for vector in vectors
         ]

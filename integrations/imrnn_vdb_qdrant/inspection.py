@@ -5,6 +5,7 @@ Everything here reads. The distance follows from the score that the engine gives
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,12 +14,13 @@ import numpy.typing as npt
 
 from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import VectorField
+from imrnn_vdb.store import CODE_FIELD, VectorField
 from imrnn_vdb_qdrant.schema import Schema
 from imrnn_vdb_qdrant.vendor import load_edge
 
 _SAMPLE = 64
 _TOLERANCE = 1e-3
+_EXPECTED_DIM = re.compile(r"expected dim: (\d+)")
 
 
 def inspect_shard(shard: Any) -> Schema:
@@ -38,12 +40,26 @@ def inspect_shard(shard: Any) -> Schema:
             if name not in found and _is_dense(vector) and any(vector):
                 metric = _metric(edge, shard, record.id, name, np.asarray(vector, np.float64))
                 found[name] = VectorField(len(vector), metric)
-    if not found:
+    if not found.keys() - {CODE_FIELD}:
         raise UnsupportedError(
             "the distance of an empty EdgeShard cannot be read: upsert a point first, or open its folder by URL "
             "(qdrant+edge:FOLDER/NAME)"
         )
+    code = found.get(CODE_FIELD) or _code_vector(edge, shard)  # the points that were read may have no code yet
+    if code is not None:
+        found[CODE_FIELD] = code
     return Schema(found, frozenset(shard.info().payload_schema))
+
+
+def _code_vector(edge: Any, shard: Any) -> VectorField | None:
+    """Return the vector for codes, if there is one: the engine's complaint about a wrong size tells the right one."""
+    request = edge.QueryRequest(limit=1, query=edge.Query.Nearest([0.0], using=CODE_FIELD))
+    try:
+        shard.query(request)
+    except Exception as exc:  # noqa: BLE001  (Edge raises bare exceptions)
+        size = _EXPECTED_DIM.search(str(exc))
+        return VectorField(int(size.group(1)), Metric.DOT) if size else None
+    return VectorField(1, Metric.DOT)
 
 
 def _metric(edge: Any, shard: Any, point: Any, name: str, vector: npt.NDArray[np.float64]) -> Metric:

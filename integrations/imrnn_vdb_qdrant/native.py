@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, ClassVar
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.filters import FactorFilter, factor_names
-from imrnn_vdb.store import CODE_FIELD, Candidates, Layout, Page, PointId, Points, Store
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import CODE_FIELD, Candidates, Layout, Page, PointId, Points, Store, VectorField
 from imrnn_vdb_qdrant.convert import (
     MAX_BATCH_POINTS,
     CodeRow,
@@ -43,6 +45,7 @@ class NativeStore(Store):
     """
 
     exact = False
+    _filter_name: ClassVar[str]
 
     def __init__(self, collection: str, layout: Layout) -> None:
         super().__init__(collection, layout)
@@ -66,7 +69,9 @@ class NativeStore(Store):
     def _send_codes(self, rows: Sequence[CodeRow]) -> Call: ...
 
     @abstractmethod
-    def _query(self, vectors: list[list[float]], limit: int, base: str, condition: Any) -> Call: ...
+    def _query(
+        self, vectors: list[list[float]], limit: int, base: str, condition: Any, with_vectors: WithVectors
+    ) -> Call: ...
 
     @abstractmethod
     def _retrieve(self, ids: list[NativeId], with_payload: bool, with_vectors: WithVectors) -> Call: ...
@@ -134,7 +139,9 @@ class NativeStore(Store):
         schema = yield from self._schema()
         base = schema.base_name(self.layout, self.collection)
         condition = yield from self._condition(payload_filter, factor_filter)
-        replies = yield from self._ask(self._query(query_vectors.tolist(), limit, base, condition))
+        replies = yield from self._ask(
+            self._query(query_vectors.tolist(), limit, base, condition, self._code_vectors(schema) or False)
+        )
         metric = schema.vectors[base].metric
         return [candidates_of(hits, self.layout, metric) for hits in replies]
 
@@ -143,7 +150,9 @@ class NativeStore(Store):
 
         With vectors, so are points that lack the base vector.
         """
-        base, wanted = yield from self._vectors_to_read(with_vectors and len(ids) > 0)
+        if not len(ids):
+            return points_of([], self.layout, "", with_vectors)
+        base, wanted = yield from self._vectors_to_read(with_vectors)
         keys = [native_id(value) for value in ids]
         found: dict[NativeId, Any] = {}
         for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
@@ -210,7 +219,12 @@ class NativeStore(Store):
     def _make_room(self, schema: Schema) -> Operation[None]:
         if CODE_FIELD not in schema.vectors:
             yield from self._add_code_vector(schema)
-            yield from self._schema(fresh=True)
+            added = VectorField(self.layout.num_factors + 1, Metric.DOT)
+            self._known = replace(schema, vectors={**schema.vectors, CODE_FIELD: added})
+
+    def _code_vectors(self, schema: Schema) -> list[str]:
+        """Return the name of the vector that codes are read from, once there is one: engines refuse unknown names."""
+        return [CODE_FIELD] if self.layout.code_storage == "vector" and CODE_FIELD in schema.vectors else []
 
     def _condition(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[Any]:
         self._check_filter(payload_filter)
@@ -223,7 +237,7 @@ class NativeStore(Store):
         kind: Any = self._words.group
         if payload_filter is not None and not isinstance(payload_filter, kind):
             raise InvalidInputError(
-                f"a payload filter of this store is a {kind.__module__.partition('.')[0]} {kind.__name__}, "
+                f"a payload filter of this store is a {self._filter_name}, "
                 f"got {type(payload_filter).__module__}.{type(payload_filter).__qualname__}"
             )
 
@@ -232,10 +246,12 @@ class NativeStore(Store):
 
     def _vectors_to_read(self, with_vectors: bool) -> Operation[tuple[str, WithVectors]]:
         """Return the base vector's name, and what to ask for; an unnamed vector comes only with all the others."""
-        code = [CODE_FIELD] if self.layout.code_storage == "vector" else []
+        if not with_vectors and self.layout.code_storage == "payload":
+            return "", False
+        schema = yield from self._schema()
+        code = self._code_vectors(schema)
         if not with_vectors:
             return "", code or False
-        schema = yield from self._schema()
         base = schema.base_name(self.layout, self.collection)
         return base, [base, *code] if base else True
 

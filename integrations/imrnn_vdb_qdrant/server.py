@@ -66,6 +66,8 @@ class QdrantStore(NativeStore):
         Whether the client works in this process.
     """
 
+    _filter_name = "qdrant_client.models.Filter"
+
     def __init__(self, collection: str, layout: Layout, *, local: bool = False) -> None:
         super().__init__(collection, layout)
         self._local = local
@@ -129,8 +131,10 @@ class QdrantStore(NativeStore):
             client.batch_update_points(self.collection, operations, wait=True, timeout=_whole(seconds)), _all_completed
         )
 
-    def _query(self, vectors: list[list[float]], limit: int, base: str, condition: Any) -> Call:
-        m, layout = self._models, self.layout
+    def _query(
+        self, vectors: list[list[float]], limit: int, base: str, condition: Any, with_vectors: WithVectors
+    ) -> Call:
+        m = self._models
         unused = self._factor_paths  # scores stored for filters stay in the database
         params = m.SearchParams(exact=self.exact or None, quantization=m.QuantizationSearchParams(rescore=True))
         requests = [
@@ -141,7 +145,7 @@ class QdrantStore(NativeStore):
                 params=None if self._local else params,  # local mode compares all vectors, and warns of parameters
                 limit=limit,
                 with_payload=m.PayloadSelectorExclude(exclude=unused) if unused else True,
-                with_vector=[CODE_FIELD] if layout.code_storage == "vector" else False,
+                with_vector=with_vectors,
             )
             for vector in vectors
         ]

@@ -1,0 +1,355 @@
+"""Qdrant Edge in this process: folders, locks, adopted shards, existing collections."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import qdrant_edge
+from qdrant_client import QdrantClient, models
+
+from imrnn_vdb.codec import Codes, CodeStatus
+from imrnn_vdb.connection import Connection
+from imrnn_vdb.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    InvalidInputError,
+    StoreError,
+    UnsupportedError,
+)
+from imrnn_vdb.filters import factor
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import ConnectionOptions, Layout, Points, Store
+from imrnn_vdb.urls import parse_url
+from imrnn_vdb_qdrant import QdrantBackend
+
+LAYOUT = Layout("0a1b2c3d", 4, ("entity", "numeric"))
+DIM, COUNT = 6, 30
+
+
+def connect(folder: Path, scheme: str = "qdrant+edge") -> Connection:
+    return QdrantBackend().connect(parse_url(f"{scheme}:{folder}/x"), ConnectionOptions(), asynchronous=False)
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[Connection]:
+    made = connect(tmp_path)
+    yield made
+    made.close()
+
+
+def store_of(connection: Connection, name: str = "articles", layout: Layout = LAYOUT) -> Store:
+    return QdrantBackend().store(connection, name, layout)
+
+
+def codes(count: int) -> Codes:
+    return Codes(np.full((count, 4), 0.5, np.float32), np.ones(count, np.float32), np.zeros(count, np.uint8))
+
+
+def plain(rng: np.random.Generator, count: int = COUNT) -> Points:
+    vectors = rng.normal(size=(count, DIM)).astype(np.float32)
+    return Points(list(range(count)), vectors, [{"text": f"text {number}"} for number in range(count)])
+
+
+def team_shard(folder: Path, points: Points, metric: str = "Dot", vectors: Any = None) -> qdrant_edge.EdgeShard:
+    """A shard as somebody else would have made it."""
+    folder.mkdir(parents=True)
+    distance = getattr(qdrant_edge.Distance, metric)
+    params = vectors or qdrant_edge.EdgeVectorParams(size=DIM, distance=distance)
+    shard = qdrant_edge.EdgeShard.create(str(folder), qdrant_edge.EdgeConfig(vectors=params))
+    name = next(iter(vectors)) if isinstance(vectors, dict) else None
+    rows = [
+        qdrant_edge.Point(key, {name: vector} if name else vector, payload)
+        for key, vector, payload in zip(points.ids, points.vectors.tolist(), points.payloads, strict=True)
+    ]
+    shard.update(qdrant_edge.UpdateOperation.upsert_points(rows))
+    return shard
+
+
+def test_two_connections_of_one_process_share_the_shard(tmp_path: Path, rng: np.random.Generator) -> None:
+    first, second = connect(tmp_path), connect(tmp_path)
+    writer, reader = store_of(first), store_of(second)
+    first.run(writer.create(DIM, Metric.COSINE))
+    first.run(writer.upsert(plain(rng)))
+    assert second.run(reader.count()) == COUNT
+    first.close()
+    assert second.run(reader.count()) == COUNT  # still open for the other
+    second.close()
+    third = connect(tmp_path)
+    assert third.run(store_of(third).count()) == COUNT
+    third.close()
+
+
+def test_another_process_is_told_who_holds_the_folder(
+    tmp_path: Path, connection: Connection, rng: np.random.Generator
+) -> None:
+    store = store_of(connection)
+    connection.run(store.create(DIM, Metric.COSINE))
+    code = (
+        "import sys; from imrnn_vdb.store import *; from imrnn_vdb.urls import parse_url\n"
+        "from imrnn_vdb_qdrant import QdrantBackend\n"
+        "backend = QdrantBackend()\n"
+        "url = parse_url(sys.argv[1])\n"
+        "connection = backend.connect(url, ConnectionOptions(), asynchronous=False)\n"
+        "connection.run(backend.store(connection, url.collection, Layout('0a1b2c3d', 4)).count())\n"
+    )
+    url = f"qdrant+edge:{tmp_path}/articles"
+    done = subprocess.run([sys.executable, "-c", code, url], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "is open elsewhere" in done.stderr.splitlines()[-1]
+    connection.close()
+    subprocess.run([sys.executable, "-c", code, url], check=True, timeout=120)
+
+
+def _count_in_child(store: Store, connection: Connection, replies: Any) -> None:
+    try:
+        replies.put(connection.run(store.count()))
+    except StoreError as exc:
+        replies.put(str(exc))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of forking beside threads
+def test_a_forked_child_gets_an_error_instead_of_hanging(connection: Connection) -> None:
+    store = store_of(connection)
+    connection.run(store.create(DIM, Metric.COSINE))
+    forking = multiprocessing.get_context("fork")
+    replies = forking.SimpleQueue()
+    child = forking.Process(target=_count_in_child, args=(store, connection, replies))
+    child.start()
+    child.join(30)
+    assert not child.is_alive()
+    assert "forked" in replies.get()
+
+
+@pytest.mark.parametrize("name", ["..", ".", "a/b", "a\\b"])
+def test_names_cannot_leave_the_folder(connection: Connection, name: str) -> None:
+    store = store_of(connection, name)
+    with pytest.raises((InvalidInputError, StoreError), match="folder"):
+        connection.run(store.create(DIM, Metric.COSINE))
+
+
+def test_foreign_files_are_neither_overwritten_nor_dropped(tmp_path: Path, connection: Connection) -> None:
+    (tmp_path / "articles").mkdir()
+    note = tmp_path / "articles" / "note.txt"
+    note.write_text("mine")
+    store = store_of(connection)
+    with pytest.raises(CollectionExistsError, match="articles"):
+        connection.run(store.create(DIM, Metric.COSINE))
+    connection.run(store.drop())
+    assert note.read_text() == "mine"
+    with pytest.raises(CollectionNotFoundError):
+        connection.run(store.count())
+
+
+def test_dropping_removes_the_folder(tmp_path: Path, connection: Connection) -> None:
+    store = store_of(connection)
+    connection.run(store.create(DIM, Metric.COSINE))
+    assert (tmp_path / "articles").is_dir()
+    connection.run(store.drop())
+    assert not (tmp_path / "articles").exists()
+    connection.run(store.create(DIM, Metric.DOT))
+
+
+@pytest.mark.parametrize("storage", ["payload", "vector"])
+def test_codes_are_added_to_a_collection_of_somebody_else(
+    tmp_path: Path, rng: np.random.Generator, storage: Any
+) -> None:
+    points = plain(rng)
+    team_shard(tmp_path / "articles", points).close()
+    connection = connect(tmp_path)
+    store = store_of(connection, layout=Layout("0a1b2c3d", 4, ("entity",), code_storage=storage))
+    [before] = connection.run(store.search(points.vectors[:1], COUNT))
+    assert set(before.codes.status) == {CodeStatus.MISSING}
+    connection.run(store.write_codes(points.ids, codes(COUNT), np.full((COUNT, 1), 0.5, np.float32)))
+    [after] = connection.run(store.search(points.vectors[:1], COUNT))
+    assert after.codes.current.all()
+    assert after.ids == before.ids
+    np.testing.assert_array_equal(after.base_scores, before.base_scores)
+    found = connection.run(store.fetch(points.ids, with_vectors=True))
+    np.testing.assert_array_equal(found.vectors, points.vectors)
+    assert found.payloads == points.payloads
+    assert connection.run(store.count(factor_filter=factor("entity") >= 0.5)) == COUNT
+    assert ("imrnn_code" in connection.run(store.info()).vectors) == (storage == "vector")
+    connection.close()
+
+
+@pytest.mark.parametrize("metric", ["Cosine", "Dot", "Euclid", "Manhattan"])
+@pytest.mark.parametrize("named", [False, True], ids=["unnamed", "named"])
+def test_a_shard_of_the_caller_shows_its_metric(
+    tmp_path: Path, rng: np.random.Generator, metric: str, named: bool
+) -> None:
+    points = plain(rng)
+    params = qdrant_edge.EdgeVectorParams(size=DIM, distance=getattr(qdrant_edge.Distance, metric))
+    shard = team_shard(tmp_path / "s", points, vectors={"text": params} if named else params)
+    connection = QdrantBackend().adopt(shard, ConnectionOptions())
+    assert connection is not None
+    assert not connection.owned
+    store = store_of(connection, "whatever")
+    [(name, field)] = connection.run(store.info()).vectors.items()
+    assert (name, field.dim, field.metric) == ("text" if named else "", DIM, Metric(metric.lower()))
+    [found] = connection.run(store.search(points.vectors[3:4], 1))
+    assert metric == "Dot" or found.ids == [3]
+    connection.run(store.write_codes(points.ids, codes(COUNT), np.full((COUNT, 2), 0.5, np.float32)))
+    assert connection.run(store.fetch(points.ids)).codes.current.all()
+    with pytest.raises(UnsupportedError, match="yours"):
+        connection.run(store.drop())
+    connection.close()
+    assert shard.count(qdrant_edge.CountRequest()) == COUNT  # still open
+    shard.close()
+
+
+def test_a_shard_of_the_caller_takes_codes_as_vectors(tmp_path: Path, rng: np.random.Generator) -> None:
+    points = plain(rng, 100)
+    shard = team_shard(tmp_path / "s", points)
+    layout = Layout("0a1b2c3d", 4, (), code_storage="vector")
+    for _ in range(2):  # a second store finds the vector, although the first points have no code
+        connection = QdrantBackend().adopt(shard, ConnectionOptions())
+        assert connection is not None
+        store = store_of(connection, layout=layout)
+        connection.run(store.write_codes([90, 91], codes(2), np.zeros((2, 0), np.float32)))
+        [found] = connection.run(store.search(points.vectors[:1], 100))
+        assert sorted(key for key, current in zip(found.ids, found.codes.current, strict=True) if current) == [90, 91]
+    assert connection.run(store.info()).vectors["imrnn_code"].dim == 5
+    shard.close()
+
+
+def test_an_empty_shard_of_the_caller_cannot_show_its_metric(tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    folder.mkdir()
+    params = qdrant_edge.EdgeVectorParams(size=DIM, distance=qdrant_edge.Distance.Dot)
+    shard = qdrant_edge.EdgeShard.create(str(folder), qdrant_edge.EdgeConfig(vectors=params))
+    connection = QdrantBackend().adopt(shard, ConnectionOptions())
+    assert connection is not None
+    with pytest.raises(UnsupportedError, match="empty EdgeShard"):
+        connection.run(store_of(connection).info())
+    shard.close()
+
+
+def test_several_vectors_need_a_choice(tmp_path: Path, rng: np.random.Generator) -> None:
+    params = qdrant_edge.EdgeVectorParams(size=DIM, distance=qdrant_edge.Distance.Dot)
+    points = plain(rng)
+    team_shard(tmp_path / "articles", points, vectors={"text": params, "title": params}).close()
+    connection = connect(tmp_path)
+    with pytest.raises(InvalidInputError, match=r"text, title|title, text"):
+        connection.run(store_of(connection).search(points.vectors[:1], 3))
+    wrong = store_of(connection, layout=Layout("0a1b2c3d", 4, vector_name="body"))
+    with pytest.raises(InvalidInputError, match="no vector 'body'"):
+        connection.run(wrong.search(points.vectors[:1], 3))
+    chosen = store_of(connection, layout=Layout("0a1b2c3d", 4, vector_name="text"))
+    assert len(connection.run(chosen.search(points.vectors[:1], 3))[0]) == 3
+    other = store_of(connection, layout=Layout("0a1b2c3d", 4, vector_name="title"))
+    assert len(connection.run(other.search(points.vectors[:1], 3))[0]) == 0
+    assert connection.run(other.scroll(100, with_vectors=True)).points.ids == []  # none has that vector
+    assert len(connection.run(other.scroll(100)).points) == COUNT
+    connection.close()
+
+
+def test_a_large_upsert_builds_the_index_and_small_ones_do_not(
+    tmp_path: Path, connection: Connection, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imrnn_vdb_qdrant.edge._INDEX_FROM_POINTS", 20_000 // DIM // 40)  # the threshold is whole kB
+    store = store_of(connection, layout=Layout("0a1b2c3d", 4))
+    connection.run(store.create(DIM, Metric.COSINE))
+    shard = connection.client.shard("articles")
+    connection.run(store.upsert(plain(rng, 10)))
+    assert shard.info().indexed_vectors_count == 0
+    many = plain(rng, 400)
+    connection.run(store.upsert(many))
+    assert shard.info().indexed_vectors_count >= 390
+    [found] = connection.run(store.search(many.vectors[7:8], 1))
+    assert found.ids == [7]
+    store.exact = True
+    assert connection.run(store.search(many.vectors[7:8], 1))[0].ids == [7]
+
+
+def test_readers_beside_a_writer(connection: Connection, rng: np.random.Generator) -> None:
+    store = store_of(connection)
+    connection.run(store.create(DIM, Metric.COSINE))
+    points = plain(rng)
+    connection.run(store.upsert(points))
+    errors: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            for _ in range(50):
+                [found] = connection.run(store.search(points.vectors[:1], 5, factor_filter=None))
+                assert len(found) == 5
+        except BaseException as exc:
+            errors.append(exc)
+
+    readers = [threading.Thread(target=read) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    for _ in range(10):
+        connection.run(store.upsert(points))
+        connection.run(store.write_codes(points.ids, codes(COUNT), np.full((COUNT, 2), 0.5, np.float32)))
+    for reader in readers:
+        reader.join()
+    assert errors == []
+
+
+def test_readers_beside_a_writer_in_local_mode(rng: np.random.Generator) -> None:
+    client = QdrantClient(":memory:")
+    first, second = (QdrantBackend().adopt(client, ConnectionOptions()) for _ in range(2))  # they share one lock
+    assert first is not None
+    assert second is not None
+    store = store_of(first)
+    first.run(store.create(DIM, Metric.COSINE))
+    points = plain(rng, 300)
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def read() -> None:
+        try:
+            while not stop.is_set():
+                second.run(store.search(points.vectors[:1], 5))
+        except BaseException as exc:
+            errors.append(exc)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for start in range(0, 300, 10):
+        part = slice(start, start + 10)
+        first.run(store.upsert(Points(points.ids[part], points.vectors[part], points.payloads[part])))
+    stop.set()
+    reader.join()
+    client.close()
+    assert errors == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # qdrant-client drops its lock file open
+def test_a_local_folder_in_use_is_named(tmp_path: Path) -> None:
+    holder = connect(tmp_path / "local", "qdrant+local")
+    with pytest.raises(StoreError, match="is open elsewhere"):
+        connect(tmp_path / "local", "qdrant+local")
+    holder.close()
+    connect(tmp_path / "local", "qdrant+local").close()
+
+
+def test_local_mode_refuses_a_code_vector_beside_an_unnamed_one(rng: np.random.Generator) -> None:
+    client = QdrantClient(":memory:")
+    params = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
+    client.create_collection("articles", vectors_config=params)
+    connection = QdrantBackend().adopt(client, ConnectionOptions())
+    assert connection is not None
+    store = store_of(connection, layout=Layout("0a1b2c3d", 4, (), code_storage="vector"))
+    points = plain(rng)
+    connection.run(store.upsert(points))
+    with pytest.raises(UnsupportedError, match="payload"):
+        connection.run(store.write_codes(points.ids, codes(COUNT), np.zeros((COUNT, 0), np.float32)))
+    client.close()
+
+
+def test_a_filter_of_another_vendor_is_refused(connection: Connection, rng: np.random.Generator) -> None:
+    store = store_of(connection)
+    connection.run(store.create(DIM, Metric.COSINE))
+    for wrong in (models.Filter(must=[]), "part == 1", {"must": []}):
+        with pytest.raises(InvalidInputError, match=r"is a qdrant_edge\.Filter, got"):
+            connection.run(store.search(np.ones((1, DIM), np.float32), 3, payload_filter=wrong))
