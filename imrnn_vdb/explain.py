@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import jinja2
 
 _BAR_WIDTH = 24
+_HEATMAP_ROWS = 12
 _HEADLINE_CHARS = 90
 _HEADLINE_FIELDS = ("title", "name", "text")
 
@@ -141,18 +143,28 @@ def _heatmap(response: SearchResponse) -> dict[str, Any] | None:
     explained = [(result, result.explanation) for result in response if result.explanation is not None]
     if not explained:
         return None
+    table = np.array([explanation.contributions for _, explanation in explained])
     names = explained[0][1].names
-    rows: list[tuple[str, list[float]]] = [
-        (name, [explanation.named[name] for _, explanation in explained]) for name in names
-    ]
-    rows.append(("latent factors", [explanation.latent for _, explanation in explained]))
-    largest = max((abs(value) for _, values in rows for value in values), default=0.0) or 1.0
-    cells = [
-        {"name": name, "cells": [{"value": value, "strength": round(abs(value) / largest, 3)} for value in values]}
-        for name, values in rows
-    ]
-    residuals = [explanation.residual for _, explanation in explained]
-    return {"results": [result for result, _ in explained], "rows": cells, "residuals": residuals}
+    named = table[:, : len(names)]
+    order = np.argsort(-np.abs(named).max(axis=0, initial=0), kind="stable")
+    shown, others = order[:_HEATMAP_ROWS], order[_HEATMAP_ROWS:]
+    largest = float(np.abs(named).max(initial=0)) or 1.0
+    rows = [(names[column], named[:, column]) for column in shown]
+    if len(others):
+        rows.append((f"{len(others)} other named factors", named[:, others].sum(axis=1)))
+    if table.shape[1] > len(names):
+        rows.append((f"{table.shape[1] - len(names)} latent factors", table[:, len(names) :].sum(axis=1)))
+    return {
+        "results": [result for result, _ in explained],
+        "rows": [
+            {
+                "name": name,
+                "cells": [{"value": value, "strength": min(1.0, abs(value) / largest)} for value in values.tolist()],
+            }
+            for name, values in rows
+        ],
+        "residuals": [explanation.residual for _, explanation in explained],
+    }
 
 
 @cache
