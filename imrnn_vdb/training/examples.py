@@ -1,0 +1,184 @@
+"""Labelled queries with their first-stage candidates, as tensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.datasets import Qrels
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.evaluation import nearest
+from imrnn_vdb.training.embeddings import EmbeddedDataset
+
+_CUT = 10
+_INJECTED = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """n labelled queries; all vectors of unit length.
+
+    Attributes
+    ----------
+    query_ids
+        n ids.
+    queries
+        Shape (n, d).
+    documents
+        Shape (N, d): every document that is a candidate of some query, or more.
+    candidates, cosines
+        Shape (n, k): rows of ``documents`` as the first stage ranks them, and its scores.
+    grades
+        Shape (n, k): judged grade, 0 where not judged.
+    mined, mined_cosines, gains
+        As the three above, for training: relevant documents that the first stage missed stand in the last places, and
+        gains are 2^grade − 1.
+    ideal
+        Shape (n,): DCG@10 of the perfect ranking of all judged documents, linear gains.
+    """
+
+    query_ids: list[str]
+    queries: Tensor
+    documents: Tensor
+    candidates: Tensor
+    cosines: Tensor
+    grades: Tensor
+    mined: Tensor
+    mined_cosines: Tensor
+    gains: Tensor
+    ideal: Tensor
+
+    def __len__(self) -> int:
+        return len(self.query_ids)
+
+    def ndcg(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Return nDCG@10 with linear gains, as trec_eval has it.
+
+        Parameters
+        ----------
+        scores
+            Shape (n', k): of the candidates of the queries ``rows``; ties go to the better base rank.
+        rows
+            Shape (n',).
+
+        Returns
+        -------
+        Tensor
+            Shape (n',), in 0..1.
+        """
+        best = scores.argsort(dim=1, descending=True, stable=True)[:, :_CUT]
+        found = torch.gather(self.grades[rows], 1, best)
+        return (found * _discounts(found.shape[1])).sum(1) / self.ideal[rows]
+
+    def fingerprint(self) -> str:
+        """Return a fingerprint of vectors and judgements: 16 hex digits."""
+        digest = hashlib.sha256("\0".join(self.query_ids).encode())
+        for tensor in (self.queries, self.mined, self.mined_cosines, self.gains, self.grades):
+            digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def make_examples(embedded: EmbeddedDataset, split: str, coarse_k: int) -> Examples:
+    """Take the queries of a split with the exact search's top ``coarse_k``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the split is not there or nothing in it is relevant.
+    """
+    qrels = embedded.data.split(split)
+    rows = [i for i, query in enumerate(embedded.query_ids) if query in qrels]
+    queries = embedded.query_vectors[rows]
+    found, _ = nearest(queries, embedded.document_vectors, coarse_k)
+    position = {document: i for i, document in enumerate(embedded.document_ids)}
+    query_ids = [embedded.query_ids[i] for i in rows]
+    return build_examples(query_ids, queries, embedded.document_vectors, found, qrels, position)
+
+
+def build_examples(
+    query_ids: list[str],
+    queries: FloatArray,
+    documents: FloatArray,
+    candidates: np.ndarray[tuple[int, ...], np.dtype[np.intp]],
+    qrels: Qrels,
+    position: Mapping[str, int],
+) -> Examples:
+    """Put labelled queries and their candidates together.
+
+    Parameters
+    ----------
+    query_ids, queries
+        n ids and shape (n, d), unit vectors.
+    documents
+        Shape (N, d), unit vectors: all candidates, and the judged documents.
+    candidates
+        Shape (n, k): rows of ``documents``, best first.
+    qrels
+        Judgements of at least these queries.
+    position
+        Row in ``documents`` by document id; judged documents that it lacks count as never found.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is no candidate or no query.
+    """
+    if not len(query_ids) or not candidates.shape[1]:
+        raise InvalidInputError("training needs labelled queries, and candidates for them")
+    mined = candidates.copy()
+    grades, gains = np.zeros(candidates.shape, np.float32), np.zeros(candidates.shape, np.float32)
+    ideal = np.zeros(len(query_ids), np.float32)
+    for i, query in enumerate(query_ids):
+        judged = {position[document]: grade for document, grade in qrels[query].items() if document in position}
+        best = np.array(sorted((grade for grade in qrels[query].values()), reverse=True)[:_CUT], np.float32)
+        ideal[i] = (best.clip(0) * _discounts(len(best)).numpy()).sum()
+        grades[i] = [max(judged.get(int(row), 0.0), 0.0) for row in candidates[i]]
+        there = set(candidates[i].tolist())
+        missing = [row for row, grade in judged.items() if grade > 0 and row not in there]
+        for place, row in enumerate(missing[: min(_INJECTED, mined.shape[1] - 1)], start=1):
+            mined[i, -place] = row
+        gains[i] = [2.0 ** max(judged.get(int(row), 0.0), 0.0) - 1.0 for row in mined[i]]
+    q, d = torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(np.ascontiguousarray(documents))
+    tensors = [torch.from_numpy(table.astype(np.int64)) for table in (candidates, mined)]
+    cosines = [torch.stack([d[row] @ vector for row, vector in zip(table, q, strict=True)]) for table in tensors]
+    labels = (torch.from_numpy(grades), torch.from_numpy(gains), torch.from_numpy(ideal))
+    return Examples(query_ids, q, d, tensors[0], cosines[0], labels[0], tensors[1], cosines[1], labels[1], labels[2])
+
+
+def join_examples(first: Examples, second: Examples) -> Examples:
+    """Put the queries of two collections together; the rows of the first stay where they are.
+
+    Raises
+    ------
+    InvalidInputError
+        If they differ in dimension or in the number of candidates.
+    """
+    if first.queries.shape[1] != second.queries.shape[1] or first.candidates.shape[1] != second.candidates.shape[1]:
+        raise InvalidInputError(
+            f"the two sets differ: dimensions {first.queries.shape[1]} and {second.queries.shape[1]}, candidates "
+            f"{first.candidates.shape[1]} and {second.candidates.shape[1]}; use one encoder, and a coarse_k that both "
+            "collections can fill"
+        )
+    offset = len(first.documents)
+    return Examples(
+        query_ids=first.query_ids + second.query_ids,
+        queries=torch.cat([first.queries, second.queries]),
+        documents=torch.cat([first.documents, second.documents]),
+        candidates=torch.cat([first.candidates, second.candidates + offset]),
+        cosines=torch.cat([first.cosines, second.cosines]),
+        grades=torch.cat([first.grades, second.grades]),
+        mined=torch.cat([first.mined, second.mined + offset]),
+        mined_cosines=torch.cat([first.mined_cosines, second.mined_cosines]),
+        gains=torch.cat([first.gains, second.gains]),
+        ideal=torch.cat([first.ideal, second.ideal]),
+    )
+
+
+def _discounts(length: int) -> Tensor:
+    return 1 / torch.log2(torch.arange(length, dtype=torch.float32) + 2)

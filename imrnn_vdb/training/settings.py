@@ -1,0 +1,111 @@
+"""Everything that can be set about training, with the defaults that were measured (README, "Training")."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from imrnn_vdb.errors import InvalidInputError
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSettings:
+    """Settings of one training; the defaults were chosen on folds of training queries.
+
+    Attributes
+    ----------
+    seed
+        Of initial weights, folds, batches and dropout. The same seed and data give the same model.
+    coarse_k
+        Candidates per query that are mined from the first stage.
+    num_factors
+        m; None for 64 latent columns beside the named ones. A basis that is not trained keeps its own.
+    train_basis
+        Whether the latent columns of U are learned. Named columns never move. Without it every stored code stays valid.
+    epochs
+        Most passes over the training queries; the number used is chosen by cross-validation.
+    folds
+        Parts of the cross-validation; None for 3 with at least 300 labelled queries and 5 below.
+    learning_rate
+        Of the linear maps and the basis (AdamW).
+    cell_rate
+        Learning rate of everything else, as a multiple of ``learning_rate``: the recurrent cells overfit sooner.
+    weight_decay
+        Decoupled, for all weights.
+    temperature
+        τ of the listwise softmax over cosines.
+    batch_size
+        Queries a step.
+    kept, sampled
+        Candidates a query is trained on in an epoch: the best ``kept``, all relevant ones, and random others up to
+        ``sampled``.
+    drift
+        Weight of the squared distance to the old weights when a model is updated.
+    hidden, num_steps, pool_size, two_cells, feedback, linear, dropout
+        Of the modulator, see :class:`imrnn_vdb.model.ModulatorConfig`.
+    """
+
+    seed: int = 0
+    coarse_k: int = 100
+    num_factors: int | None = None
+    train_basis: bool = True
+    epochs: int = 28
+    folds: int | None = None
+    learning_rate: float = 1e-3
+    cell_rate: float = 0.1
+    weight_decay: float = 0.1
+    temperature: float = 0.03
+    batch_size: int = 16
+    kept: int = 24
+    sampled: int = 48
+    drift: float = 0.01
+    hidden: int = 16
+    num_steps: int = 2
+    pool_size: int = 16
+    two_cells: bool = True
+    feedback: bool = True
+    linear: bool = True
+    dropout: float = 0.3
+
+    def __post_init__(self) -> None:
+        if min(self.coarse_k, self.epochs, self.batch_size, self.kept) < 1 or self.sampled < self.kept:
+            raise InvalidInputError("coarse_k, epochs, batch_size and kept must be at least 1, sampled at least kept")
+        if min(self.learning_rate, self.temperature) <= 0 or min(self.cell_rate, self.weight_decay, self.drift) < 0:
+            raise InvalidInputError("rates and temperature must be positive, weight_decay and drift not negative")
+        if self.folds is not None and self.folds < 2:
+            raise InvalidInputError("a cross-validation needs at least 2 folds")
+
+    def num_folds(self, queries: int) -> int:
+        """Return the number of folds for so many labelled queries."""
+        return self.folds if self.folds is not None else (3 if queries >= 300 else 5)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings, ready for JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a training is.
+
+    Attributes
+    ----------
+    phase
+        ``"fold 1/3"`` … or ``"final"``.
+    done, total
+        Epochs, over all phases.
+    loss
+        Mean training loss of the last epoch.
+    ndcg
+        nDCG@10 on the held-out fold, unshrunk, in 0..1; None in the final phase, which holds nothing out.
+    """
+
+    phase: str
+    done: int
+    total: int
+    loss: float
+    ndcg: float | None
+
+
+Reporter = Callable[[Progress], None]

@@ -1,0 +1,104 @@
+"""Where a training starts: the factor space, the modulator, and the range of queries that it will be trusted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.errors import SpaceMismatchError
+from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.space import FactorSpace, complete_basis
+from imrnn_vdb.training.examples import Examples
+from imrnn_vdb.training.network import LearnedBasis, Network
+from imrnn_vdb.training.settings import TrainingSettings
+
+_FAMILIAR_QUANTILES = (0.01, 0.05)
+_MIN_RANGE = 1e-3
+DEFAULT_LATENT = 64
+
+
+def starting_space(examples: Examples, settings: TrainingSettings, space: FactorSpace | None) -> FactorSpace:
+    """Return the space that learning starts in.
+
+    Named columns come from ``space`` as they are. The latent ones are the principal components of the collection in
+    their complement, unless the basis is not to be trained: then ``space`` is returned unchanged.
+
+    Raises
+    ------
+    SpaceMismatchError
+        If space and vectors differ in dimension.
+    """
+    dim = examples.documents.shape[1]
+    if space is not None and space.dim != dim:
+        raise SpaceMismatchError(f"the space was made for {space.dim} dimensions, the vectors have {dim}")
+    if space is not None and not settings.train_basis:
+        return space
+    named = np.zeros((dim, 0), np.float32) if space is None else space.basis[:, : len(space.names)]
+    num_factors = min(settings.num_factors or DEFAULT_LATENT + named.shape[1], dim)
+    basis = complete_basis(named, principal_components(examples.documents.numpy()), num_factors)
+    names, quantiles = ((), np.zeros((0, 2), np.float32)) if space is None else (space.names, space.quantiles)
+    return FactorSpace(basis, names, quantiles)
+
+
+def principal_components(vectors: FloatArray) -> FloatArray:
+    """Return all principal directions of vectors (n, d) as columns (d, d), the largest variance first."""
+    centred = np.asarray(vectors, np.float64)
+    centred = centred - centred.mean(axis=0)
+    _, directions = np.linalg.eigh(centred.T @ centred)
+    columns = directions[:, ::-1]
+    largest = np.abs(columns).argmax(axis=0)
+    signs = np.sign(columns[largest, np.arange(columns.shape[1])])  # eigenvectors have no sign of their own
+    return np.asarray(columns * signs, np.float32)
+
+
+def build_network(space: FactorSpace, settings: TrainingSettings, start: IMRNNModel | None, seed: int) -> Network:
+    """Make the network of one training run: a new modulator, or a copy of the one to go on from."""
+    if start is not None:
+        config, state = start.modulator.config, start.modulator.state_dict()
+    else:
+        config, state = _modulator_config(space.num_factors, settings), None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        modulator = Modulator(config)
+    everywhere = modulator.familiar_norms.clone()
+    if state is not None:
+        modulator.load_state_dict(state)
+    modulator.familiar_norms.copy_(everywhere)  # while it trains, every query is familiar
+    basis = LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), settings.train_basis)
+    return Network(basis, modulator)
+
+
+def familiar_range(queries: Tensor, basis: Tensor, start: IMRNNModel | None) -> Tensor:
+    """Return the norms of query codes between which a model's familiarity rises from 0 to 1, shape (2,).
+
+    Parameters
+    ----------
+    queries
+        Shape (n, d): the training queries, unit vectors.
+    basis
+        Shape (d, m).
+    start
+        A model trained before in the same space, whose queries stay familiar.
+    """
+    norms = torch.linalg.vector_norm(queries @ basis, dim=1)
+    low, high = torch.quantile(norms, torch.tensor(_FAMILIAR_QUANTILES)).tolist()
+    if start is not None and start.active:
+        old_low, old_high = start.modulator.familiar_norms.tolist()
+        low, high = min(low, old_low), min(high, old_high)
+    return torch.tensor([low, max(high, low + _MIN_RANGE)])
+
+
+def _modulator_config(num_factors: int, settings: TrainingSettings) -> ModulatorConfig:
+    return ModulatorConfig(
+        num_factors,
+        hidden=settings.hidden,
+        num_steps=settings.num_steps,
+        pool_size=settings.pool_size,
+        two_cells=settings.two_cells,
+        feedback=settings.feedback,
+        linear=settings.linear,
+        dropout=settings.dropout,
+    )
