@@ -18,7 +18,7 @@ from imrnn_vdb.errors import (
     InvalidInputError,
     StoreError,
 )
-from imrnn_vdb.filters import FactorFilter, factor, matches
+from imrnn_vdb.filters import FactorFilter, factor, factor_names, matches
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Candidates, Points, Store
 
@@ -351,20 +351,20 @@ FACTOR_FILTERS: dict[str, FactorFilter] = {
 }
 
 
-@pytest.mark.parametrize("tree", FACTOR_FILTERS.values(), ids=FACTOR_FILTERS.keys())
-def test_factor_filters_agree_with_brute_force(driver: Driver, rng: np.random.Generator, tree: FactorFilter) -> None:
-    if "my topic.2" not in driver.engine.names:
-        pytest.skip(f"{driver.engine.name} cannot hold a factor named 'my topic.2'")
+def test_factor_filters_agree_with_brute_force(driver: Driver, rng: np.random.Generator) -> None:
     store, points = filled(driver, rng)
     extra = make_points(rng, driver, ids=["bare-1", "bare-2"], coded=False)  # without scores: matches no factor filter
     driver.call(store.upsert(extra))
     scores = dict(zip(driver.engine.names, points.factor_scores.T, strict=True))
-    expected = [key for key, hit in zip(points.ids, matches(tree, scores), strict=True) if hit]
-    [found] = driver.call(store.search(points.vectors[:1], 100, factor_filter=tree))
-    assert sorted(found.ids) == sorted(expected)
-    assert driver.call(store.count(factor_filter=tree)) == len(expected)
-    both = driver.call(store.search(points.vectors[:1], 100, driver.engine.equals("part", 0), tree))[0]
-    assert sorted(both.ids) == sorted(set(expected) & set(points.ids[::3]))
+    for name, tree in FACTOR_FILTERS.items():  # in one collection: creating one is the slow part
+        if not factor_names(tree) <= scores.keys():
+            continue
+        expected = [key for key, hit in zip(points.ids, matches(tree, scores), strict=True) if hit]
+        [found] = driver.call(store.search(points.vectors[:1], 100, factor_filter=tree))
+        assert sorted(found.ids) == sorted(expected), name
+        assert driver.call(store.count(factor_filter=tree)) == len(expected), name
+        both = driver.call(store.search(points.vectors[:1], 100, driver.engine.equals("part", 0), tree))[0]
+        assert sorted(both.ids) == sorted(set(expected) & set(points.ids[::3])), name
 
 
 def test_factor_filter_bounds_are_those_of_the_stored_precision(driver: Driver, rng: np.random.Generator) -> None:
