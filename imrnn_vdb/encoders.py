@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -127,8 +127,9 @@ class TransformerEncoder:
         self.batch_size = batch_size
         location, local = resolve_model(config.model)
         try:
-            self._tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
-            self._model = AutoModel.from_pretrained(location, local_files_only=local).eval().to(device)
+            with _no_loading_bar():
+                self._tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
+                self._model = AutoModel.from_pretrained(location, local_files_only=local).eval().to(device)
         except (OSError, ValueError) as exc:
             raise InvalidInputError(
                 f"the encoder {config.model!r} could not be loaded from {location}: {_first_line(exc)} - give a folder "
@@ -230,6 +231,20 @@ def _in_hub_cache(repo: str) -> bool:
         return isinstance(try_to_load_from_cache(repo, "config.json"), str)
     except HFValidationError:
         raise InvalidInputError(f"{repo!r} is neither a folder nor a Hugging Face repo id") from None
+
+
+@contextmanager
+def _no_loading_bar() -> Iterator[None]:
+    """Keep the bar that `transformers` shows while it loads weights out of the user's terminal."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(exc: Exception) -> str:

@@ -1,0 +1,148 @@
+"""The command line on a real engine and the real encoder: what it prints, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imrnn_vdb import __version__
+from imrnn_vdb.cli import main
+
+CORPUS = [
+    {"_id": "a", "title": "Cats", "text": "A cat is a small domesticated carnivore.", "year": 1999},
+    {"_id": "b", "title": "", "text": "Photosynthesis turns light into chemical energy."},
+    {"_id": "c", "text": "In 1969 Neil Armstrong walked on the Moon. <b>[bold]"},
+]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("cli")
+    corpus = folder / "corpus.jsonl"
+    corpus.write_text("\n".join(json.dumps(row) for row in CORPUS) + "\n\n", encoding="utf-8")
+    url = f"qdrant+edge:{folder}/articles"
+    done = run("index", url, "--input", corpus, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"written": 3, "count": 3}
+    return url
+
+
+def test_search_prints_json_as_promised(url):
+    done = run("search", url, "who was first on the moon?", "--limit", 2, "--coarse-k", 3, "--json")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    assert results[0]["id"] == "c"
+    assert len(results) == 2
+    for result in results:
+        assert {"rank", "id", "score", "base_rank", "base_score", "modulated"} <= set(result)
+    assert results[0]["payload"] == {"text": CORPUS[2]["text"]}
+
+
+def test_search_prints_tables_for_people(url):
+    done = run("search", url, "small animals", "--explain", "--modulate")
+    assert done.exit_code == 0, done.output
+    assert "Cats" in done.output
+    assert "outside the factor space" in done.output
+    assert "<b>[bold]" in done.output
+    assert "\x1b[" not in done.output  # colours only on a terminal
+
+
+def test_index_again_replaces_and_keeps_other_fields(url, tmp_path):
+    corpus = tmp_path / "more.jsonl"
+    corpus.write_text(json.dumps({"_id": "a", "title": "Cats", "text": "Cats purr.", "tags": ["x"]}))
+    done = run("index", url, "--input", corpus)
+    assert "wrote 1 points; the collection holds 3" in done.output
+    (found, *_) = json.loads(run("search", url, "cats purr", "--json").stdout)
+    assert found["payload"] == {"title": "Cats", "text": "Cats purr.", "tags": ["x"]}
+
+
+def test_doctor_says_what_works_and_changes_nothing(url):
+    done = run("doctor", url, "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["count"] == 3
+    assert found["sampled_codes"] == {"current": 3}
+    capabilities = {capability["name"]: capability["status"] for capability in found["capabilities"]}
+    assert capabilities["model fits"] == "works"
+    assert capabilities["exact scores"] == "works"
+    assert set(capabilities.values()) <= {"works", "fallback", "no"}
+    text = run("doctor", url).output
+    assert "Qdrant Edge" in text
+    assert "384 dimensions, cosine" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["search", "qdrant+edge:/nonexistent/nothing", "q"], 3, "there is no collection 'nothing'"),
+        (["search", "ftp://host/c", "q"], 2, "no store is registered"),
+        (["search", "articles", "q"], 2, "starts with a scheme"),
+        (["search", "qdrant+edge:/nonexistent/nothing", "q", "--model", "./nowhere"], 1, "there is no checkpoint"),
+        (["doctor", "qdrant+edge:/nonexistent/nothing"], 3, "there is no collection"),
+        (["search"], 2, "Missing argument"),
+        (["nonesuch"], 2, "No such command"),
+        (["search", "u", "q", "--limit", "0"], 2, "Invalid value"),
+    ],
+)
+def test_errors_are_one_line_and_an_exit_code(arguments, code, message):
+    done = run(*arguments)
+    assert done.exit_code == code
+    assert message in done.output
+    assert "Traceback" not in done.output
+
+
+def test_an_empty_query_is_refused(url):
+    done = run("search", url, " ")
+    assert (done.exit_code, "query 0 is empty" in done.output) == (2, True)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", '{"text": "no id"}', '{"_id": "x"}', '{"_id": "x", "text": 3}'])
+def test_a_bad_line_is_named(url, tmp_path, line):
+    corpus = tmp_path / "bad.jsonl"
+    corpus.write_text(line)
+    done = run("index", url, "--input", corpus)
+    assert done.exit_code == 2
+    assert "bad.jsonl, line 1" in done.output
+
+
+def test_a_server_that_is_down_ends_with_its_own_code():
+    done = run("doctor", "qdrant://127.0.0.1:1/c", "--timeout", "2")
+    assert done.exit_code == 3, done.output
+    assert done.output.startswith("error: ")
+
+
+def test_a_key_is_never_shown():
+    done = run("doctor", "qdrant://127.0.0.1:1/c", "--timeout", "1", "--api-key", "s3cret-key")
+    assert done.exit_code == 3
+    assert "s3cret-key" not in done.output
+
+
+def test_pydocs_is_exported(tmp_path):
+    done = run("pydocs", "--out", tmp_path / "beir", "--json")
+    counts = json.loads(done.stdout)
+    assert counts["entries"] >= 2000
+    assert counts["train"] + counts["test"] >= 300
+    assert (tmp_path / "beir" / "qrels" / "test.tsv").is_file()
+
+
+def test_help_and_version_are_quick_and_complete():
+    assert run("--version").output.strip().endswith(__version__)
+    listed = run("--help").output
+    for name in ("demo", "doctor", "evaluate", "fit", "index", "pydocs", "search", "train"):
+        assert name in listed
+        assert run(name, "--help").exit_code == 0
+
+
+def test_the_script_is_installed():
+    script = subprocess.run(
+        [sys.executable, "-m", "imrnn_vdb", "--version"], capture_output=True, text=True, check=True
+    )
+    assert __version__ in script.stdout
