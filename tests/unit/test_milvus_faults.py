@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import asyncio
+
+import grpc
+import pytest
+from pymilvus.exceptions import DataNotMatchException, MilvusException
+
+from imrnn_vdb.errors import (
+    CollectionExistsError,
+    CollectionNotFoundError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    UnsupportedError,
+)
+from imrnn_vdb_milvus.faults import translate
+
+
+class Rpc(grpc.RpcError):
+    def __init__(self, status: grpc.StatusCode) -> None:
+        super().__init__()
+        self._status = status
+
+    def code(self) -> grpc.StatusCode:
+        return self._status
+
+
+def caused(exc: Exception, cause: BaseException) -> Exception:
+    exc.__cause__ = cause
+    return exc
+
+
+STATUS = grpc.StatusCode
+CASES = [
+    (MilvusException(100, "collection not found", 4), CollectionNotFoundError, False),
+    (MilvusException(1, "collection 'x' already exists"), CollectionExistsError, False),
+    (MilvusException(65535, "create duplicate collection with different parameters"), CollectionExistsError, False),
+    (MilvusException(101, "collection not loaded"), StoreError, False),
+    (MilvusException(503, "channel not available"), StoreUnavailableError, True),
+    (MilvusException(8, "rate limit"), StoreUnavailableError, True),
+    (MilvusException(2, "Fail connecting to server"), StoreUnavailableError, True),
+    (MilvusException(1, "anything", retriable=True), StoreUnavailableError, True),
+    (MilvusException(1, "[search] Retry timeout: 3s"), StoreTimeoutError, True),
+    (MilvusException(STATUS.UNAVAILABLE, "Retry run out"), StoreUnavailableError, True),
+    (MilvusException(65535, "cannot parse expression: (("), StoreError, False),
+    (DataNotMatchException(message="missed a field"), StoreError, False),
+    (Rpc(STATUS.DEADLINE_EXCEEDED), StoreTimeoutError, True),
+    (Rpc(STATUS.UNAVAILABLE), StoreUnavailableError, True),
+    (Rpc(STATUS.UNIMPLEMENTED), UnsupportedError, False),
+    (Rpc(STATUS.UNAUTHENTICATED), StoreError, False),
+    (Rpc(STATUS.RESOURCE_EXHAUSTED), StoreError, False),
+    (Rpc(STATUS.INTERNAL), StoreError, False),
+    (caused(MilvusException(1, "Unexpected error"), asyncio.TimeoutError()), StoreTimeoutError, True),
+    (caused(MilvusException(1, "x"), Rpc(STATUS.DEADLINE_EXCEEDED)), StoreTimeoutError, True),
+    (ConnectionRefusedError("no"), StoreUnavailableError, True),
+    (TimeoutError(), StoreTimeoutError, True),
+    (ValueError("odd"), StoreError, False),
+]
+
+
+@pytest.mark.parametrize(("exc", "expected", "transient"), CASES, ids=lambda value: repr(value)[:40])
+def test_vendor_errors_become_ours(exc: Exception, expected: type[StoreError], transient: bool) -> None:
+    found = translate(exc)
+    assert type(found) is expected
+    assert found.transient is transient
+    assert str(found)
+
+
+def test_an_exception_that_is_its_own_cause_ends() -> None:
+    exc = MilvusException(65535, "loop")
+    assert "loop" in str(translate(caused(exc, exc)))
+
+
+def test_long_texts_are_cut() -> None:
+    assert len(str(translate(MilvusException(65535, "x" * 9999)))) < 400

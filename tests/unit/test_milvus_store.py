@@ -1,0 +1,182 @@
+"""Milvus Lite collections that others made: any schema."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pymilvus import DataType, MilvusClient
+
+from imrnn_vdb.codec import Codes, CodeStatus
+from imrnn_vdb.connection import Connection
+from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
+from imrnn_vdb.filters import factor
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import ConnectionOptions, Layout, Points
+from imrnn_vdb_milvus import MilvusBackend
+from imrnn_vdb_milvus.store import MAX_WINDOW, MilvusStore
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[MilvusClient]:
+    made = MilvusClient(str(tmp_path / "theirs.db"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def connection(client: MilvusClient) -> Connection:
+    adopted = MilvusBackend().adopt(client, ConnectionOptions())
+    assert adopted is not None
+    return adopted
+
+
+def make(client: MilvusClient, *, dynamic: bool = True, auto_id: bool = False, second: bool = False) -> None:
+    schema = MilvusClient.create_schema(auto_id=auto_id, enable_dynamic_field=dynamic)
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    schema.add_field("title", DataType.VARCHAR, max_length=100)
+    schema.add_field("year", DataType.INT64, nullable=True)
+    schema.add_field("tags", DataType.ARRAY, element_type=DataType.VARCHAR, max_capacity=4, max_length=9)
+    schema.add_field("extra", DataType.JSON)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=2)
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("embedding", index_type="FLAT", metric_type="L2")
+    if second:
+        schema.add_field("image", DataType.FLOAT_VECTOR, dim=3)
+        indexes.add_index("image", index_type="FLAT", metric_type="IP")
+    client.create_collection("docs", schema=schema, index_params=indexes)
+
+
+def row(key: int, **more: Any) -> dict[str, Any]:
+    fixed = {"title": f"t{key}", "year": 2000 + key, "tags": ["a", "b"], "extra": {"n": [key]}}
+    return {"key": key, **fixed, "embedding": [float(key), 1.0], **more}
+
+
+def store(connection: Connection, **changes: Any) -> MilvusStore:
+    layout = Layout(**{"space_id": "0a1b2c3d", "num_factors": 3, "factor_names": ("entity",), **changes})
+    return MilvusBackend().store(connection, "docs", layout)
+
+
+def codes(count: int) -> Codes:
+    directions = np.linspace(0, 1, 3 * count, dtype=np.float32).reshape(count, 3)
+    return Codes(directions, np.ones(count, np.float32), np.zeros(count, np.uint8))
+
+
+def test_codes_go_to_dynamic_keys_and_touch_nothing_else(client: MilvusClient, connection: Connection) -> None:
+    make(client, second=True)
+    rows = [row(key, color="red", image=[0.0, 0.5, float(key)]) for key in range(4)]
+    rows[2]["year"] = None
+    client.insert("docs", rows)
+    mine = store(connection, vector_name="embedding")
+    scores = np.asarray([[0.1], [0.9], [0.5], [0.5]], np.float32)
+    connection.run(mine.write_codes([0, 1, 2, 99], codes(4), scores))
+    after = client.query("docs", filter="key >= 0", output_fields=["*", "image", "embedding"])
+    for read, wrote in zip(sorted(after, key=lambda found: found["key"]), rows, strict=True):
+        assert {name: value for name, value in read.items() if not name.startswith("imrnn_")} == wrote
+    [found] = connection.run(mine.search(np.asarray([[0, 1]], np.float32), 10))
+    assert found.ids == [0, 1, 2, 3]
+    np.testing.assert_allclose(found.base_scores, [0, -1, -4, -9])  # L2 is squared: negated, it is the base score
+    assert found.codes.status.tolist() == [0, 0, 0, CodeStatus.MISSING]
+    assert found.payloads[1] == {
+        "title": "t1", "year": 2001, "tags": ["a", "b"], "extra": {"n": [1]}, "color": "red"
+    }  # fmt: skip
+    assert connection.run(mine.count(factor_filter=~(factor("entity") > 0.4))) == 1
+    assert connection.run(mine.count("year == 2001", factor("entity") > 0.4)) == 1
+
+
+def test_factor_names_of_an_older_space_are_removed(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    client.insert("docs", [row(1)])
+    older = store(connection, space_id="ffffffff", factor_names=("gone",))
+    connection.run(older.write_codes([1], codes(1), np.asarray([[0.5]], np.float32)))
+    connection.run(store(connection).write_codes([1], codes(1), np.asarray([[0.25]], np.float32)))
+    [read] = client.query("docs", filter="key == 1", output_fields=["*"])
+    assert {name for name in read if name.startswith("imrnn_")} == {"imrnn_code", "imrnn_factor_entity"}
+
+
+def test_columns_of_a_foreign_schema_are_payload(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    payload = {"title": "x", "year": None, "tags": [], "extra": {}, "more": "y"}
+    mine = store(connection)
+    connection.run(mine.upsert(Points([5], np.ones((1, 2), np.float32), [payload])))
+    assert connection.run(mine.fetch([5])).payloads == [payload]
+    with pytest.raises(InvalidInputError, match="'key'"):
+        connection.run(mine.upsert(Points([5], np.ones((1, 2), np.float32), [{"key": 6}])))
+    with pytest.raises(StoreError, match="title"):  # a column of theirs that must have a value
+        connection.run(mine.upsert(Points([6], np.ones((1, 2), np.float32), [{"year": 1}])))
+
+
+def test_several_vectors_need_a_name(client: MilvusClient, connection: Connection) -> None:
+    make(client, second=True)
+    info = connection.run(store(connection).info())
+    assert {name: (field.dim, field.metric) for name, field in info.vectors.items()} == {
+        "embedding": (2, Metric.EUCLID),
+        "image": (3, Metric.DOT),
+    }
+    with pytest.raises(InvalidInputError, match="embedding, image"):
+        connection.run(store(connection).search(np.ones((1, 2), np.float32), 1))
+    assert connection.run(store(connection, vector_name="image").search(np.ones((1, 3), np.float32), 1))[0].ids == []
+
+
+def test_no_dynamic_field_means_no_codes(client: MilvusClient, connection: Connection) -> None:
+    make(client, dynamic=False)
+    client.insert("docs", [row(1)])
+    mine = store(connection)
+    with pytest.raises(UnsupportedError, match="enable_dynamic_field"):
+        connection.run(mine.write_codes([1], codes(1), np.zeros((1, 1), np.float32)))
+    with pytest.raises(UnsupportedError, match="entity"):
+        connection.run(mine.count(factor_filter=factor("entity") > 0))
+    assert connection.run(mine.search(np.ones((1, 2), np.float32), 1))[0].codes.status.tolist() == [CodeStatus.MISSING]
+    statuses = {item.name: item.status for item in connection.run(mine.info()).capabilities}
+    assert statuses["codes"] == statuses["writing codes of existing points"] == "no"
+
+
+def test_generated_keys_are_not_rewritten(client: MilvusClient, connection: Connection) -> None:
+    make(client, auto_id=True)
+    values = row(0)
+    del values["key"]
+    client.insert("docs", [values])
+    mine = store(connection)
+    [key] = connection.run(mine.scroll(5)).points.ids
+    with pytest.raises(UnsupportedError, match="autoID"):
+        connection.run(mine.write_codes([key], codes(1), np.zeros((1, 1), np.float32)))
+    with pytest.raises(UnsupportedError, match="autoID"):
+        connection.run(mine.upsert(Points([1], np.ones((1, 2), np.float32), [{}])))
+    assert connection.run(mine.fetch([key])).ids == [key]
+
+
+def test_limits_are_checked_before_anything_is_sent(connection: Connection) -> None:
+    mine = store(connection)  # there is no such collection: a call would say so
+    for limit in (0, MAX_WINDOW + 1):
+        with pytest.raises(InvalidInputError, match="16384"):
+            connection.run(mine.search(np.ones((1, 2), np.float32), limit))
+    with pytest.raises(InvalidInputError, match="at least one point"):
+        connection.run(mine.scroll(0))
+
+
+def test_manhattan_is_unknown_to_milvus(connection: Connection) -> None:
+    with pytest.raises(UnsupportedError, match="manhattan"):
+        connection.run(store(connection).create(2, Metric.MANHATTAN))
+
+
+def test_negative_keys_are_scrolled(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in (3, -5, 0, 2**62, -(2**62))])
+    seen, cursor = [], None
+    while True:
+        page = connection.run(store(connection).scroll(2, cursor))
+        seen += page.points.ids
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert seen == [-(2**62), -5, 0, 3, 2**62]
+
+
+def test_an_invalid_expression_is_reported(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    with pytest.raises(StoreError, match="refused") as caught:
+        connection.run(store(connection).count("year >>> 1"))
+    assert not caught.value.transient
