@@ -178,7 +178,7 @@ class IMRNNCollection(_Shell):
             A text, or a query vector of shape (d,).
         options
             ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, threshold=None,
-            explain=False, modulate=None``; see :class:`imrnn_vdb.options.SearchRequest`.
+            explain=False, modulate=None, passes=1``; see :class:`imrnn_vdb.options.SearchRequest`.
 
         Returns
         -------

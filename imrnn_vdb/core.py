@@ -17,12 +17,14 @@ from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.filters import factor_names
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import AnyEncoder, SearchRequest, Settings
-from imrnn_vdb.refine import refine
+from imrnn_vdb.passes import join, refined_queries
+from imrnn_vdb.refine import Refined, refine
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
     CODE_FIELD,
     Backend,
+    Candidates,
     CollectionInfo,
     Layout,
     Payload,
@@ -129,12 +131,14 @@ class CollectionCore:
                 self.model.space.index(name)
         if not len(query_vectors):
             return []
-        batch = yield from self.store.search(
-            query_vectors, request.window, request.payload_filter, request.factor_filter
-        )
-        watch.lap("database")
         active = self.model.active if request.modulate is None else request.modulate
+        batch = yield from self._coarse(query_vectors, request)
+        watch.lap("database")
         refined = refine(self.model, self.metric, query_vectors, batch, active)
+        if request.passes == 2 and all(rows.failure is None for rows in refined):
+            batch = yield from self._second_pass(query_vectors, batch, refined, request)
+            watch.lap("second pass")
+            refined = refine(self.model, self.metric, query_vectors, batch, active)
         pages = [
             build_results(self.model.space, candidates, rows, request)
             for candidates, rows in zip(batch, refined, strict=True)
@@ -152,6 +156,22 @@ class CollectionCore:
                 timings=watch.laps,
             )
             for page, candidates, rows in zip(pages, batch, refined, strict=True)
+        ]
+
+    def _coarse(self, query_vectors: FloatArray, request: SearchRequest) -> Operation[list[Candidates]]:
+        return self.store.search(query_vectors, request.window, request.payload_filter, request.factor_filter)
+
+    def _second_pass(
+        self, query_vectors: FloatArray, batch: list[Candidates], refined: list[Refined], request: SearchRequest
+    ) -> Operation[list[Candidates]]:
+        """Search again with the refined queries, and join what they find to the first candidates."""
+        space = self.model.space
+        moved = np.stack([rows.query for rows in refined])
+        queries = space.encode(query_vectors)
+        again = yield from self._coarse(refined_queries(space, query_vectors, moved), request)
+        return [
+            join(self.metric, first, second, queries.take(np.array([i])), moved[i])
+            for i, (first, second) in enumerate(zip(batch, again, strict=True))
         ]
 
     def backfill_page(self, limit: int, cursor: Any) -> Operation[tuple[BackfillReport, Any]]:
@@ -215,12 +235,13 @@ def create_core(
 def whole_window(request: SearchRequest) -> SearchRequest:
     """Return a request for every candidate of the same window, explained."""
     return SearchRequest(
-        limit=request.window,
+        limit=request.window * request.passes,
         coarse_k=request.window,
         payload_filter=request.payload_filter,
         factor_filter=request.factor_filter,
         explain=True,
         modulate=request.modulate,
+        passes=request.passes,
     )
 
 

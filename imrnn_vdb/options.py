@@ -36,6 +36,7 @@ class SearchOptions(TypedDict, total=False):
     threshold: float | None
     explain: bool
     modulate: bool | None
+    passes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,9 @@ class SearchRequest:
         Whether each result carries its score's parts.
     modulate
         True or False to insist; None to follow the model: on if it proved better than the base ranking.
+    passes
+        With 2, the refined query is searched for as well and finds candidates beyond the first ``coarse_k``, for a
+        second round trip.
     """
 
     limit: int = 10
@@ -70,13 +74,17 @@ class SearchRequest:
     threshold: float | None = None
     explain: bool = False
     modulate: bool | None = None
+    passes: int = 1
 
     def __post_init__(self) -> None:
         if self.limit < 1 or self.offset < 0:
             raise InvalidInputError("limit must be at least 1 and offset at least 0")
-        if self.offset + self.limit > self.window:
+        if self.passes not in (1, 2):
+            raise InvalidInputError(f"passes is 1 or 2, got {self.passes!r}")
+        fetched = self.window * self.passes
+        if self.offset + self.limit > fetched:
             raise InvalidInputError(
-                f"offset + limit is {self.offset + self.limit}, but only {self.window} candidates are fetched: "
+                f"offset + limit is {self.offset + self.limit}, but only {fetched} candidates are fetched: "
                 "pass a larger coarse_k, the same for all pages"
             )
 

@@ -31,6 +31,8 @@ class Refined:
     ----------
     scored
         Scores, residuals and contributions, one row a candidate.
+    query
+        Shape (m,): the query's direction code after modulation.
     status
         Shape (k,), values of :class:`CodeStatus`, stale codes found included.
     modulated
@@ -40,6 +42,7 @@ class Refined:
     """
 
     scored: Scored
+    query: FloatArray
     status: npt.NDArray[np.uint8]
     modulated: npt.NDArray[np.bool_]
     failure: str | None
@@ -71,7 +74,9 @@ def refine(
     queries = model.space.encode(query_vectors)
     if not metric.factorable:
         reason = f"a {metric} distance does not split into factors: the database's order is kept"
-        return [_unrefined(candidates, candidates.codes.status, reason) for candidates in batch]
+        return [
+            _unrefined(candidates, query, reason) for candidates, query in zip(batch, queries.directions, strict=True)
+        ]
     prepared = [_prepare(metric, queries, i, candidates) for i, candidates in enumerate(batch)]
     failure = None if active else "the model is not switched on: the database's order is kept"
     q_t, moved = queries.directions, [rows.codes.directions for rows in prepared]
@@ -160,10 +165,12 @@ def _score(
     back = np.empty(k, np.intp)
     back[rows.order] = np.arange(k)
     modulated = usable[back] if failure is None else np.zeros(k, bool)
-    return Refined(Scored(scores[back], residuals[back], contributions[back]), rows.status[back], modulated, failure)
+    parts = Scored(scores[back], residuals[back], contributions[back])
+    return Refined(parts, q_t, rows.status[back], modulated, failure)
 
 
-def _unrefined(candidates: Candidates, status: npt.NDArray[np.uint8], failure: str) -> Refined:
+def _unrefined(candidates: Candidates, query: FloatArray, failure: str) -> Refined:
     k, m = candidates.codes.directions.shape
     base = candidates.base_scores
-    return Refined(Scored(base.copy(), base.copy(), np.zeros((k, m))), status, np.zeros(k, bool), failure)
+    parts = Scored(base.copy(), base.copy(), np.zeros((k, m)))
+    return Refined(parts, query, candidates.codes.status, np.zeros(k, bool), failure)

@@ -1,0 +1,112 @@
+"""The second pass: the refined query goes back to the database, and both candidate sets are joined (DESIGN.md §4).
+
+A newcomer's base score, which belongs to the original query, follows exactly from the score that the refined query found,
+because the two queries differ inside the factor space only, where the newcomer's code is known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.store import Candidates
+
+
+def refined_queries(space: FactorSpace, query_vectors: FloatArray, moved: npt.ArrayLike) -> FloatArray:
+    """Return the refined query vectors ``q_T = q + ‖q‖ U (z_T − z_0)``.
+
+    Parameters
+    ----------
+    space
+        Of the codes.
+    query_vectors
+        Shape (n, d).
+    moved
+        Shape (n, m): direction codes of the queries after modulation.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (n, d), float32.
+    """
+    queries = space.encode(query_vectors)
+    update = (np.asarray(moved) - queries.directions) @ space.basis.T
+    return (query_vectors + queries.norms[:, None] * update).astype(np.float32)
+
+
+def original_scores(
+    metric: Metric, scores: npt.ArrayLike, query: Codes, moved: npt.ArrayLike, candidates: Codes
+) -> npt.NDArray[np.float64]:
+    """Turn the scores of a refined query into base scores of the original one.
+
+    Parameters
+    ----------
+    metric
+        A factorable metric.
+    scores
+        Shape (k,): oriented, as the database returned them for the refined query.
+    query
+        One code: the original query's.
+    moved
+        Shape (m,): the query's direction code after modulation.
+    candidates
+        k current codes.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (k,), float64, oriented; exact up to the precision of the codes.
+    """
+    found = np.asarray(scores, np.float64)
+    q0, q_t = query.directions[0].astype(np.float64), np.asarray(moved, np.float64)
+    update = q_t - q0
+    shift = candidates.directions.astype(np.float64) @ update
+    if metric is Metric.COSINE:
+        return np.asarray(found * np.sqrt(1 + (q_t**2).sum() - (q0**2).sum()) - shift)
+    norm = float(query.norms[0])
+    inner = norm * candidates.norms.astype(np.float64) * shift
+    if metric is Metric.DOT:
+        return np.asarray(found - inner)
+    return np.asarray(found + norm**2 * ((update**2).sum() + 2 * (update @ q0)) - 2 * inner)
+
+
+def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, moved: npt.ArrayLike) -> Candidates:
+    """Add to a first candidate set what only the refined query found.
+
+    Newcomers without a current code are left out: their base score cannot be known without another request.
+
+    Parameters
+    ----------
+    metric
+        A factorable metric.
+    first, second
+        Candidates of the original and of the refined query.
+    query
+        One code: the original query's.
+    moved
+        Shape (m,): the query's direction code after modulation.
+
+    Returns
+    -------
+    Candidates
+        All of ``first``, then the newcomers.
+    """
+    known = set(first.ids)
+    rows = np.array(
+        [i for i, point_id in enumerate(second.ids) if point_id not in known and second.codes.current[i]], np.intp
+    )
+    codes = second.codes.take(rows)
+    base = original_scores(metric, second.base_scores[rows], query, moved, codes)
+    return Candidates(
+        first.ids + [second.ids[row] for row in rows],
+        np.concatenate([first.base_scores, base]),
+        Codes(
+            np.concatenate([first.codes.directions, codes.directions]),
+            np.concatenate([first.codes.norms, codes.norms]),
+            np.concatenate([first.codes.status, codes.status]),
+        ),
+        first.payloads + [second.payloads[row] for row in rows],
+    )
