@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.space import FactorSpace
 
 _SEEDS_PER_TRAINING = 100
+_TOLERATED_LOSS = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ class Trained:
     choice
         Epochs, shrinkage and the gate. When a trained model is updated, its *base* is that model, not the database.
     replayed
-        nDCG@10 of the replayed queries before and after; None without any.
+        nDCG@10 of the replayed queries before and after; None without any. An update that costs them more than 0.01 is
+        refused.
     """
 
     network: Network
@@ -119,8 +121,11 @@ class Trainer:
             self._phase(phase, rows, settings.epochs, table, torch.nonzero(fold == phase).flatten())
         choice = choose(table, fold.numpy(), self._shrinkages())
         network = self._final(choice, table)
+        trained = Trained(network, choice, self._replay_report(network, choice, replayed))
         self._journal.clear()
-        return Trained(network, choice, self._replay_report(network, choice, replayed))
+        if trained.replayed is not None and trained.replayed[1] < trained.replayed[0] - _TOLERATED_LOSS:
+            return replace(trained, network=self._network(self._folds), choice=replace(choice, better=False))
+        return trained
 
     def _final(self, choice: Choice, table: FloatTable) -> Network:
         if self._updating and not choice.better:

