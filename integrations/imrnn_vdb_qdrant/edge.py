@@ -46,15 +46,9 @@ class EdgeStore(NativeStore):
         return CollectionInfo(f"Qdrant Edge {_version()}", schema.vectors, number, self._capabilities(schema))
 
     def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:  # noqa: ARG002
-        """Create the collection in its own folder, with indexed factor scores; it takes ids of every type."""
+        """Create the collection in its own folder; it takes ids of every type."""
         config = self._config(dim, metric)
-
-        def call(engine: Engine, _: float) -> None:
-            shard = engine.create(self.collection, config)
-            for path in self._factor_paths:
-                shard.update(self._index(path))
-
-        yield from self._ask(call)
+        yield from self._ask(lambda engine, _: engine.create(self.collection, config))
         self._known = None
 
     # how single requests are sent
