@@ -32,16 +32,24 @@ _READY_S, _MILVUS_READY_S = 60.0, 180.0
 
 @pytest.fixture(scope="session")
 def qdrant_server_url() -> Iterator[str]:
-    """A Qdrant server: ``IMRNN_TEST_QDRANT_URL`` (its gRPC address), else a container."""
-    named = os.environ.get("IMRNN_TEST_QDRANT_URL")
-    if named:
-        yield named.rstrip("/")
+    """A Qdrant server: ``IMRNN_TEST_QDRANT_URL``, else a container."""
+    if named := named_server("IMRNN_TEST_QDRANT_URL", "qdrant", {"6333": "6334"}):  # the REST port means its server
+        yield named
         return
     container = docker_container(QDRANT_IMAGE, 6333, 6334)
     with container:
         host = container.get_container_host_ip()
         await_http(f"http://{host}:{container.get_exposed_port(6333)}/readyz")
         yield f"qdrant://{host}:{container.get_exposed_port(6334)}"
+
+
+def named_server(variable: str, scheme: str, ports: dict[str, str]) -> str | None:
+    """Return the server that the environment names, as ``SCHEME://HOST:PORT``; ``http://`` is understood as well."""
+    named = os.environ.get(variable, "").rstrip("/")
+    if not named:
+        return None
+    host, colon, port = named.rpartition("://")[2].rpartition(":")
+    return f"{scheme}://{host}:{ports.get(port, port)}" if colon else f"{scheme}://{port}"
 
 
 def docker_container(image: str, *ports: int) -> Any:
@@ -79,9 +87,8 @@ def await_http(url: str, seconds: float = _READY_S) -> None:
 @pytest.fixture(scope="session")
 def milvus_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Milvus server: ``IMRNN_TEST_MILVUS_URL``, else a container, else the server in the PyPI package ``milvus``."""
-    named = os.environ.get("IMRNN_TEST_MILVUS_URL")
-    if named:
-        yield named.rstrip("/")
+    if named := named_server("IMRNN_TEST_MILVUS_URL", "milvus", {}):
+        yield named
         return
     with _milvus_container() or _milvus_package(tmp_path_factory.mktemp("milvus")) as url:
         yield url
@@ -114,8 +121,6 @@ def _milvus_package(folder: Path) -> Iterator[str]:
     names = ("proxy", "proxy-internal", "etcd", "root-coord", "query-coord", "query-node", "index-coord", "index-node")
     ports = free_ports(len(names) + 2)
     flags = [f"--{name}-port={port}" for name, port in zip((*names, "data-coord", "data-node"), ports, strict=True)]
-    for setting in ("queryCoord.checkInterval=100", "queryCoord.distPullInterval=50"):
-        flags += ["--extra-config", setting]  # ms: loading a new collection takes a fifth of the time
     log = folder / "server.log"
     command = [sys.executable, "-u", "-c", "import milvus; milvus.main()", "--data", str(folder / "data"), *flags]
     with log.open("w") as output:  # a session of its own, so that all of it can be ended at once
