@@ -13,7 +13,7 @@ from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
-    from imrnn_vdb.encoders import Encoder, EncoderConfig
+    from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
     from imrnn_vdb.fitting import FittedSpace, LabelledTexts
 
 _STDLIB = "stdlib"
@@ -106,27 +106,28 @@ def gather(text: Path, stdlib: bool, check: Sequence[Path]) -> LabelledTexts:
 
 def fit_texts(
     data: LabelledTexts,
-    encoder: Encoder,
+    encoder: TransformerEncoder,
     held_out: Sequence[str],
     checked: Sequence[str],
     num_factors: int,
     min_auc: float,
 ) -> FittedSpace:
-    """Encode texts in slices, with a progress bar, and fit a space to them."""
+    """Encode texts in slices, each cached when it is done, and fit a space to them."""
     import numpy as np
 
     from imrnn_vdb.fitting import fit_space
     from imrnn_vdb.progress import track
+    from imrnn_vdb.training.embeddings import EmbeddingCache
 
     unknown = sorted({*held_out, *checked} - set(data.sources))
     if unknown:  # before minutes of encoding
         known = ", ".join(sorted(set(data.sources)))
         raise InvalidInputError(f"no text is of the source {unknown[0]!r}; there are: {known}")
-    size, slices = 512, []
+    cache, size, slices = EmbeddingCache(), 4096, []
     with track("encoding", len(data)) as advance:
         for start in range(0, len(data), size):
             batch = data.texts[start : start + size]
-            slices.append(encoder.encode_passages(batch))
+            slices.append(cache.encode(encoder.encoder_id, "passage", batch, encoder.encode_passages))
             advance(len(batch))
     return fit_space(
         data.texts,
