@@ -16,6 +16,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, factor_names
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 """The escapes that Milvus's grammar and Milvus Lite's tokenizer both know; every other character stands for itself."""
 
@@ -79,7 +80,16 @@ def identifier(name: str) -> str:
 
 
 def dynamic_key(name: str) -> str:
-    """Return the expression that addresses a key of the dynamic field, whatever its characters."""
+    """Return the expression that addresses a key of the dynamic field.
+
+    Raises
+    ------
+    InvalidInputError
+        For names that Milvus 2.3 cannot address: it splits them at ``][``, and finds nothing under a key that holds
+        control characters.
+    """
+    if "][" in name or _CONTROL.search(name):
+        raise InvalidInputError(f"Milvus cannot filter on {name!r}: rename it without control characters and ']['")
     return f"$meta[{literal(name)}]"
 
 

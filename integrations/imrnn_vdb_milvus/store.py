@@ -248,7 +248,11 @@ class MilvusStore(Store):
     def _page_of_server(
         self, schema: Schema, limit: int, cursor: Any, given: str | None, fields: list[str]
     ) -> Operation[tuple[list[Row], Any]]:
-        """Read one page in the way of pymilvus's own iterator: ordered by key, a short reply is not the end."""
+        """Read one page in the way of pymilvus's own iterator.
+
+        A reply holds the lowest keys without a gap, but with several segments fewer or more of them than the limit
+        (seen on 2.3.5); an empty one is the end.
+        """
         if cursor is None:  # an iterator's reads have no session consistency: wait for our own writes once
             yield from self._ask("query", filter=given or "", output_fields=[schema.key], limit=1, **_SESSION)
         rows: list[Row] = []
@@ -263,7 +267,7 @@ class MilvusStore(Store):
             )
             if not reply:
                 return rows, None
-            rows += sorted(reply, key=lambda row: row[schema.key])
+            rows += sorted(reply, key=lambda row: row[schema.key])[: limit - len(rows)]
             cursor = rows[-1][schema.key]
         return rows, cursor
 

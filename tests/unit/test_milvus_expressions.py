@@ -123,6 +123,19 @@ def test_factor_bounds_are_single_precision() -> None:
     assert factor_expression(factor("a") > 0.2, "f_{}".format) == "(f_a >= 0.0) and (f_a > 0.20000000298023224)"
 
 
+def addressable(key: str) -> bool:
+    return "][" not in key and not any(char < " " or char == "\x7f" for char in key)
+
+
+@given(TEXT)
+def test_dynamic_keys_that_milvus_cannot_address_are_refused(text: str) -> None:
+    if addressable(text):
+        assert dynamic_key(text) == f"$meta[{literal(text)}]"
+    else:
+        with pytest.raises(InvalidInputError, match="rename"):
+            dynamic_key(text)
+
+
 class Lite:
     """A collection in a Milvus Lite file, for expressions only."""
 
@@ -172,7 +185,8 @@ def assert_found(lite: Lite, text: str) -> None:
         assert lite.ids(is_one_of("id", [key, "nobody"])) == [key]
         assert key in lite.ids(f"value == {literal(text)}")
         assert "bystander" not in lite.ids(f"value == {literal(text)}")
-        assert key in lite.ids(f"{dynamic_key(f'key {text}')} == 1")
+        if addressable(text):
+            assert key in lite.ids(f"{dynamic_key(f'key {text}')} == 1")
         assert lite.ids(every(f"id > {literal(key)}", f"id < {literal(key)}")) == []
     finally:
         lite.call("delete", filter=is_one_of("id", [key]))

@@ -1,0 +1,366 @@
+"""Facts that need a real Milvus server; the contract suite covers what every store promises."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import select
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from pymilvus import AsyncMilvusClient, DataType, MilvusClient
+
+from imrnn_vdb.codec import Codes
+from imrnn_vdb.connection import Connection
+from imrnn_vdb.errors import StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
+from imrnn_vdb.filters import factor
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import ConnectionOptions, Layout, Points
+from imrnn_vdb.urls import parse_url
+from imrnn_vdb_milvus import MilvusBackend
+from imrnn_vdb_milvus.expressions import dynamic_key, is_one_of, literal
+from imrnn_vdb_milvus.store import MilvusStore
+
+pytestmark = pytest.mark.integration
+
+DIM = 8
+HOSTILE = [
+    *('"', "'", "\\", '\\"', "\\\\", '" or id != "', "' or '1'=='1", "x] or id in [", "\n", "\r\n", "\t", "\x00"),
+    *(
+        "\x1f\x7f\x85",
+        "\\u6f22",
+        "\\x41",
+        "\\n",
+        "漢",
+        '漢\\"',
+        "漢\n",
+        "🙂",
+        "{v}",
+        "%",
+        "_",
+        "$meta",
+        "\u2028",
+        "\ufeff",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def uri(milvus_server_url: str) -> str:
+    where = parse_url(f"{milvus_server_url}/any")
+    return f"http://{where.host}:{where.port}"
+
+
+@pytest.fixture(scope="module")
+def client(uri: str) -> Iterator[MilvusClient]:
+    made = MilvusClient(uri, dedicated=True)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def connection(milvus_server_url: str) -> Iterator[Connection]:
+    made = connect(milvus_server_url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def name(client: MilvusClient, request: pytest.FixtureRequest) -> Iterator[str]:
+    made = f"it_{abs(hash(request.node.nodeid)) % 10**9}"
+    yield made
+    client.drop_collection(made)
+
+
+def connect(base_url: str, asynchronous: bool = False, timeout: float = 60.0) -> Connection:
+    url = parse_url(f"{base_url}/any")
+    return MilvusBackend().connect(url, ConnectionOptions(timeout=timeout), asynchronous=asynchronous)
+
+
+def layout(**changes: Any) -> Layout:
+    return Layout(**{"space_id": "0a1b2c3d", "num_factors": 3, "factor_names": ("entity",), **changes})
+
+
+def points(ids: list[Any], payloads: list[dict[str, Any]] | None = None, seed: int = 0) -> Points:
+    vectors = np.random.default_rng(seed).normal(size=(len(ids), DIM)).astype(np.float32)
+    return Points(ids, vectors, payloads or [{"n": number} for number in range(len(ids))])
+
+
+def codes(count: int) -> Codes:
+    return Codes(np.full((count, 3), 0.25, np.float32), np.ones(count, np.float32), np.zeros(count, np.uint8))
+
+
+def theirs(client: MilvusClient, name: str, **fields: dict[str, Any]) -> None:
+    """Make a collection as a team would have one: integer keys, a dynamic field, no field of ours."""
+    schema = MilvusClient.create_schema(enable_dynamic_field=True)
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    for field, settings in fields.items():
+        schema.add_field(field, **settings)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=DIM)
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("embedding", index_type="HNSW", metric_type="COSINE", params={"M": 16, "efConstruction": 200})
+    client.create_collection(name, schema=schema, index_params=indexes)
+
+
+def test_session_consistency_sees_own_writes(connection: Connection, name: str) -> None:
+    store = MilvusStore(name, layout())
+    connection.run(store.create(DIM, Metric.COSINE))
+    for turn in range(10):
+        connection.run(store.upsert(points([f"p{turn}"], [{"turn": turn}])))
+        assert connection.run(store.count(f"turn == {turn}")) == 1
+        connection.run(store.upsert(points([f"p{turn}"], [{"turn": -turn - 1}])))
+        assert connection.run(store.fetch([f"p{turn}"])).payloads == [{"turn": -turn - 1}]
+    for turn in range(5):
+        connection.run(store.delete([f"p{turn}"]))  # 2.3 says of no deletion when it happened
+        assert connection.run(store.fetch([f"p{turn}"])).ids == []
+    assert connection.run(store.count()) == 5
+
+
+async def test_session_consistency_sees_own_writes_async(milvus_server_url: str, uri: str, name: str) -> None:
+    own = connect(milvus_server_url, asynchronous=True)
+    vendor = AsyncMilvusClient(uri, dedicated=True)
+    adopted = MilvusBackend().adopt(vendor, ConnectionOptions(timeout=60.0))
+    assert adopted is not None
+    store = MilvusStore(name, layout())
+    await own.arun(store.create(DIM, Metric.COSINE))
+    for turn in range(10):
+        for connection in (own, adopted):
+            await connection.arun(store.upsert(points([f"p{turn}"], [{"turn": turn}])))
+            found = await connection.arun(store.search(points(["q"]).vectors, 5, f"turn == {turn}"))
+            assert found[0].ids == [f"p{turn}"]
+            await connection.arun(store.delete([f"p{turn}"]))
+            assert await connection.arun(store.count()) == 0
+    together = await asyncio.gather(*(own.arun(store.count()) for _ in range(20)))
+    assert together == [0] * 20
+    await own.aclose()
+    await adopted.aclose()
+    assert await vendor.has_collection(name)  # the caller's client stays open
+    await vendor.close()
+
+
+async def test_first_calls_that_come_together_connect_once(milvus_server_url: str, name: str) -> None:
+    connection = connect(milvus_server_url, asynchronous=True)
+    reply = await asyncio.gather(*(connection.arun(MilvusStore(name, layout()).drop()) for _ in range(10)))
+    assert reply == [None] * 10
+    await connection.aclose()
+
+
+def test_the_server_reads_hostile_text_as_a_value(connection: Connection, client: MilvusClient, name: str) -> None:
+    letters = random.Random(5)
+    made = [
+        "".join(letters.choices("ab\"'\\\n\r\t漢🙂é{}[]%_$\x00\x01u6 ", k=letters.randint(1, 12))) for _ in range(150)
+    ]
+    texts = list(dict.fromkeys([*HOSTILE, *made]))
+    store = MilvusStore(name, layout())
+    connection.run(store.create(DIM, Metric.COSINE))
+    connection.run(store.upsert(points(texts, [{"value": text, f"key {text}": 1} for text in texts])))
+    assert connection.run(store.fetch(texts[::-1])).ids == texts[::-1]
+
+    def ids(expression: str) -> list[str]:
+        reply = client.query(name, filter=expression, output_fields=["id"], timeout=10)
+        return sorted(found["id"] for found in reply)
+
+    for text in texts:
+        assert ids(is_one_of("id", [text])) == ids(f"value == {literal(text)}") == [text]
+        if "][" not in text and text.isprintable():  # dynamic_key refuses what the server cannot address
+            assert ids(f"{dynamic_key(f'key {text}')} == 1") == [text]
+    ordered = sorted(texts)
+    for place in range(0, len(ordered), 10):
+        assert ids(f"id > {literal(ordered[place])}") == ordered[place + 1 :]
+    connection.run(store.delete(texts[::2]))
+    assert connection.run(store.fetch(texts)).ids == texts[1::2]
+
+
+def test_scroll_sees_every_point_once_across_segments(connection: Connection, client: MilvusClient, name: str) -> None:
+    store = MilvusStore(name, layout())
+    connection.run(store.create(DIM, Metric.COSINE, "int"))
+    ids = random.Random(1).sample(range(10**6), 1500)
+    for start in range(0, 1500, 500):
+        connection.run(store.upsert(points(ids[start : start + 500])))
+        client.flush(name)
+    connection.run(store.upsert(points(ids[::7])))  # now some lie in another segment than before
+    for limit in (97, 1500, 4000):
+        seen: list[Any] = []
+        cursor = None
+        while True:
+            page = connection.run(store.scroll(limit, cursor, with_vectors=True))
+            assert len(page.points) <= limit
+            seen += page.points.ids
+            cursor = page.cursor
+            if cursor is None:
+                break
+        assert seen == sorted(ids)
+
+
+def test_the_last_of_two_points_with_one_id_is_kept(connection: Connection, name: str) -> None:
+    store = MilvusStore(name, layout())
+    connection.run(store.create(DIM, Metric.COSINE))
+    connection.run(store.upsert(points(["a", "a"], [{"n": 1}, {"n": 2}])))
+    assert connection.run(store.fetch(["a"])).payloads == [{"n": 2}]
+    assert connection.run(store.count()) == 1
+
+
+def test_codes_in_a_collection_of_theirs(connection: Connection, client: MilvusClient, name: str) -> None:
+    theirs(client, name, title={"datatype": DataType.VARCHAR, "max_length": 50})
+    vectors = points(list(range(6))).vectors
+    rows = [{"key": n, "title": f"t{n}", "embedding": vectors[n], "color": "red", "deep": {"n": [n]}} for n in range(6)]
+    client.insert(name, rows)
+    store = MilvusStore(name, layout())
+    scores = np.asarray([[0.1], [0.2], [0.9]], np.float32)
+    connection.run(store.write_codes([0, 1, 2, 77], codes(4), np.vstack([scores, [[1]]]).astype(np.float32)))
+    found = connection.run(store.fetch([5, 2, 0], with_vectors=True))
+    np.testing.assert_array_equal(found.vectors, vectors[[5, 2, 0]])
+    assert found.payloads == [{"title": f"t{n}", "color": "red", "deep": {"n": [n]}} for n in (5, 2, 0)]
+    assert found.codes.status.tolist() == [1, 0, 0]
+    assert connection.run(store.count(factor_filter=factor("entity") <= 0.2)) == 2
+    assert connection.run(store.count(factor_filter=~(factor("entity") <= 0.2))) == 1  # none of those without scores
+    assert connection.run(store.count("title == 't1' or title == 't2'", factor("entity") > 0.2)) == 1
+    assert connection.run(store.count()) == 6
+
+
+def test_rows_go_back_into_their_partitions(connection: Connection, client: MilvusClient, name: str) -> None:
+    theirs(client, name)
+    client.create_partition(name, "old")
+    client.load_collection(name)
+    vectors = points(list(range(4))).vectors
+    for partition, keys in (("_default", (0, 1)), ("old", (2, 3))):
+        client.insert(name, [{"key": n, "embedding": vectors[n], "n": n} for n in keys], partition_name=partition)
+    store = MilvusStore(name, layout())
+    connection.run(store.write_codes([0, 2, 3], codes(3), np.full((3, 1), 0.5, np.float32)))
+    for partition, keys in (("_default", [0, 1]), ("old", [2, 3])):
+        reply = client.query(
+            name, filter="key >= 0", output_fields=["n"], partition_names=[partition], consistency_level="Strong"
+        )
+        assert sorted(found["key"] for found in reply) == keys
+    assert connection.run(store.fetch([0, 1, 2, 3])).codes.status.tolist() == [0, 1, 0, 0]
+    with pytest.raises(UnsupportedError, match="partitions"):
+        connection.run(store.upsert(points([2])))
+
+
+def test_partition_keys_are_left_to_the_server(connection: Connection, client: MilvusClient, name: str) -> None:
+    tenant = {"datatype": DataType.VARCHAR, "max_length": 20, "is_partition_key": True}
+    theirs(client, name, tenant=tenant)
+    store = MilvusStore(name, layout())
+    connection.run(store.upsert(points(list(range(20)), [{"tenant": f"t{n}"} for n in range(20)])))
+    connection.run(store.write_codes(list(range(20)), codes(20), np.full((20, 1), 0.5, np.float32)))
+    assert connection.run(store.count()) == 20
+    found = connection.run(store.fetch(list(range(20))))
+    assert found.codes.current.all()
+    assert found.payloads == [{"tenant": f"t{n}"} for n in range(20)]
+
+
+def test_large_writes_are_split(connection: Connection, name: str) -> None:
+    """80 MB, above the 64 MB that one request may have."""
+    store = MilvusStore(name, layout())
+    connection.run(store.create(DIM, Metric.COSINE))
+    ids = [f"p{n}" for n in range(1600)]
+    connection.run(store.upsert(points(ids, [{"text": "x" * 50_000}] * len(ids))))
+    assert connection.run(store.count()) == 1600
+
+
+def test_a_payload_beyond_the_limit_is_reported(connection: Connection, name: str) -> None:
+    store = MilvusStore(name, layout())
+    connection.run(store.create(DIM, Metric.COSINE))
+    with pytest.raises(StoreError, match="65536"):
+        connection.run(store.upsert(points(["a"], [{"text": "x" * 70_000}])))
+
+
+def test_a_collection_that_is_not_loaded_says_so(connection: Connection, client: MilvusClient, name: str) -> None:
+    theirs(client, name)
+    client.release_collection(name)
+    with pytest.raises(StoreError, match="load_collection"):
+        connection.run(MilvusStore(name, layout()).count())
+
+
+class Proxy:
+    """Forwards TCP connections to a server, until it is told to go silent or to hang up."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self.silent = threading.Event()
+        self.closed = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        self._listening.settimeout(0.1)
+        while not self.closed.is_set():
+            try:
+                near = self._listening.accept()[0]
+            except TimeoutError:
+                continue
+            thread = threading.Thread(target=self._forward, args=(near,))
+            self._threads.append(thread)
+            thread.start()
+        self._listening.close()
+
+    def _forward(self, near: socket.socket) -> None:
+        with near, socket.create_connection(self._target) as far:
+            pairs = {near: far, far: near}
+            while not self.closed.is_set():
+                if self.silent.is_set():
+                    time.sleep(0.05)
+                    continue
+                for ready in select.select(list(pairs), [], [], 0.05)[0]:
+                    data = ready.recv(65536)
+                    if not data:
+                        return
+                    pairs[ready].sendall(data)
+
+    def close(self) -> None:
+        self.closed.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture
+def proxy(milvus_server_url: str) -> Iterator[Proxy]:
+    where = parse_url(f"{milvus_server_url}/any")
+    made = Proxy((where.host, where.port or 0))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
+def test_a_server_that_goes_silent_or_away(connection: Connection, proxy: Proxy, name: str, asynchronous: bool) -> None:
+    setup = MilvusStore(name, layout())
+    connection.run(setup.create(DIM, Metric.COSINE))
+
+    async def use() -> None:
+        tested = connect(f"milvus://127.0.0.1:{proxy.port}", asynchronous, timeout=5.0)
+
+        async def send(operation: Any) -> Any:
+            return await tested.arun(operation) if asynchronous else await asyncio.to_thread(tested.run, operation)
+
+        store = MilvusStore(name, layout())
+        query = points(["q"]).vectors
+        assert len(await send(store.search(query, 3))) == 1
+        tested.timeout = 1.0
+        proxy.silent.set()
+        for operation in (store.search(query, 3), store.upsert(points(["a"])), store.delete(["a"]), store.scroll(3)):
+            start = time.monotonic()
+            with pytest.raises(StoreTimeoutError):
+                await send(operation)
+            assert time.monotonic() - start < 2
+        proxy.silent.clear()
+        tested.timeout = 10.0
+        assert len(await send(store.search(query, 3))) == 1  # and it is there again
+        proxy.close()
+        tested.timeout = 2.0
+        start = time.monotonic()
+        with pytest.raises(StoreUnavailableError):
+            await send(store.search(query, 3))
+        assert time.monotonic() - start < 4
+        if asynchronous:
+            await tested.aclose()
+        else:
+            tested.close()
+
+    asyncio.run(use())
