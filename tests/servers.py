@@ -23,7 +23,9 @@ from typing import Any
 
 import pytest
 
-__all__ = ["milvus_server_url", "qdrant_server_url"]
+from qdrant_wire import WireServer
+
+__all__ = ["milvus_server_url", "qdrant_server_url", "qdrant_wire_url"]
 
 QDRANT_IMAGE = "qdrant/qdrant:v1.19.0"
 MILVUS_IMAGE = "milvusdb/milvus:v2.6.11"
@@ -41,6 +43,14 @@ def qdrant_server_url() -> Iterator[str]:
         host = container.get_container_host_ip()
         await_http(f"http://{host}:{container.get_exposed_port(6333)}/readyz")
         yield f"qdrant://{host}:{container.get_exposed_port(6334)}"
+
+
+@pytest.fixture(scope="session")
+def qdrant_wire_url() -> Iterator[str]:
+    """Qdrant's protocol on a real gRPC port, with local mode behind it."""
+    server = WireServer()
+    yield server.url
+    server.close()
 
 
 def named_server(variable: str, scheme: str, ports: dict[str, str]) -> str | None:

@@ -10,7 +10,6 @@ import pytest
 from drivers import ENGINES, Driver, Engine, connect
 
 from imrnn_vdb.store import ConnectionOptions
-from qdrant_wire import WireServer
 
 
 def _params() -> list[Any]:
@@ -19,14 +18,6 @@ def _params() -> list[Any]:
         for engine in ENGINES
         for mode in ("sync", "async")
     ]
-
-
-@pytest.fixture(scope="session")
-def qdrant_wire_url() -> Iterator[str]:
-    """Qdrant's protocol on a real gRPC port, with local mode behind it."""
-    server = WireServer()
-    yield server.url
-    server.close()
 
 
 @pytest.fixture
