@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import cosine_of_refined
+
+_MIN_NORM = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class ModulatorConfig:
         Applied to the inputs of the maps and cells during training, in 0..1.
     shrinkage
         λ in 0..1, ``score = (1 − λ)·base + λ·refined``; chosen on validation data.
+    prior
+        Feedback that needs no labels, carried out before all that is learned; off by default.
+    num_familiar
+        Number of training queries that new queries are compared with, see :meth:`Modulator.familiarity`.
     """
 
     num_factors: int
@@ -51,10 +58,14 @@ class ModulatorConfig:
     linear: bool = True
     dropout: float = 0.3
     shrinkage: float = 1.0
+    prior: FeedbackPrior = FeedbackPrior()
+    num_familiar: int = 0
 
     def __post_init__(self) -> None:
-        if min(self.num_factors, self.hidden, self.pool_size) < 1 or self.num_steps < 0:
-            raise InvalidInputError("num_factors, hidden and pool_size must be at least 1, num_steps at least 0")
+        if min(self.num_factors, self.hidden, self.pool_size) < 1 or min(self.num_steps, self.num_familiar) < 0:
+            raise InvalidInputError(
+                "num_factors, hidden and pool_size must be at least 1, num_steps and num_familiar at least 0"
+            )
         if not (0 <= self.dropout < 1 and 0 <= self.shrinkage <= 1):
             raise InvalidInputError("dropout must be in 0..1 (1 excluded) and shrinkage in 0..1")
 
@@ -107,7 +118,7 @@ class _Cell(nn.Module):
 
 
 class Modulator(nn.Module):
-    """Refines direction codes for T steps. Untrained, it returns them unchanged to the last bit.
+    """Refines direction codes for T steps. Untrained and without a prior, it returns them unchanged to the last bit.
 
     Parameters
     ----------
@@ -128,14 +139,28 @@ class Modulator(nn.Module):
         self.query_map = nn.Parameter(torch.zeros(m, m)) if config.linear else None
         self.document_map = nn.Parameter(torch.zeros(m, m)) if config.linear else None
         self.drop = nn.Dropout(config.dropout)
+        self.familiar_queries: Tensor
+        self.familiar_similarities: Tensor
         self.familiar_norms: Tensor
-        self.register_buffer("familiar_norms", torch.tensor([-2.0, -1.0]))  # below any norm: every query is familiar
+        self.register_buffer("familiar_queries", torch.zeros(config.num_familiar, m))
+        # Ranges below any similarity and any norm: until training sets them, every query is familiar.
+        self.register_buffer("familiar_similarities", torch.tensor([-3.0, -2.0]))
+        self.register_buffer("familiar_norms", torch.tensor([-2.0, -1.0]))
+
+    @property
+    def trained(self) -> bool:
+        """Whether anything learned moves a code; False for a modulator that is new, or has a prior and no more."""
+        parts: list[Tensor | None] = [self.query_map, self.document_map]
+        for cell in (self.query_cell, self.document_cell):
+            parts += [cell.out.weight, cell.out.bias]
+        return any(bool(part.detach().any()) for part in parts if part is not None)
 
     def familiarity(self, query: Tensor) -> Tensor:
         """Say how much each query resembles those that the model was trained on.
 
-        The factor space is spanned by what the training collection is about, so the length of a unit vector's code
-        tells how much of it lies there. Between two norms, set after training, familiarity rises linearly from 0 to 1.
+        Two signs, each rising linearly from 0 to 1 in a range that is set after training, are multiplied. The factor
+        space is spanned by what the training collection is about, so the length of a unit vector's code tells how much
+        of it lies there. And the largest cosine with the code of a training query tells whether its topic was labelled.
 
         Parameters
         ----------
@@ -147,9 +172,11 @@ class Modulator(nn.Module):
         Tensor
             Shape (B, 1), in 0..1: how far the modulation is carried out. 1 everywhere for an untrained model.
         """
-        low, high = self.familiar_norms[0], self.familiar_norms[1]
         norms = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
-        trust: Tensor = ((norms - low) / (high - low)).clamp(0.0, 1.0)
+        trust = _ramp(norms, self.familiar_norms)
+        if self.config.num_familiar:
+            cosines = query @ self.familiar_queries.T / norms.clamp_min(_MIN_NORM)
+            trust = trust * _ramp(cosines.amax(dim=-1, keepdim=True), self.familiar_similarities)
         return trust
 
     def forward(self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Modulated:
@@ -171,7 +198,9 @@ class Modulator(nn.Module):
         Modulated
             Codes after T steps, of the shapes that came in.
         """
-        z_q, z_d = query, candidates
+        prior = self.config.prior
+        start = query + prior.shift(candidates, cosines, mask) if prior.strength > 0 else query
+        z_q, z_d = start, candidates
         if self.query_map is not None and self.document_map is not None:
             z_q = z_q + self.drop(query) @ self.query_map
             z_d = z_d + self.drop(candidates) @ self.document_map
@@ -192,7 +221,7 @@ class Modulator(nn.Module):
             if step + 1 < self.config.num_steps:
                 scores = cosine_of_refined(cosines, query.unsqueeze(1), candidates, z_q.unsqueeze(1), z_d)
         trust = self.familiarity(query)
-        return Modulated(query + trust * (z_q - query), candidates + trust.unsqueeze(1) * (z_d - candidates))
+        return Modulated(start + trust * (z_q - start), candidates + trust.unsqueeze(1) * (z_d - candidates))
 
     def _feedback(self, scores: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
         """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i`` over its candidates, shape (B, m)."""
@@ -201,3 +230,8 @@ class Modulator(nn.Module):
         logits = (self.log_beta.exp() * scores).masked_fill(~mask, -1e9)
         weights = torch.softmax(logits, -1) * mask
         return torch.einsum("bk,bkm->bm", weights, candidates)
+
+
+def _ramp(values: Tensor, bounds: Tensor) -> Tensor:
+    """Rise linearly from 0 at the first bound to 1 at the second."""
+    return ((values - bounds[0]) / (bounds[1] - bounds[0])).clamp(0.0, 1.0)

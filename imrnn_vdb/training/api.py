@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,10 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.datasets import Dataset, load_dataset
 from imrnn_vdb.encoders import Encoder, EncoderConfig, TransformerEncoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.model import Modulator
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
-from imrnn_vdb.training.starting import familiar_range
 from imrnn_vdb.training.trainer import Trained, Trainer
 
 Data = str | Path | Dataset | EmbeddedDataset
@@ -140,7 +138,7 @@ def train_examples(
     if continue_from is not None and past is not None:
         evidence[EVIDENCE_KEY]["before"] = past
     model_encoder = encoder if encoder is not None or origin is None else origin.encoder
-    return _assemble(trainer.space, trained, examples, continue_from, evidence, model_encoder)
+    return _assemble(trainer, trained, continue_from, evidence, model_encoder)
 
 
 def verdict(training: Mapping[str, Any]) -> str:
@@ -176,9 +174,8 @@ def embedded_data(data: Data, encoder: Encoder | None, cache: EmbeddingCache | N
 
 
 def _assemble(
-    start: FactorSpace,
+    trainer: Trainer,
     trained: Trained,
-    examples: Examples,
     continue_from: IMRNNModel | None,
     evidence: dict[str, Any],
     encoder: EncoderConfig | None,
@@ -187,12 +184,9 @@ def _assemble(
     kept_old = continue_from is not None and continue_from.active and not choice.better
     if kept_old and continue_from is not None:
         return IMRNNModel(continue_from.space, continue_from.modulator, encoder, evidence, continue_from.active)
-    basis = network.basis().detach()
+    start, basis = trainer.space, network.basis().detach()
     space = start if not network.basis.trainable else FactorSpace(basis.numpy(), start.names, start.quantiles)
-    modulator = Modulator(replace(network.modulator.config, shrinkage=choice.shrinkage))
-    modulator.load_state_dict(network.modulator.state_dict())
-    modulator.familiar_norms.copy_(familiar_range(examples.queries, basis, continue_from))
-    return IMRNNModel(space, modulator.eval(), encoder, evidence, choice.better)
+    return IMRNNModel(space, trainer.finish(network, choice), encoder, evidence, choice.better)
 
 
 def _evidence(
@@ -210,12 +204,14 @@ def _evidence(
         "continued_from": start.model_id if start is not None and start.active else None,
         "epochs": choice.epochs,
         "shrinkage": choice.shrinkage,
+        "similarity_threshold": choice.threshold,
         "better": choice.better,
         "validation": {
             "measure": "ndcg@10",
-            "method": f"{settings.num_folds(len(examples))}-fold cross-validation, each fold under the others' choice",
+            "method": f"{settings.num_folds(len(examples))}-fold cross-validation, half the topics held out whole",
             "base": choice.base,
             "modulated": choice.modulated,
+            "new_topic_difference": choice.new_topic_difference,
             **asdict(choice.test),
         },
         "replayed": replayed,

@@ -13,10 +13,13 @@ from imrnn_vdb.evaluation import PairedTest, paired_test
 from imrnn_vdb.training.examples import Examples
 
 SHRINKAGES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
+THRESHOLDS = (-1.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 SIGNIFICANCE = 0.05
 MIN_QUERIES = 10
 
 FloatTable = npt.NDArray[np.float64]
+IntTable = npt.NDArray[np.int64]
+_CLUSTER_ROUNDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,31 +29,105 @@ class Choice:
     Attributes
     ----------
     epochs
-        Passes over the training queries; 0 for none.
+        Passes over the training queries.
     shrinkage
         λ in 0..1.
+    threshold
+        Cosine with the nearest training query's code from which a query is modulated; −1 for every query.
     base, modulated
         nDCG@10 of held-out queries.
+    new_topic_difference
+        Modulated minus base, for held-out queries whose whole topic was held out.
     test
-        Paired test of the two.
+        Paired test of base and modulated.
     better
         The gate: better on average, and not by chance.
     """
 
     epochs: int
     shrinkage: float
+    threshold: float
     base: float
     modulated: float
+    new_topic_difference: float
     test: PairedTest
     better: bool
 
 
-def fold_of(queries: int, folds: int, seed: int) -> Tensor:
-    """Deal queries into folds at random, shape (queries,), values 0 … folds − 1."""
-    order = torch.randperm(queries, generator=torch.Generator().manual_seed(seed))
-    fold = torch.empty(queries, dtype=torch.long)
-    fold[order] = torch.arange(queries) % folds
-    return fold
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """What cross-validation measured, for n queries.
+
+    Attributes
+    ----------
+    ndcg
+        Shape (epochs, shrinkages, n): nDCG@10 after each epoch. The first shrinkage is 0, the base ranking.
+    similarity
+        Shape (epochs, n): cosine of each query's code with the nearest one of its training part.
+    """
+
+    ndcg: FloatTable
+    similarity: FloatTable
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """How queries are held out.
+
+    Attributes
+    ----------
+    of
+        Shape (n,): fold of each query, 0 … count − 1.
+    new_topic
+        Shape (n,), bool: True where the query is held out together with all others about its topic.
+    """
+
+    of: IntTable
+    new_topic: npt.NDArray[np.bool_]
+
+
+def make_folds(examples: Examples, queries: int, count: int, seed: int) -> Folds:
+    """Deal queries into folds: half the topics query by query, the other half topic by topic.
+
+    Dealt query by query, most held-out queries have others about the same documents in the training part, and what a
+    model learned by heart looks like skill. Dealt topic by topic, none has. Future queries will be of both kinds.
+
+    Parameters
+    ----------
+    examples
+        Topics are clusters of the relevant documents.
+    queries
+        The first so many rows are dealt.
+    count
+        Number of folds.
+    seed
+        Of clusters and deal.
+    """
+    rng = np.random.default_rng(seed)
+    relevant = examples.gains[:queries] > 0
+    weights = relevant / relevant.sum(1, keepdim=True).clamp_min(1)
+    centres = torch.einsum("nk,nkd->nd", weights, examples.documents[examples.mined[:queries]]).numpy()
+    topic = _cluster(centres, max(2 * count, round(queries**0.5)), rng)
+    whole = rng.permutation(topic.max() + 1)[::2]
+    new_topic = np.isin(topic, whole)
+    fold = np.full(queries, -1)
+    for label in whole:  # to the smallest fold so far
+        fold[topic == label] = np.bincount(fold[fold >= 0], minlength=count).argmin()
+    for row in rng.permutation(np.flatnonzero(~new_topic)):
+        fold[row] = np.bincount(fold[fold >= 0], minlength=count).argmin()
+    return Folds(fold, new_topic)
+
+
+def _cluster(points: npt.NDArray[np.float32], count: int, rng: np.random.Generator) -> IntTable:
+    """Spherical k-means, shape (n,): labels 0 … at most count − 1."""
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True).clip(1e-9)
+    centres = unit[rng.choice(len(unit), min(count, len(unit)), replace=False)]
+    for _ in range(_CLUSTER_ROUNDS):
+        label = (unit @ centres.T).argmax(axis=1)
+        sums = np.stack([unit[label == i].sum(axis=0) for i in range(len(centres))])
+        norms = np.linalg.norm(sums, axis=1, keepdims=True)
+        centres = np.where(norms > 0, sums / norms.clip(1e-9), centres)
+    return np.asarray(np.unique(label, return_inverse=True)[1], np.int64)
 
 
 def shrunk_ndcg(examples: Examples, scores: Tensor, rows: Tensor, shrinkages: tuple[float, ...]) -> FloatTable:
@@ -60,43 +137,75 @@ def shrunk_ndcg(examples: Examples, scores: Tensor, rows: Tensor, shrinkages: tu
     return np.asarray(torch.stack(tables).double().numpy())
 
 
-def choose(table: FloatTable, fold: npt.NDArray[np.int64], shrinkages: tuple[float, ...] = SHRINKAGES) -> Choice:
-    """Choose epochs and shrinkage, and put the choice to the test.
+def choose(
+    held: HeldOut,
+    folds: Folds,
+    shrinkages: tuple[float, ...] = SHRINKAGES,
+    thresholds: tuple[float, ...] = THRESHOLDS,
+) -> Choice:
+    """Choose epochs, shrinkage and threshold, and put the choice to the test.
 
-    The setting that is kept is chosen on all folds. What the test sees is fairer: each fold's queries under the setting
-    that the *other* folds would choose, so that the gain from choosing among many settings is not counted as a gain.
+    The setting that is kept is chosen on all folds: the best mean among those that cost new topics nothing. What the
+    test sees is fairer: each fold's queries under the setting that the *other* folds would choose, so that the gain
+    from choosing among many settings is not counted as a gain.
 
     Parameters
     ----------
-    table
-        Shape (epochs, len(shrinkages), n): held-out nDCG@10 after each epoch. The first shrinkage is 0,
-        the base ranking.
-    fold
-        Shape (n,): fold of each query.
-    shrinkages
-        The values of the second dimension.
-
-    Returns
-    -------
-    Choice
-        Epochs counted from 1.
+    held
+        What was measured.
+    folds
+        How the n queries were held out.
+    shrinkages, thresholds
+        The values tried; the first shrinkage is 0.
     """
-    base = table[0, 0]
+    base = held.ndcg[0, 0]
     honest = np.zeros_like(base)
-    for part in np.unique(fold):
-        held = fold == part
-        epoch, shrinkage = _best(table[:, :, ~held])
-        honest[held] = table[epoch, shrinkage][held]
-    epoch, shrinkage = _best(table)
+    for part in np.unique(folds.of):
+        rows = folds.of == part
+        setting = _best(held, folds.new_topic, ~rows, thresholds)
+        honest[rows] = _under(held, setting, thresholds)[rows]
+    epoch, shrinkage, threshold = _best(held, folds.new_topic, np.ones(len(base), bool), thresholds)
     test = paired_test(honest - base)
     better = len(base) >= MIN_QUERIES and shrinkage > 0 and test.difference > 0 and test.p_value < SIGNIFICANCE
-    return Choice(epoch + 1, shrinkages[shrinkage], float(base.mean()), float(honest.mean()), test, better)
+    new = (honest - base)[folds.new_topic]
+    return Choice(
+        epochs=epoch + 1,
+        shrinkage=shrinkages[shrinkage],
+        threshold=thresholds[threshold],
+        base=float(base.mean()),
+        modulated=float(honest.mean()),
+        new_topic_difference=float(new.mean()) if len(new) else 0.0,
+        test=test,
+        better=better,
+    )
 
 
-def _best(table: FloatTable) -> tuple[int, int]:
-    """Return epoch and shrinkage of the best mean, smoothed over neighbouring epochs; ties go to the smaller change."""
-    means = table.mean(axis=2)
+def _under(held: HeldOut, setting: tuple[int, int, int], thresholds: tuple[float, ...]) -> FloatTable:
+    """Return each query's nDCG@10 under one setting, shape (n,)."""
+    epoch, shrinkage, threshold = setting
+    familiar = held.similarity[epoch] >= thresholds[threshold]
+    return np.asarray(np.where(familiar, held.ndcg[epoch, shrinkage], held.ndcg[0, 0]))
+
+
+def _best(
+    held: HeldOut, new_topic: npt.NDArray[np.bool_], rows: npt.NDArray[np.bool_], thresholds: tuple[float, ...]
+) -> tuple[int, int, int]:
+    """Return the indices of the best setting on some queries; ties go to the smaller change."""
+    gain = held.ndcg[:, :, rows] - held.ndcg[0, 0, rows]
+    new = new_topic[rows]
+    best, where = 0.0, (0, 0, 0)
+    for index, threshold in enumerate(thresholds):
+        served = gain * (held.similarity[:, None, rows] >= threshold)
+        means = _smooth(served.mean(axis=2))
+        if new.any():
+            means[_smooth(served[:, :, new].mean(axis=2)) < 0] = -1.0
+        epoch, shrinkage = np.unravel_index(int(means.argmax()), means.shape)
+        if means[epoch, shrinkage] > best:
+            best, where = float(means[epoch, shrinkage]), (int(epoch), int(shrinkage), index)
+    return where
+
+
+def _smooth(means: FloatTable) -> FloatTable:
+    """Average each epoch with its neighbours, shape (epochs, shrinkages)."""
     padded = np.concatenate([means[:1], means, means[-1:]])
-    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-    epoch, shrinkage = np.unravel_index(int(smooth.argmax()), smooth.shape)
-    return int(epoch), int(shrinkage)
+    return np.asarray((padded[:-2] + padded[1:-1] + padded[2:]) / 3)

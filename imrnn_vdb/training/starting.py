@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -17,6 +19,8 @@ from imrnn_vdb.training.settings import TrainingSettings
 
 _FAMILIAR_QUANTILES = (0.01, 0.05)
 _MIN_RANGE = 1e-3
+_RAMP = 0.03
+_MAX_FAMILIAR = 2000
 DEFAULT_LATENT = 64
 
 
@@ -57,38 +61,76 @@ def principal_components(vectors: FloatArray) -> FloatArray:
 def build_network(space: FactorSpace, settings: TrainingSettings, start: IMRNNModel | None, seed: int) -> Network:
     """Make the network of one training run: a new modulator, or a copy of the one to go on from."""
     if start is not None:
-        config, state = start.modulator.config, start.modulator.state_dict()
+        config, state = replace(start.modulator.config, num_familiar=0), start.modulator.state_dict()
     else:
         config, state = _modulator_config(space.num_factors, settings), None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         modulator = Modulator(config)
-    everywhere = modulator.familiar_norms.clone()
-    if state is not None:
-        modulator.load_state_dict(state)
-    modulator.familiar_norms.copy_(everywhere)  # while it trains, every query is familiar
+    if state is not None:  # without what it knows as familiar: while it trains, every query is
+        familiar = {name: value for name, value in modulator.state_dict().items() if name.startswith("familiar_")}
+        modulator.load_state_dict({**state, **familiar})
     basis = LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), settings.train_basis)
     return Network(basis, modulator)
 
 
-def familiar_range(queries: Tensor, basis: Tensor, start: IMRNNModel | None) -> Tensor:
-    """Return the norms of query codes between which a model's familiarity rises from 0 to 1, shape (2,).
+def familiar_codes(queries: Tensor, basis: Tensor, start: IMRNNModel | None) -> Tensor:
+    """Return the codes, of unit length, that new queries are compared with, shape (at most 2,000, m).
 
     Parameters
     ----------
     queries
-        Shape (n, d): the training queries, unit vectors.
+        Shape (n, d): training queries, unit vectors.
     basis
         Shape (d, m).
     start
         A model trained before in the same space, whose queries stay familiar.
     """
+    codes = torch.nn.functional.normalize(queries @ basis, dim=1)
+    if start is not None:
+        codes = torch.cat([start.modulator.familiar_queries.to(codes.device), codes])
+    stride = -(-len(codes) // _MAX_FAMILIAR)
+    return codes[::stride] if stride > 1 else codes
+
+
+def start_threshold(start: IMRNNModel) -> float:
+    """Return the similarity from which a trained model modulates; −1 if it does not ask."""
+    return float(start.modulator.familiar_similarities.mean()) if start.modulator.config.num_familiar else -1.0
+
+
+def finished_modulator(
+    network: Network, queries: Tensor, shrinkage: float, threshold: float, start: IMRNNModel | None
+) -> Modulator:
+    """Return the trained modulator with its shrinkage and the range of queries that it is trusted on.
+
+    Parameters
+    ----------
+    network
+        Trained.
+    queries
+        Shape (n, d): the training queries, unit vectors.
+    shrinkage
+        λ in 0..1.
+    threshold
+        Cosine with the nearest training query's code from which a query is modulated; −1 for every query.
+    start
+        A trained model that was updated; its queries stay familiar.
+    """
+    basis = network.basis().detach()
+    updated = start if start is not None and start.active else None
+    keys = familiar_codes(queries, basis, updated) if threshold > -1 else torch.zeros(0, basis.shape[1])
+    modulator = Modulator(replace(network.modulator.config, shrinkage=shrinkage, num_familiar=len(keys)))
     norms = torch.linalg.vector_norm(queries @ basis, dim=1)
     low, high = torch.quantile(norms, torch.tensor(_FAMILIAR_QUANTILES)).tolist()
-    if start is not None and start.active:
-        old_low, old_high = start.modulator.familiar_norms.tolist()
+    if updated is not None:
+        old_low, old_high = updated.modulator.familiar_norms.tolist()
         low, high = min(low, old_low), min(high, old_high)
-    return torch.tensor([low, max(high, low + _MIN_RANGE)])
+    state = {**network.modulator.state_dict(), "familiar_queries": keys}
+    state["familiar_norms"] = torch.tensor([low, max(high, low + _MIN_RANGE)])
+    if len(keys):
+        state["familiar_similarities"] = torch.tensor([threshold - _RAMP, threshold + _RAMP])
+    modulator.load_state_dict(state)
+    return modulator.eval()
 
 
 def _modulator_config(num_factors: int, settings: TrainingSettings) -> ModulatorConfig:

@@ -13,13 +13,30 @@ import torch
 from torch import Tensor
 
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.model import Modulator
 from imrnn_vdb.training.examples import Examples, join_examples
 from imrnn_vdb.training.loop import Weights, make_optimizer, run_epochs, weights_of
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.resume import Journal, pack, unpack
-from imrnn_vdb.training.selection import MIN_QUERIES, SHRINKAGES, Choice, FloatTable, choose, fold_of, shrunk_ndcg
+from imrnn_vdb.training.selection import (
+    MIN_QUERIES,
+    SHRINKAGES,
+    THRESHOLDS,
+    Choice,
+    FloatTable,
+    HeldOut,
+    choose,
+    make_folds,
+    shrunk_ndcg,
+)
 from imrnn_vdb.training.settings import Progress, Reporter, TrainingSettings
-from imrnn_vdb.training.starting import build_network, starting_space
+from imrnn_vdb.training.starting import (
+    build_network,
+    familiar_codes,
+    finished_modulator,
+    start_threshold,
+    starting_space,
+)
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -109,31 +126,39 @@ class Trainer:
         least = max(self._folds, MIN_QUERIES)
         if self._new < least:
             raise InvalidInputError(f"training needs at least {least} labelled queries, there are {self._new}")
-        settings, fold = self._settings, fold_of(self._new, self._folds, self._settings.seed)
+        settings = self._settings
+        folds = make_folds(self._examples, self._new, self._folds, settings.seed)
+        fold = torch.from_numpy(folds.of)
         left = self._journal.load()
         table = np.zeros((settings.epochs, len(self._shrinkages()), self._new))
+        held = HeldOut(table, np.zeros((settings.epochs, self._new)))
         if left is not None:
-            table = left[1]["table"].numpy().copy()
+            held = HeldOut(*(left[1][name].numpy().copy() for name in ("ndcg", "similarity")))
         first = left[0]["phase"] if left is not None else 0
         replayed = torch.arange(self._new, len(self._examples))
         for phase in range(first, self._folds):
             rows = torch.cat([torch.nonzero(fold != phase).flatten(), replayed])
-            self._phase(phase, rows, settings.epochs, table, torch.nonzero(fold == phase).flatten())
-        choice = choose(table, fold.numpy(), self._shrinkages())
-        network = self._final(choice, table)
+            self._phase(phase, rows, settings.epochs, held, torch.nonzero(fold == phase).flatten())
+        choice = choose(held, folds, self._shrinkages(), self._thresholds())
+        network = self._final(choice, held)
         trained = Trained(network, choice, self._replay_report(network, choice, replayed))
         self._journal.clear()
         if trained.replayed is not None and trained.replayed[1] < trained.replayed[0] - _TOLERATED_LOSS:
             return replace(trained, network=self._network(self._folds), choice=replace(choice, better=False))
         return trained
 
-    def _final(self, choice: Choice, table: FloatTable) -> Network:
+    def finish(self, network: Network, choice: Choice) -> Modulator:
+        """Return a network's modulator as it is served, under a choice."""
+        queries = self._examples.queries[: self._new]
+        return finished_modulator(network, queries, choice.shrinkage, choice.threshold, self._start)
+
+    def _final(self, choice: Choice, held: HeldOut) -> Network:
         if self._updating and not choice.better:
             return self._network(self._folds)
-        return self._phase(self._folds, torch.arange(len(self._examples)), choice.epochs, table, None)
+        return self._phase(self._folds, torch.arange(len(self._examples)), choice.epochs, held, None)
 
-    def _phase(self, phase: int, rows: Tensor, epochs: int, table: FloatTable, held: Tensor | None) -> Network:
-        """Train on some rows; with ``held`` given, write its nDCG@10 into the table after every epoch."""
+    def _phase(self, phase: int, rows: Tensor, epochs: int, held: HeldOut, test: Tensor | None) -> Network:
+        """Train on some rows; with ``test`` given, measure those rows after every epoch."""
         network = self._network(phase)
         anchor: Weights | None = weights_of(network) if self._start is not None else None
         optimizer = make_optimizer(network, self._settings)
@@ -144,11 +169,13 @@ class Trainer:
 
         def on_epoch(epoch: int, loss: float) -> None:
             ndcg = None
-            if held is not None:
-                values = self._held_ndcg(network, held)
-                table[epoch][:, held.numpy()] = values
+            if test is not None:
+                values = self._held_ndcg(network, test)
+                held.ndcg[epoch][:, test.numpy()] = values
+                held.similarity[epoch][test.numpy()] = self._similarity(network, test, rows)
                 ndcg = float(values[-1].mean())
-            self._journal.save(phase, epoch, {**pack(network, optimizer), "table": torch.from_numpy(table)})
+            measured = {"ndcg": torch.from_numpy(held.ndcg), "similarity": torch.from_numpy(held.similarity)}
+            self._journal.save(phase, epoch, {**pack(network, optimizer), **measured})
             self._tell(phase, epoch, epochs, loss, ndcg)
 
         seed = self._seed(phase)
@@ -163,6 +190,20 @@ class Trainer:
             return (0.0, self._start.modulator.config.shrinkage)
         return SHRINKAGES
 
+    def _thresholds(self) -> tuple[float, ...]:
+        """Similarities that are tried; an update keeps the model's own."""
+        if self._updating and self._start is not None:
+            return (start_threshold(self._start),)
+        return THRESHOLDS
+
+    @torch.no_grad()
+    def _similarity(self, network: Network, test: Tensor, rows: Tensor) -> FloatTable:
+        """Return each test query's cosine with the nearest query trained on, of their codes; shape (len(test),)."""
+        basis = network.basis()
+        keys = familiar_codes(self._examples.queries[rows], basis, self._start if self._updating else None)
+        codes = torch.nn.functional.normalize(self._examples.queries[test] @ basis, dim=1)
+        return np.asarray((codes @ keys.T).amax(dim=1).double().numpy())
+
     def _held_ndcg(self, network: Network, rows: Tensor) -> FloatTable:
         scores = network.predict(self._examples, rows)
         if self._before is None:
@@ -174,7 +215,7 @@ class Trainer:
         """Return nDCG@10 of every query as the model to go on from serves it, familiarity included; shape (n,)."""
         network = self._network(0)
         if self._start is not None:
-            network.modulator.familiar_norms.copy_(self._start.modulator.familiar_norms)
+            network.modulator = self._start.modulator
         rows = torch.arange(len(self._examples))
         scores = network.predict(self._examples, rows)
         return np.asarray(shrunk_ndcg(self._examples, scores, rows, self._shrinkages()[1:])[0])
@@ -182,7 +223,8 @@ class Trainer:
     def _replay_report(self, network: Network, choice: Choice, rows: Tensor) -> tuple[float, float] | None:
         if not len(rows) or self._before is None:
             return None
-        after = shrunk_ndcg(self._examples, network.predict(self._examples, rows), rows, (choice.shrinkage,))
+        served = Network(network.basis, self.finish(network, choice))
+        after = shrunk_ndcg(self._examples, served.predict(self._examples, rows), rows, (choice.shrinkage,))
         return float(self._before[rows.numpy()].mean()), float(after.mean())
 
     def _network(self, phase: int) -> Network:

@@ -160,6 +160,16 @@ def test_an_update_that_would_harm_replayed_queries_is_refused(data: EmbeddedDat
 def test_queries_unlike_the_training_keep_the_base_ranking(trained: IMRNNModel) -> None:
     outside = torch.zeros(1, 12)
     assert float(trained.modulator.familiarity(outside)) == 0.0
+    config = replace(trained.modulator.config, num_familiar=2)
+    modulator = Modulator(config)
+    modulator.familiar_queries.copy_(torch.eye(2, 12))
+    modulator.familiar_similarities.copy_(torch.tensor([0.5, 0.7]))
+    queries = torch.tensor([[0.0, 1.0], [1.0, 1.0], [0.75, 1.0], [-1.0, 0.0]])
+    codes = torch.nn.functional.pad(queries, (0, 10))
+    codes[1, 2] = 1.0  # cosine 0.577 with the nearest
+    codes[3, 2] = 1.0
+    expected = torch.tensor([[1.0], [(1 / 3**0.5 - 0.5) / 0.2], [1.0], [0.0]])
+    torch.testing.assert_close(modulator.familiarity(codes), expected)
 
 
 def test_a_trained_model_survives_saving(trained: IMRNNModel, tmp_path: Path) -> None:

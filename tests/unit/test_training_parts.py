@@ -10,7 +10,7 @@ from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.training.examples import Examples, build_examples, join_examples, make_examples
 from imrnn_vdb.training.loop import listwise_loss
 from imrnn_vdb.training.network import LearnedBasis, Network
-from imrnn_vdb.training.selection import choose, fold_of
+from imrnn_vdb.training.selection import Folds, HeldOut, choose, make_folds
 from imrnn_vdb.training.settings import TrainingSettings
 from imrnn_vdb.training.starting import principal_components
 from retrieval_data import DIM, synthetic
@@ -103,11 +103,24 @@ def test_principal_components_are_ordered_and_orthonormal() -> None:
     assert [int(np.abs(column).argmax()) for column in columns.T] == [1, 4, 2, 0, 3]
 
 
-def test_folds_are_of_equal_size_and_depend_on_the_seed() -> None:
-    fold = fold_of(100, 3, seed=0)
-    assert sorted(torch.bincount(fold).tolist()) == [33, 33, 34]
-    assert torch.equal(fold, fold_of(100, 3, seed=0))
-    assert not torch.equal(fold, fold_of(100, 3, seed=1))
+def test_folds_are_of_like_size_and_depend_on_the_seed() -> None:
+    examples = make_examples(synthetic(60), "train", 30)
+    folds = make_folds(examples, 60, 3, seed=0)
+    assert sorted(np.bincount(folds.of)) == [20, 20, 20]
+    np.testing.assert_array_equal(folds.of, make_folds(examples, 60, 3, seed=0).of)
+    assert (folds.of != make_folds(examples, 60, 3, seed=1).of).any()
+
+
+def test_queries_of_a_new_topic_share_no_relevant_document_with_other_folds() -> None:
+    examples = make_examples(synthetic(60, documents=20), "train", 20)
+    folds = make_folds(examples, 60, 3, seed=0)
+    relevant = examples.mined[torch.arange(60), examples.gains.argmax(1)].numpy()
+    assert 0.2 < folds.new_topic.mean() < 0.8
+    for row in np.flatnonzero(folds.new_topic):
+        same = relevant == relevant[row]
+        assert (folds.of[same] == folds.of[row]).all()
+    dealt = ~folds.new_topic
+    assert any(len(set(folds.of[dealt & (relevant == document)])) > 1 for document in set(relevant[dealt]))
 
 
 def test_the_choice_among_noise_is_not_taken_for_a_gain() -> None:
@@ -117,7 +130,8 @@ def test_the_choice_among_noise_is_not_taken_for_a_gain() -> None:
         rng = np.random.default_rng(seed)
         table = rng.normal(0.5, 0.1, (20, 9, 40))
         table[:, 0] = rng.normal(0.5, 0.1, 40)
-        better.append(choose(table, np.arange(40) % 5).better)
+        held = HeldOut(table, rng.uniform(0.4, 0.9, (20, 40)))
+        better.append(choose(held, Folds(np.arange(40) % 5, rng.random(40) < 0.5)).better)
     assert np.mean(better) <= 0.1
 
 
@@ -126,6 +140,21 @@ def test_the_choice_finds_a_gain_that_is_there() -> None:
     base = rng.uniform(0.2, 0.8, 90)
     table = np.repeat(np.repeat(base[None, None], 6, axis=0), 9, axis=1)
     table[2:5, 4] += 0.1
-    choice = choose(table, np.arange(90) % 3)
-    assert (choice.epochs, choice.shrinkage, choice.better) == (4, 0.5, True)
+    held = HeldOut(table, np.full((6, 90), 0.6))
+    choice = choose(held, Folds(np.arange(90) % 3, np.arange(90) < 45))
+    assert (choice.epochs, choice.shrinkage, choice.threshold, choice.better) == (4, 0.5, -1.0, True)
     assert choice.modulated == pytest.approx(base.mean() + 0.1)
+
+
+def test_a_gain_that_costs_new_topics_is_limited_to_familiar_queries() -> None:
+    base = np.full(100, 0.5)
+    table = np.repeat(np.repeat(base[None, None], 4, axis=0), 9, axis=1)
+    new = np.arange(100) < 50
+    table[:, 1:, ~new] += 0.2
+    table[:, 1:, new] -= 0.05
+    held = HeldOut(table, np.where(new, 0.56, 0.9)[None].repeat(4, axis=0))
+    choice = choose(held, Folds(np.arange(100) % 4, new))
+    assert choice.better
+    assert choice.threshold == 0.6
+    assert choice.new_topic_difference == 0.0
+    assert choice.modulated == pytest.approx(0.6)
