@@ -161,6 +161,23 @@ def evaluate(
     return compare_runs(qrels, runs["base"], runs["modulated"], embedded.data.queries, settings)
 
 
+def rank_base(embedded: EmbeddedDataset, split: str, coarse_k: int) -> Run:
+    """Return the base ranking of a split: exact search by cosine.
+
+    Raises
+    ------
+    InvalidInputError
+        If the split is not there.
+    """
+    qrels = embedded.data.split(split)
+    rows = [i for i, query in enumerate(embedded.query_ids) if query in qrels]
+    found, scores = nearest(embedded.query_vectors[rows], embedded.document_vectors, coarse_k)
+    return {
+        embedded.query_ids[row]: {embedded.document_ids[i]: float(score) for i, score in zip(*pair, strict=True)}
+        for row, pair in zip(rows, zip(found, scores, strict=True), strict=True)
+    }
+
+
 def compare_runs(
     qrels: Qrels, base: Run, modulated: Run, texts: Mapping[str, str], settings: dict[str, Any] | None = None
 ) -> Evaluation:
