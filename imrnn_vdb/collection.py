@@ -45,7 +45,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.connection import Operation
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, SearchOptions
+
+    Begin = Callable[[Backend, Connection, str, IMRNNModel, Settings], Operation[CollectionCore]]
 
 
 class _Shell:
@@ -113,14 +116,7 @@ class IMRNNCollection(_Shell):
         CheckpointError
             If the model cannot be loaded.
         """
-        settings = Settings(**options)
-        where, backend, connection = _connect(url, settings, asynchronous=False)
-        try:
-            loaded = settings.load(model)
-            return cls(connection.run(open_core(backend, connection, where.collection, loaded, settings)), connection)
-        except BaseException:
-            connection.close()
-            raise
+        return cls._start(url, model, Settings(**options), open_core)
 
     @classmethod
     def from_client(
@@ -160,11 +156,14 @@ class IMRNNCollection(_Shell):
         CollectionExistsError
             If there is a collection of that name; it is not touched.
         """
-        settings = Settings(**options)
+        return cls._start(url, model, Settings(**options), create_core)
+
+    @classmethod
+    def _start(cls, url: str, model: Model, settings: Settings, begin: Begin) -> Self:
         where, backend, connection = _connect(url, settings, asynchronous=False)
         try:
             loaded = settings.load(model)
-            return cls(connection.run(create_core(backend, connection, where.collection, loaded, settings)), connection)
+            return cls(connection.run(begin(backend, connection, where.collection, loaded, settings)), connection)
         except BaseException:
             connection.close()
             raise
@@ -328,15 +327,7 @@ class AsyncIMRNNCollection(_Shell):
     @classmethod
     async def open(cls, url: str, model: Model = "minilm", **options: Unpack[OpenOptions]) -> Self:
         """Open an existing collection; see :meth:`IMRNNCollection.open`."""
-        settings = Settings(**options)
-        where, backend, connection = _connect(url, settings, asynchronous=True)
-        try:
-            loaded = await asyncio.to_thread(settings.load, model)
-            operation = open_core(backend, connection, where.collection, loaded, settings)
-            return cls(await connection.arun(operation), connection)
-        except BaseException:
-            await connection.aclose()
-            raise
+        return await cls._start(url, model, Settings(**options), open_core)
 
     @classmethod
     async def from_client(
@@ -351,11 +342,14 @@ class AsyncIMRNNCollection(_Shell):
     @classmethod
     async def create(cls, url: str, model: Model = "minilm", **options: Unpack[CreateOptions]) -> Self:
         """Create a collection and open it; see :meth:`IMRNNCollection.create`."""
-        settings = Settings(**options)
+        return await cls._start(url, model, Settings(**options), create_core)
+
+    @classmethod
+    async def _start(cls, url: str, model: Model, settings: Settings, begin: Begin) -> Self:
         where, backend, connection = _connect(url, settings, asynchronous=True)
         try:
             loaded = await asyncio.to_thread(settings.load, model)
-            operation = create_core(backend, connection, where.collection, loaded, settings)
+            operation = begin(backend, connection, where.collection, loaded, settings)
             return cls(await connection.arun(operation), connection)
         except BaseException:
             await connection.aclose()

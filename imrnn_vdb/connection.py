@@ -159,12 +159,6 @@ class Connection:
                 await closing
 
 
-def done(value: T) -> Operation[T]:
-    """Return an operation that needs no call: for stores that know the answer already."""
-    return value
-    yield  # the unreachable yield makes this function a generator
-
-
 def _seconds_left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
