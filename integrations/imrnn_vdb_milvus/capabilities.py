@@ -17,6 +17,7 @@ def capabilities_of(server: Server, schema: Schema, partitions: Sequence[str]) -
         _partial_upsert(server),
         _new_fields(server),
         _pre_filters(server, schema),
+        _recall(server, schema),
         Capability("own writes", "works", "session consistency: a read sees what this process wrote before"),
         Capability("async", "fallback", "Milvus Lite runs in this process: calls go to a worker thread")
         if server.lite
@@ -42,6 +43,15 @@ def _code_vector(server: Server, schema: Schema) -> Capability:
     if not server.at_least(2, 4):
         return Capability(name, "fallback", f"{server} allows one vector field; codes are stored as text")
     return Capability(name, "fallback", "only in collections created with code_storage='vector'; text is used here")
+
+
+def _recall(server: Server, schema: Schema) -> Capability:
+    name = "every point can be found"
+    graphs = [field for field, kind in schema.index_types.items() if kind.startswith("HNSW")]
+    if server.lite and graphs:
+        why = f"Milvus Lite's HNSW leaves some points of small collections out ({', '.join(graphs)}): use FLAT there"
+        return Capability(name, "fallback", why)
+    return Capability(name, "works", "as far as the index of the vector field is exact")
 
 
 def _update(schema: Schema, partitions: Sequence[str]) -> Capability:

@@ -250,8 +250,11 @@ def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout) -> Any:
     return schema
 
 
-def new_indexes(metric: Metric, layout: Layout) -> Any:
-    """Build the index parameters of a new collection.
+def new_indexes(metric: Metric, layout: Layout, server: Server) -> Any:
+    """Build the index parameters of a new collection: HNSW, or an exact scan in Milvus Lite.
+
+    The HNSW graphs of Milvus Lite 3.2 leave points of small collections unreachable (6 to 11 of 60 were never found,
+    whatever ``ef``), and its queries read every row anyway.
 
     Raises
     ------
@@ -261,9 +264,9 @@ def new_indexes(metric: Metric, layout: Layout) -> Any:
     if metric not in _METRIC_TYPES:
         raise UnsupportedError(f"Milvus has no {metric} metric: use cosine, dot or euclid")
     indexes = pymilvus().MilvusClient.prepare_index_params()
-    hnsw = {"M": 16, "efConstruction": 200}
-    base = layout.vector_name or BASE_NAME
-    indexes.add_index(base, index_type="HNSW", metric_type=_METRIC_TYPES[metric], params=hnsw)
+    hnsw = {"index_type": "HNSW", "params": {"M": 16, "efConstruction": 200}}
+    kind: dict[str, Any] = {"index_type": "FLAT"} if server.lite else hnsw
+    indexes.add_index(layout.vector_name or BASE_NAME, metric_type=_METRIC_TYPES[metric], **kind)
     if layout.code_storage == "vector":  # Milvus loads no collection with a vector field that has no index
         indexes.add_index(CODE_FIELD, index_type="FLAT", metric_type="IP")
     return indexes

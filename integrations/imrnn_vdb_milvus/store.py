@@ -30,7 +30,8 @@ MAX_WINDOW = 16_384
 """Most rows of one reply, and most queries of one request: Milvus's own limits, which Milvus Lite does not enforce."""
 
 _IDS_PER_CALL = 500
-_LITE_FLUSH_ROWS = 2_000
+_LITE_UNFLUSHED_ROWS = 256
+"""Rows that a search in Milvus Lite may find unflushed: it scans each of them, which takes some 50 µs a row."""
 _SESSION: dict[str, Any] = {"consistency_level": "Session"}
 
 
@@ -48,7 +49,7 @@ class MilvusStore(Store):
     def __init__(self, collection: str, layout: Layout) -> None:
         super().__init__(collection, layout)
         self._found: tuple[Server, Schema] | None = None
-        self._unflushed = 0
+        self._unflushed = _LITE_UNFLUSHED_ROWS  # unknown: an earlier process may have left some
 
     def info(self) -> Operation[CollectionInfo]:
         """Describe server and collection; `CollectionNotFoundError` if there is none."""
@@ -68,7 +69,7 @@ class MilvusStore(Store):
         server = Server.parse((yield _call("get_server_version")))
         if self.layout.code_storage == "vector" and not server.at_least(2, 4):
             raise UnsupportedError(f"{server} allows one vector field: store codes in the payload, or use Milvus 2.4")
-        schema, indexes = new_schema(dim, id_type, self.layout), new_indexes(metric, self.layout)
+        schema, indexes = new_schema(dim, id_type, self.layout), new_indexes(metric, self.layout, server)
         if (
             yield from self._ask("has_collection")
         ):  # servers take an identical second creation for a repeated first one
@@ -85,7 +86,7 @@ class MilvusStore(Store):
     def drop(self) -> Operation[None]:
         """Delete the collection and all its points; what is gone already is no error."""
         yield from self._ask("drop_collection")
-        self._found, self._unflushed = None, 0
+        self._found = None
 
     def upsert(self, points: Points) -> Operation[None]:
         """Insert or replace whole points, visible to the next read of this connection.
@@ -123,9 +124,12 @@ class MilvusStore(Store):
             return []
         if not 0 < limit <= MAX_WINDOW or len(query_vectors) > MAX_WINDOW:
             raise InvalidInputError(f"Milvus answers 1 to {MAX_WINDOW} queries with 1 to {MAX_WINDOW} candidates each")
-        _, schema = yield from self._look()
+        server, schema = yield from self._look()
         base = schema.base_name(self.layout)
         check_vectors(query_vectors, schema, base)
+        if server.lite and self._unflushed >= _LITE_UNFLUSHED_ROWS:
+            yield from self._ask("flush")
+            self._unflushed = 0
         reply = yield from self._ask(
             "search",
             data=list(query_vectors),
@@ -303,9 +307,6 @@ class MilvusStore(Store):
         """
         yield from self._ask("insert" if server.lite else "upsert", data=rows, **where)
         self._unflushed += len(rows)
-        if server.lite and self._unflushed >= _LITE_FLUSH_ROWS:  # each query scans unflushed rows one by one
-            yield from self._ask("flush")
-            self._unflushed = 0
 
     def _ask(self, method: str, **arguments: Any) -> Operation[Any]:
         """Call a method about this collection; servers do not always name the collection they miss."""

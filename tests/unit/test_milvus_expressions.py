@@ -24,7 +24,7 @@ from imrnn_vdb_milvus.expressions import (
     literal,
     user_filter,
 )
-from imrnn_vdb_milvus.schema import new_indexes, new_schema
+from imrnn_vdb_milvus.schema import Server, new_indexes, new_schema
 
 HOSTILE = [
     "",
@@ -144,7 +144,9 @@ class Lite:
         self.keys = itertools.count()
         layout = Layout("01234567", 2, ("entity",))
         self.call("create_collection", schema=new_schema(2, "str", layout))
-        self.call("create_index", index_params=new_indexes(Metric.DOT, layout), sync=False)
+        self.call(
+            "create_index", index_params=new_indexes(Metric.DOT, layout, Server((3, 2, 0), lite=True)), sync=False
+        )
         self.call("load_collection")
 
     def call(self, method: str, **arguments: object) -> object:

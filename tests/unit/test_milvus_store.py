@@ -180,3 +180,27 @@ def test_an_invalid_expression_is_reported(client: MilvusClient, connection: Con
     with pytest.raises(StoreError, match="refused") as caught:
         connection.run(store(connection).count("year >>> 1"))
     assert not caught.value.transient
+
+
+def test_small_collections_of_ours_are_searched_exactly(connection: Connection) -> None:
+    """Milvus Lite's HNSW would leave out 6 to 11 of 60 points."""
+    mine = store(connection)
+    connection.run(mine.create(12, Metric.COSINE, "int"))
+    vectors = np.random.default_rng(0).normal(size=(60, 12)).astype(np.float32)
+    for _ in range(5):  # 300 rows in all: enough for the search to flush them first
+        connection.run(mine.upsert(Points(list(range(60)), vectors, [{}] * 60)))
+    for vector in vectors[:5]:
+        [found] = connection.run(mine.search(vector[None], 1000))
+        assert sorted(found.ids) == list(range(60))
+
+
+def test_doctor_is_told_of_graphs_that_leave_points_out(client: MilvusClient, connection: Connection) -> None:
+    schema = MilvusClient.create_schema(enable_dynamic_field=True)
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=2)
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("embedding", index_type="HNSW", metric_type="IP", params={"M": 16, "efConstruction": 200})
+    client.create_collection("docs", schema=schema, index_params=indexes)
+    statuses = {item.name: item.status for item in connection.run(store(connection).info()).capabilities}
+    assert statuses["every point can be found"] == "fallback"
+    assert statuses["codes"] == statuses["factor filters in the database"] == "works"
