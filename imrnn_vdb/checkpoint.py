@@ -126,13 +126,15 @@ def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]], device:
     import torch
 
     from imrnn_vdb.model import Modulator, ModulatorConfig
+    from imrnn_vdb.prior import FeedbackPrior
 
     space = FactorSpace(tensors.pop(f"{_SPACE}basis"), tuple(config["factor_names"]), tensors.pop(f"{_SPACE}quantiles"))
     foreign = [name for name in tensors if not name.startswith(_MODULATOR)]
     if foreign:
         raise CheckpointError(f"tensors that do not belong here: {', '.join(sorted(foreign))}")
     _check_keys(config["modulator"], ModulatorConfig)
-    settings = ModulatorConfig(**config["modulator"])
+    _check_keys(config["modulator"]["prior"], FeedbackPrior)
+    settings = ModulatorConfig(**{**config["modulator"], "prior": FeedbackPrior(**config["modulator"]["prior"])})
     if settings.num_factors != space.num_factors:
         raise CheckpointError(f"the modulator has {settings.num_factors} factors, the space {space.num_factors}")
     modulator = Modulator(settings)

@@ -6,7 +6,7 @@ every document, with one set of factors F that the query's topical hint picks fr
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -58,7 +58,7 @@ class ModulatorConfig:
     linear: bool = True
     dropout: float = 0.3
     shrinkage: float = 1.0
-    prior: FeedbackPrior = FeedbackPrior()
+    prior: FeedbackPrior = field(default_factory=FeedbackPrior)
     num_familiar: int = 0
 
     def __post_init__(self) -> None:
