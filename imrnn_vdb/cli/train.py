@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imrnn_vdb.cli.common import exit_codes, json_option, print_json
 
+if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.training.examples import Examples
+    from imrnn_vdb.training.settings import Reporter
+
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command()
-@click.option("--data", required=True, help="BEIR folder, or a name that ir_datasets knows.")
+@click.option("--data", help="BEIR folder, or a name that ir_datasets knows.")
+@click.option("--url", help="Instead of --data: a live collection, whose own vectors and first stage are trained on.")
+@click.option("--queries", type=_FILE, help="With --url: JSON lines of _id and text, or _id and vector.")
+@click.option("--qrels", type=_FILE, help="With --url: judgements, point ids in the second column.")
+@click.option("--triples", type=_FILE, help="With --url, instead of --qrels: query, relevant and other id, by tabs.")
+@click.option("--api-key", envvar="IMRNN_API_KEY", help="With --url: secret; better in IMRNN_API_KEY.")
 @click.option("--encoder", default="minilm", show_default=True, help="What made the collection's vectors.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoint.")
 @click.option("--split", default="train", show_default=True, help="Judgements to train on.")
@@ -56,14 +67,42 @@ def train(**options: Any) -> None:
         click.echo(f"saved to {out}")
 
 
-def _train(options: dict[str, Any], out: Path, report: Any) -> Any:
-    from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
-    from imrnn_vdb.errors import InvalidInputError
+def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
+    from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.training.api import train as train_model
+    from imrnn_vdb.training.api import train_examples
     from imrnn_vdb.training.embeddings import EmbeddingCache
     from imrnn_vdb.training.settings import TrainingSettings
 
+    space, start = _origins(options)
+    given = {name: options[name] for name in ("epochs", "num_steps", "num_factors", "coarse_k")}
+    common: dict[str, Any] = {
+        "base": IMRNNModel.from_pretrained(space) if space else None,
+        "continue_from": IMRNNModel.from_pretrained(start) if start else None,
+        "settings": TrainingSettings(
+            seed=options["seed"],
+            train_basis=not options["fix_basis"],
+            **{name: value for name, value in given.items() if value is not None},
+        ),
+        "journal": out / ".training",
+        "report": report,
+    }
+    if options["url"]:
+        return train_examples(_live_examples(options, common), name=options["url"], **common)
+    source = {"replay": options["replay"], "split": options["split"], "cache": EmbeddingCache(options["cache"])}
+    return train_model(options["data"], options["encoder"], **source, **common)
+
+
+def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
+    """Check what excludes what; return the names of the space and of the model to go on from."""
+    from imrnn_vdb.checkpoint import shipped_checkpoints
+    from imrnn_vdb.errors import InvalidInputError
+
     space, start = options["space"], options["continue_from"]
+    if bool(options["data"]) == bool(options["url"]):
+        raise InvalidInputError("give either --data or --url")
+    if options["url"] and (not options["queries"] or bool(options["qrels"]) == bool(options["triples"])):
+        raise InvalidInputError("--url needs --queries, and either --qrels or --triples")
     if space and start:
         raise InvalidInputError("--space and --continue-from exclude each other: an update keeps its own space")
     if space is None and not start and options["encoder"] in shipped_checkpoints():
@@ -71,20 +110,23 @@ def _train(options: dict[str, Any], out: Path, report: Any) -> Any:
     space = None if space == "none" else space
     if options["fix_basis"] and not space:
         raise InvalidInputError("--fix-basis needs --space: the checkpoint whose space is kept")
-    if options["replay"] and not start:
-        raise InvalidInputError("--replay needs --continue-from: the checkpoint that was trained on those data")
-    given = {name: options[name] for name in ("epochs", "num_steps", "num_factors", "coarse_k") if options[name]}
-    if options["num_steps"] == 0:
-        given["num_steps"] = 0
-    return train_model(
-        options["data"],
-        options["encoder"],
-        base=IMRNNModel.from_pretrained(space) if space else None,
-        continue_from=IMRNNModel.from_pretrained(start) if start else None,
-        replay=options["replay"],
-        split=options["split"],
-        settings=TrainingSettings(seed=options["seed"], train_basis=not options["fix_basis"], **given),
-        cache=EmbeddingCache(options["cache"]),
-        journal=out / ".training",
-        report=report,
-    )
+    if options["replay"] and (options["url"] or not start):
+        raise InvalidInputError(
+            "--replay needs --data and --continue-from: the checkpoint trained on the replayed data"
+        )
+    return space, start
+
+
+def _live_examples(options: dict[str, Any], common: dict[str, Any]) -> Examples:
+    from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.datasets import read_qrels
+    from imrnn_vdb.errors import InvalidInputError
+    from imrnn_vdb.training.live import examples_from_collection, read_queries, read_triples
+
+    model = common["continue_from"] or common["base"]
+    if model is None:
+        raise InvalidInputError("--url needs --space or --continue-from: a checkpoint for the collection's vectors")
+    queries = read_queries(options["queries"])
+    qrels = read_qrels(options["qrels"]) if options["qrels"] else read_triples(options["triples"])
+    with IMRNNCollection.open(options["url"], model, api_key=options["api_key"]) as collection:
+        return examples_from_collection(collection, queries, qrels, common["settings"].coarse_k)

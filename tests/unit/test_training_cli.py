@@ -85,7 +85,7 @@ def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path
     [
         (("--space", "minilm", "--continue-from", "minilm"), "exclude each other"),
         (("--fix-basis", "--space", "none"), "needs --space"),
-        (("--replay", "x"), "needs --continue-from"),
+        (("--replay", "x"), "needs --data and --continue-from"),
         (("--split", "dev"), "no split 'dev'"),
     ],
 )

@@ -1,0 +1,161 @@
+"""Training data from a live collection: its first stage gives the hard negatives, its vectors are trained on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.datasets import Qrels
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.store import PointId
+from imrnn_vdb.training.embeddings import unit_vectors
+from imrnn_vdb.training.examples import Examples, build_examples
+
+if TYPE_CHECKING:
+    from imrnn_vdb.collection import IMRNNCollection
+
+_QUERY_BATCH, _FETCH_BATCH = 32, 500
+_UNIT_TOLERANCE = 1e-3
+Queries = Mapping[str, str] | Mapping[str, FloatArray]
+
+
+def examples_from_collection(
+    collection: IMRNNCollection, queries: Queries, qrels: Qrels, coarse_k: int = 100
+) -> Examples:
+    """Search a collection for every labelled query, and read the vectors of what is found and of what is relevant.
+
+    Parameters
+    ----------
+    collection
+        Open; it is only read, and its model plays no part. The metric is the cosine, or all vectors have unit length.
+    queries
+        Text or vector of shape (d,) by query id; texts are encoded by the collection's encoder.
+    qrels
+        Grades by point id, written as text, by query id. Relevant points that do not exist are left out.
+    coarse_k
+        Candidates per query, as served later.
+
+    Raises
+    ------
+    InvalidInputError
+        If no query is labelled, a query finds fewer candidates than another, or scores are not cosines.
+    StoreError
+        What the database answered.
+    """
+    labelled = [name for name in queries if any(grade > 0 for grade in qrels.get(name, {}).values())]
+    if not labelled:
+        raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
+    vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in labelled]))
+    found = _search(collection, vectors, coarse_k)
+    as_id = int if found and found[0] and isinstance(found[0][0], int) else str
+    wanted: dict[PointId, None] = dict.fromkeys(point_id for ids in found for point_id in ids)
+    for name in labelled:
+        relevant = (key for key, grade in qrels[name].items() if grade > 0)
+        wanted.update(dict.fromkeys(as_id(key) for key in relevant if as_id is str or key.isdecimal()))
+    ids, table = _fetch(collection, list(wanted))
+    position = {str(point_id): row for row, point_id in enumerate(ids)}
+    width = min(len(row) for row in found)
+    if width == 0:
+        raise InvalidInputError(f"collection {collection.name!r} answers a query with no candidate: is it empty?")
+    candidates = np.array([[position[str(point_id)] for point_id in row[:width]] for row in found], np.intp)
+    return build_examples(labelled, vectors, table, candidates, qrels, position)
+
+
+def read_queries(path: Path) -> Queries:
+    """Read a file of queries, JSON lines: ``_id`` with ``text``, or ``_id`` with ``vector``.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is missing, a line is malformed, or texts and vectors are mixed.
+    """
+    texts: dict[str, str] = {}
+    vectors: dict[str, FloatArray] = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInputError(f"the queries file {path} cannot be read: {exc}") from exc
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if "vector" in row:
+                vectors[str(row["_id"])] = np.asarray(row["vector"], np.float32)
+            else:
+                texts[str(row["_id"])] = str(row["text"])
+        except (ValueError, TypeError, KeyError) as exc:
+            raise InvalidInputError(
+                f"{path}, line {number}: an object with '_id' and 'text' or 'vector' is needed"
+            ) from exc
+    if texts and vectors:
+        raise InvalidInputError(f"{path} mixes texts and vectors: give one or the other")
+    return vectors or texts
+
+
+def read_triples(path: Path) -> Qrels:
+    """Read triples as judgements: query id, relevant id, not relevant id, separated by tabs.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file is missing or a line does not have three columns.
+    """
+    qrels: Qrels = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise InvalidInputError(f"the triples file {path} cannot be read: {exc}") from exc
+    for number, line in enumerate(lines, start=1):
+        parts = line.split("\t")
+        if len(parts) != 3:
+            raise InvalidInputError(f"{path}, line {number}: 'query-id<TAB>relevant-id<TAB>other-id' is expected")
+        query, relevant, other = parts
+        qrels.setdefault(query, {})[relevant] = 1.0
+        qrels[query].setdefault(other, 0.0)
+    return qrels
+
+
+def _query_vectors(collection: IMRNNCollection, queries: Sequence[Any]) -> FloatArray:
+    if isinstance(queries[0], str):
+        return collection.encode_queries(list(queries))
+    try:
+        return np.stack([np.asarray(vector, np.float32) for vector in queries])
+    except ValueError as exc:
+        raise InvalidInputError(f"the query vectors differ in length: {exc}") from exc
+
+
+def _search(collection: IMRNNCollection, vectors: FloatArray, coarse_k: int) -> list[list[PointId]]:
+    found: list[list[PointId]] = []
+    for start in range(0, len(vectors), _QUERY_BATCH):
+        batch = vectors[start : start + _QUERY_BATCH]
+        responses = collection.search_batch(batch, limit=coarse_k, coarse_k=coarse_k, modulate=False)
+        found += [[result.id for result in sorted(response, key=lambda r: r.base_rank)] for response in responses]
+    return found
+
+
+def _fetch(collection: IMRNNCollection, wanted: list[PointId]) -> tuple[list[PointId], FloatArray]:
+    ids: list[PointId] = []
+    tables: list[FloatArray] = []
+    for start in range(0, len(wanted), _FETCH_BATCH):
+        points = collection.fetch(wanted[start : start + _FETCH_BATCH], with_vectors=True)
+        if points.vectors is not None and len(points):
+            ids += points.ids
+            tables.append(points.vectors)
+    if not tables:
+        raise InvalidInputError(f"collection {collection.name!r} holds none of the points that were asked for")
+    table = np.concatenate(tables)
+    norms = np.linalg.norm(table, axis=1)
+    if collection.metric is not Metric.COSINE and np.abs(norms - 1).max() > _UNIT_TOLERANCE:
+        raise InvalidInputError(
+            f"collection {collection.name!r} ranks by {collection.metric} and its vectors differ in length: training "
+            "works on cosines; train on a BEIR folder, or keep vectors of unit length"
+        )
+    keep = np.flatnonzero(norms > 0)
+    return [ids[row] for row in keep], unit_vectors(table[keep])
