@@ -117,7 +117,7 @@ def finished_modulator(
         A trained model that was updated; its queries stay familiar.
     """
     basis = network.basis().detach()
-    updated = start if start is not None and start.active else None
+    updated = start if start is not None and start.active and start.modulator.trained else None
     keys = familiar_codes(queries, basis, updated) if threshold > -1 else torch.zeros(0, basis.shape[1])
     modulator = Modulator(replace(network.modulator.config, shrinkage=shrinkage, num_familiar=len(keys)))
     norms = torch.linalg.vector_norm(queries @ basis, dim=1)

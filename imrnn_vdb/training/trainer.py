@@ -102,7 +102,7 @@ class Trainer:
         self._settings = settings if start is None else replace(settings, train_basis=False)
         self._space = start.space if start is not None else starting_space(examples, self._settings, space)
         self._start = start
-        self._updating = start is not None and start.active
+        self._updating = start is not None and start.active and start.modulator.trained  # a prior is no training
         self._new = len(examples)
         self._examples = examples if replay is None else join_examples(examples, replay)
         self._folds = settings.num_folds(self._new)

@@ -14,6 +14,10 @@ from imrnn_vdb.metric import Metric
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import score_candidates
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.training.api import train
+from imrnn_vdb.training.settings import TrainingSettings
+from retrieval_data import DIM, synthetic
 
 M = 8
 PRIOR = FeedbackPrior(strength=1.0)
@@ -147,6 +151,21 @@ def test_gradients_of_what_is_learned_flow_through_a_model_with_a_prior():
     modulator(*batch()).query.square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in modulator.parameters() if p.grad is not None)
     assert modulator.query_cell.out.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5])
+def test_training_goes_on_from_a_model_with_or_without_a_prior(strength):
+    basis = np.linalg.qr(np.random.default_rng(1).normal(size=(DIM, 12)))[0].astype(np.float32)
+    prior = FeedbackPrior(strength)
+    modulator = Modulator(ModulatorConfig(12, hidden=4, prior=prior)).eval()
+    start = IMRNNModel(FactorSpace(basis, (), np.zeros((0, 2), np.float32)), modulator, active=strength > 0)
+    settings = TrainingSettings(coarse_k=40, num_factors=12, epochs=6, folds=2, learning_rate=1e-2, hidden=4)
+    model = train(synthetic(), settings=settings, continue_from=start)
+    assert model.active
+    assert model.modulator.trained
+    assert model.modulator.config.prior == prior
+    assert model.space.space_id == start.space.space_id
+    assert float(model.modulator.familiar_norms[0]) > 0  # the limits are those of the labelled queries alone
 
 
 def test_a_checkpoint_keeps_its_prior(tmp_path):
