@@ -1,7 +1,7 @@
 """The second pass: the refined query goes back to the database, and both candidate sets are joined (DESIGN.md §4).
 
-A newcomer's base score, which belongs to the original query, follows exactly from the score that the refined query found,
-because the two queries differ inside the factor space only, where the newcomer's code is known.
+A newcomer's base score, which belongs to the original query, follows exactly from the score that the refined query
+found, because the two queries differ inside the factor space only, where the newcomer's code is known.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ def refined_queries(space: FactorSpace, query_vectors: FloatArray, moved: npt.Ar
     """
     queries = space.encode(query_vectors)
     update = (np.asarray(moved) - queries.directions) @ space.basis.T
-    return (query_vectors + queries.norms[:, None] * update).astype(np.float32)
+    refined: FloatArray = (query_vectors + queries.norms[:, None] * update).astype(np.float32)
+    return refined
 
 
 def original_scores(
