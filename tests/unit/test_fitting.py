@@ -205,7 +205,7 @@ def test_unreadable_texts_are_refused(tmp_path, content, message):
 def test_the_shipped_space_carries_its_evidence():
     model = IMRNNModel.from_pretrained("minilm")
     factors = model.evidence["fit"]["factors"]
-    assert (model.space.dim, model.space.num_factors, model.active) == (384, 64, False)
+    assert (model.space.dim, model.space.num_factors) == (384, 64)
     assert tuple(factors) == model.space.names
     assert {"entity", "numeric", "temporal", "sentiment", "procedural", "definition", "causal", "comparison"} <= set(
         factors

@@ -193,3 +193,17 @@ def test_an_incomplete_prior_is_refused(tmp_path, prior):
 def test_impossible_settings_are_refused(change):
     with pytest.raises(InvalidInputError):
         FeedbackPrior(**change)
+
+
+def test_the_shipped_model_earns_its_place_by_its_evidence():
+    model = IMRNNModel.from_pretrained("minilm")
+    assert model.active
+    assert not model.modulator.trained
+    assert model.modulator.config.prior.strength > 0
+    for part in ("development", "unseen"):
+        measured = model.evidence["prior"][part]
+        deltas = [item["delta"] for item in measured["collections"].values()]
+        assert measured["mean_delta"] == pytest.approx(np.mean(deltas), abs=1e-4)
+        assert measured["min_delta"] == min(deltas)
+        assert measured["mean_delta"] >= 0.008
+        assert min(deltas) >= -0.002
