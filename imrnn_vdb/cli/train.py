@@ -33,7 +33,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     default=None,
     help="Checkpoint whose named factors are kept, or 'none'; unset, the encoder's shipped one.",
 )
-@click.option("--fix-basis", is_flag=True, help="Keep that checkpoint's whole space, so that stored codes stay valid.")
+@click.option(
+    "--train-basis/--fix-basis",
+    default=None,
+    help="Learn the latent columns, or keep that checkpoint's whole space, so that stored codes stay valid; unset, "
+    "they are learned from 500 labelled queries on.",
+)
 @click.option("--continue-from", default=None, help="Checkpoint to update on these labels; its space is kept.")
 @click.option(
     "--replay", default=None, help="Data that checkpoint was trained on, so that old queries keep their quality."
@@ -81,7 +86,7 @@ def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
         "continue_from": IMRNNModel.from_pretrained(start) if start else None,
         "settings": TrainingSettings(
             seed=options["seed"],
-            train_basis=not options["fix_basis"],
+            train_basis=options["train_basis"],
             **{name: value for name, value in given.items() if value is not None},
         ),
         "journal": out / ".training",
@@ -108,7 +113,7 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
     if space is None and not start and options["encoder"] in shipped_checkpoints():
         space = options["encoder"]
     space = None if space == "none" else space
-    if options["fix_basis"] and not space:
+    if options["train_basis"] is False and not (space or start):
         raise InvalidInputError("--fix-basis needs --space: the checkpoint whose space is kept")
     if options["replay"] and (options["url"] or not start):
         raise InvalidInputError(

@@ -192,7 +192,7 @@ def _assemble(
 def _evidence(
     examples: Examples, name: str, settings: TrainingSettings, trained: Trained, start: IMRNNModel | None
 ) -> dict[str, Any]:
-    choice = trained.choice
+    choice, used = trained.choice, settings.for_queries(len(examples))
     replayed = None
     if trained.replayed is not None:
         replayed = {"ndcg@10_before": trained.replayed[0], "ndcg@10_after": trained.replayed[1]}
@@ -208,12 +208,12 @@ def _evidence(
         "better": choice.better,
         "validation": {
             "measure": "ndcg@10",
-            "method": f"{settings.num_folds(len(examples))}-fold cross-validation, half the topics held out whole",
+            "method": f"{used.folds}-fold cross-validation, half the topics held out whole",
             "base": choice.base,
             "modulated": choice.modulated,
             "new_topic_difference": choice.new_topic_difference,
             **asdict(choice.test),
         },
         "replayed": replayed,
-        "settings": settings.to_dict(),
+        "settings": used.to_dict(),
     }

@@ -20,6 +20,7 @@ MIN_QUERIES = 10
 FloatTable = npt.NDArray[np.float64]
 IntTable = npt.NDArray[np.int64]
 _CLUSTER_ROUNDS = 10
+_CAUTION = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +143,16 @@ def choose(
     folds: Folds,
     shrinkages: tuple[float, ...] = SHRINKAGES,
     thresholds: tuple[float, ...] = THRESHOLDS,
+    *,
+    cautious: bool = True,
 ) -> Choice:
     """Choose epochs, shrinkage and threshold, and put the choice to the test.
 
-    The setting that is kept is chosen on all folds: the best mean among those that cost new topics nothing. What the
-    test sees is fairer: each fold's queries under the setting that the *other* folds would choose, so that the gain
-    from choosing among many settings is not counted as a gain.
+    The setting that is kept is chosen on all folds, among those that cost new topics nothing on average: the largest
+    gain over all queries plus that on new topics, less half its standard error. With n labels, shrinkages above
+    n / (n + 100) are not considered: the fewer labels, the less a large change is believed. What the test sees is
+    fairer: each fold's queries under the setting that the *other* folds would choose, so that the gain from choosing
+    among many settings is not counted as a gain.
 
     Parameters
     ----------
@@ -157,8 +162,14 @@ def choose(
         How the n queries were held out.
     shrinkages, thresholds
         The values tried; the first shrinkage is 0.
+    cautious
+        False considers every shrinkage, however few the labels: for a model that is being updated.
     """
     base = held.ndcg[0, 0]
+    if cautious:
+        limit = max(len(base) / (len(base) + _CAUTION), shrinkages[min(1, len(shrinkages) - 1)])
+        shrinkages = tuple(value for value in shrinkages if value <= limit)
+        held = HeldOut(held.ndcg[:, : len(shrinkages)], held.similarity)
     honest = np.zeros_like(base)
     for part in np.unique(folds.of):
         rows = folds.of == part
@@ -196,12 +207,15 @@ def _best(
     best, where = 0.0, (0, 0, 0)
     for index, threshold in enumerate(thresholds):
         served = gain * (held.similarity[:, None, rows] >= threshold)
-        means = _smooth(served.mean(axis=2))
+        value = _smooth(served.mean(axis=2))
         if new.any():
-            means[_smooth(served[:, :, new].mean(axis=2)) < 0] = -1.0
-        epoch, shrinkage = np.unravel_index(int(means.argmax()), means.shape)
-        if means[epoch, shrinkage] > best:
-            best, where = float(means[epoch, shrinkage]), (int(epoch), int(shrinkage), index)
+            parts = served[:, :, new]
+            on_new = _smooth(parts.mean(axis=2))
+            doubt = _smooth(parts.std(axis=2)) / new.sum() ** 0.5
+            value = np.where(on_new >= 0, value + on_new - doubt / 2, -1.0)
+        epoch, shrinkage = np.unravel_index(int(value.argmax()), value.shape)
+        if value[epoch, shrinkage] > best:
+            best, where = float(value[epoch, shrinkage]), (int(epoch), int(shrinkage), index)
     return where
 
 

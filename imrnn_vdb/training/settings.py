@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError
+
+_MANY_QUERIES, _ENOUGH_FOR_3_FOLDS = 500, 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,8 @@ class TrainingSettings:
     num_factors
         m; None for 64 latent columns beside the named ones. A basis that is not trained keeps its own.
     train_basis
-        Whether the latent columns of U are learned. Named columns never move. Without it every stored code stays valid.
+        Whether the latent columns of U are learned; None for learned from 500 labelled queries on. Named columns never
+        move. With a given space and False, every stored code stays valid.
     epochs
         Most passes over the training queries; the number used is chosen by cross-validation.
     folds
@@ -49,7 +52,7 @@ class TrainingSettings:
     seed: int = 0
     coarse_k: int = 100
     num_factors: int | None = None
-    train_basis: bool = True
+    train_basis: bool | None = None
     epochs: int = 28
     folds: int | None = None
     learning_rate: float = 1e-3
@@ -76,9 +79,11 @@ class TrainingSettings:
         if self.folds is not None and self.folds < 2:
             raise InvalidInputError("a cross-validation needs at least 2 folds")
 
-    def num_folds(self, queries: int) -> int:
-        """Return the number of folds for so many labelled queries."""
-        return self.folds if self.folds is not None else (3 if queries >= 300 else 5)
+    def for_queries(self, queries: int) -> TrainingSettings:
+        """Return these settings with what depends on the number of labelled queries filled in."""
+        learned = queries >= _MANY_QUERIES if self.train_basis is None else self.train_basis
+        folds = self.folds if self.folds is not None else (3 if queries >= _ENOUGH_FOR_3_FOLDS else 5)
+        return replace(self, train_basis=learned, folds=folds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, ready for JSON."""

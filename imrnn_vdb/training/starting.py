@@ -70,7 +70,7 @@ def build_network(space: FactorSpace, settings: TrainingSettings, start: IMRNNMo
     if state is not None:  # without what it knows as familiar: while it trains, every query is
         familiar = {name: value for name, value in modulator.state_dict().items() if name.startswith("familiar_")}
         modulator.load_state_dict({**state, **familiar})
-    basis = LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), settings.train_basis)
+    basis = LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), bool(settings.train_basis))
     return Network(basis, modulator)
 
 

@@ -99,13 +99,14 @@ class Trainer:
         journal: Path | None = None,
         report: Reporter | None = None,
     ) -> None:
-        self._settings = settings if start is None else replace(settings, train_basis=False)
+        filled = settings.for_queries(len(examples))
+        self._settings = filled if start is None else replace(filled, train_basis=False)
         self._space = start.space if start is not None else starting_space(examples, self._settings, space)
         self._start = start
         self._updating = start is not None and start.active and start.modulator.trained  # a prior is no training
         self._new = len(examples)
         self._examples = examples if replay is None else join_examples(examples, replay)
-        self._folds = settings.num_folds(self._new)
+        self._folds = self._settings.folds or 0
         self._report = report
         self._journal = Journal(journal, self._identity())
         self._before = self._served_ndcg() if self._updating else None
@@ -139,7 +140,7 @@ class Trainer:
         for phase in range(first, self._folds):
             rows = torch.cat([torch.nonzero(fold != phase).flatten(), replayed])
             self._phase(phase, rows, settings.epochs, held, torch.nonzero(fold == phase).flatten())
-        choice = choose(held, folds, self._shrinkages(), self._thresholds())
+        choice = choose(held, folds, self._shrinkages(), self._thresholds(), cautious=not self._updating)
         network = self._final(choice, held)
         trained = Trained(network, choice, self._replay_report(network, choice, replayed))
         self._journal.clear()

@@ -19,7 +19,15 @@ from imrnn_vdb.training.settings import Progress, TrainingSettings
 from retrieval_data import DIM, synthetic
 
 QUICK = TrainingSettings(
-    coarse_k=40, num_factors=12, epochs=8, folds=2, learning_rate=1e-2, temperature=0.1, dropout=0.1, hidden=4
+    coarse_k=40,
+    num_factors=12,
+    train_basis=True,
+    epochs=8,
+    folds=2,
+    learning_rate=1e-2,
+    temperature=0.1,
+    dropout=0.1,
+    hidden=4,
 )
 
 
