@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.encoders import EncoderConfig
-from imrnn_vdb.errors import CheckpointError, IMRNNError
+from imrnn_vdb.errors import CheckpointError, IMRNNError, InvalidInputError
 from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
@@ -101,19 +101,22 @@ class IMRNNModel:
         ------
         CheckpointError
             If there is none, or a file is missing, truncated, altered, foreign or of another format version.
+        InvalidInputError
+            If torch cannot use the device here.
         """
         folder = _locate(str(source))
         config = _read_config(folder / CONFIG_FILE)
         tensors = _read_tensors(folder / WEIGHTS_FILE)
         try:
-            model = _build(config, tensors, device)
-        except (KeyError, TypeError, ValueError, RuntimeError, IMRNNError) as exc:
+            model = _build(config, tensors)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IMRNNError) as exc:
             raise CheckpointError(f"the checkpoint in {folder} does not hold what its format demands: {exc}") from exc
         for name, found in (("space_id", model.space.space_id), ("model_id", model.model_id)):
             if config.get(name) != found:
                 raise CheckpointError(
                     f"the checkpoint {folder} was altered: {name} is {config.get(name)!r}, its weights give {found!r}"
                 )
+        _move(model.modulator, device)
         return model
 
 
@@ -122,7 +125,14 @@ def shipped_checkpoints() -> list[str]:
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
-def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]], device: str) -> IMRNNModel:
+def _move(modulator: Modulator, device: str) -> None:
+    try:
+        modulator.to(device)
+    except (AssertionError, RuntimeError) as exc:  # torch's own words for a device that is not here
+        raise InvalidInputError(f"the device {device!r} cannot be used here: {exc}") from exc
+
+
+def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> IMRNNModel:
     import torch
 
     from imrnn_vdb.model import Modulator, ModulatorConfig
@@ -146,7 +156,7 @@ def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]], device:
         encoder = EncoderConfig(**config["encoder"])
     if not isinstance(config["active"], bool) or not isinstance(config["evidence"], dict):
         raise CheckpointError("'active' must be true or false and 'evidence' an object")
-    return IMRNNModel(space, modulator.eval().to(device), encoder, config["evidence"], config["active"])
+    return IMRNNModel(space, modulator.eval(), encoder, config["evidence"], config["active"])
 
 
 def _tensors(model: IMRNNModel) -> dict[str, npt.NDArray[Any]]:

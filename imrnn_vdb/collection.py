@@ -35,11 +35,11 @@ from imrnn_vdb.store import (
     Payload,
     Points,
     adopt_client,
-    load_backend,
+    connect,
     normalize_id,
 )
 from imrnn_vdb.timing import Stopwatch
-from imrnn_vdb.urls import CollectionURL, parse_url
+from imrnn_vdb.urls import parse_url
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
@@ -104,8 +104,8 @@ class IMRNNCollection(_Shell):
         model
             A checkpoint: loaded, or a folder, a shipped name, or a Hugging Face repo id.
         options
-            ``encoder=None, vector_name="", text_field="text", timeout=10.0, attempts=4, device="cpu", api_key=None,
-            tls=None``; see :class:`imrnn_vdb.options.Settings`.
+            ``encoder=None, vector_name="", text_field="text", timeout=10.0, attempts=4, device="cpu",
+            code_dtype="float16", api_key=None, tls=None``; see :class:`imrnn_vdb.options.Settings`.
 
         Raises
         ------
@@ -148,8 +148,8 @@ class IMRNNCollection(_Shell):
         url, model
             As for :meth:`open`.
         options
-            Those of :meth:`open`, and ``metric="cosine", id_type="str", code_storage="payload", code_dtype="float16"``;
-            see :class:`imrnn_vdb.options.Settings`.
+            Those of :meth:`open`, and ``metric="cosine", id_type="str", code_storage="payload"``; see
+            :class:`imrnn_vdb.options.Settings`.
 
         Raises
         ------
@@ -160,7 +160,8 @@ class IMRNNCollection(_Shell):
 
     @classmethod
     def _start(cls, url: str, model: Model, settings: Settings, begin: Begin) -> Self:
-        where, backend, connection = _connect(url, settings, asynchronous=False)
+        where = parse_url(url)
+        backend, connection = connect(where, settings.connection, asynchronous=False, create=begin is create_core)
         try:
             loaded = settings.load(model)
             return cls(connection.run(begin(backend, connection, where.collection, loaded, settings)), connection)
@@ -291,7 +292,7 @@ class IMRNNCollection(_Shell):
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
         """Count points exactly."""
-        return self._connection.run(self._core.store.count(payload_filter, factor_filter))
+        return self._connection.run(self._core.count(payload_filter, factor_filter))
 
     def delete(self, ids: Iterable[object]) -> None:
         """Delete points; ids that do not exist are ignored."""
@@ -346,7 +347,8 @@ class AsyncIMRNNCollection(_Shell):
 
     @classmethod
     async def _start(cls, url: str, model: Model, settings: Settings, begin: Begin) -> Self:
-        where, backend, connection = _connect(url, settings, asynchronous=True)
+        where = parse_url(url)
+        backend, connection = connect(where, settings.connection, asynchronous=True, create=begin is create_core)
         try:
             loaded = await asyncio.to_thread(settings.load, model)
             operation = begin(backend, connection, where.collection, loaded, settings)
@@ -414,7 +416,7 @@ class AsyncIMRNNCollection(_Shell):
 
     async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
         """Count points exactly."""
-        return await self._connection.arun(self._core.store.count(payload_filter, factor_filter))
+        return await self._connection.arun(self._core.count(payload_filter, factor_filter))
 
     async def delete(self, ids: Iterable[object]) -> None:
         """Delete points; ids that do not exist are ignored."""
@@ -439,12 +441,6 @@ class AsyncIMRNNCollection(_Shell):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _connect(url: str, settings: Settings, *, asynchronous: bool) -> tuple[CollectionURL, Backend, Connection]:
-    where = parse_url(url)
-    backend = load_backend(where.scheme)
-    return where, backend, backend.connect(where, settings.connection, asynchronous=asynchronous)
 
 
 def _adopt(client: object, settings: Settings, *, asynchronous: bool) -> tuple[Backend, Connection]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import tenacity
 
-from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreError, StoreTimeoutError
 
 T = TypeVar("T")
 
@@ -65,8 +65,8 @@ class Connection:
     attempts: int = 4
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0 or self.attempts < 1:
-            raise InvalidInputError("timeout must be above 0 seconds, attempts at least 1")
+        if not 0 < self.timeout < float("inf") or self.attempts < 1:
+            raise InvalidInputError("timeout must be a finite number of seconds above 0, attempts at least 1")
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation with a blocking client.
@@ -128,7 +128,7 @@ class Connection:
         left = _seconds_left(deadline)
         try:
             return call(self.client, left)
-        except StoreError:
+        except IMRNNError:
             raise
         except Exception as exc:  # whatever a vendor raises becomes ours, chained
             raise self.translate(exc) from exc
@@ -139,7 +139,7 @@ class Connection:
             if self.threaded:
                 return await asyncio.to_thread(call, self.client, left)
             return await asyncio.wait_for(call(self.client, left), left)
-        except StoreError:
+        except IMRNNError:
             raise
         except asyncio.TimeoutError as exc:
             raise StoreTimeoutError(f"no answer from the database within {self.timeout:g} s") from exc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
-from imrnn_vdb.filters import factor_names
+from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import AnyEncoder, SearchRequest, Settings
 from imrnn_vdb.passes import join, refined_queries
@@ -85,16 +86,24 @@ class CollectionCore:
     text_field: str
     encoder: AnyEncoder | None
     _built: Encoder | None = field(default=None, init=False)
+    _building: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def query_vectors(self, queries: Sequence[str] | npt.ArrayLike) -> FloatArray:
         """Turn n query texts, or vectors of shape (n, d), into checked query vectors of shape (n, d)."""
-        if not _are_texts(queries):
-            return check_vectors(queries, self.model.space.dim)
-        texts = [str(text) for text in queries]  # type: ignore[union-attr]
+        dim = self.model.space.dim
+        if isinstance(queries, str):
+            raise InvalidInputError("search_batch takes a list of queries; use search for a single text")
+        if isinstance(queries, Sequence) and not queries:
+            return np.zeros((0, dim), np.float32)
+        texts = [query for query in queries if isinstance(query, str)] if isinstance(queries, Sequence) else []
+        if not texts:
+            return check_vectors(queries, dim)
+        if len(texts) != len(queries):  # type: ignore[arg-type]
+            raise InvalidInputError("the queries of a batch are all texts or all vectors")
         for i, text in enumerate(texts):
             if not text.strip():
                 raise InvalidInputError(f"query {i} is empty: give a text or a vector")
-        return check_vectors(self._encoder().encode_queries(texts), self.model.space.dim)
+        return _one_each(check_vectors(self._encoder().encode_queries(texts), dim), texts)
 
     def points(
         self,
@@ -126,9 +135,7 @@ class CollectionCore:
         """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses."""
         if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
             raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
-        if request.factor_filter is not None:
-            for name in sorted(factor_names(request.factor_filter)):
-                self.model.space.index(name)
+        self._check_names(request.factor_filter)
         if not len(query_vectors):
             return []
         active = self.model.active if request.modulate is None else request.modulate
@@ -158,6 +165,15 @@ class CollectionCore:
             for page, candidates, rows in zip(pages, batch, refined, strict=True)
         ]
 
+    def count(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[int]:
+        """Count points exactly."""
+        self._check_names(factor_filter)
+        return (yield from self.store.count(payload_filter, factor_filter))
+
+    def _check_names(self, factor_filter: FactorFilter | None) -> None:
+        for name in sorted(factor_names(factor_filter)) if factor_filter is not None else ():
+            self.model.space.index(name)
+
     def _coarse(self, query_vectors: FloatArray, request: SearchRequest) -> Operation[list[Candidates]]:
         return self.store.search(query_vectors, request.window, request.payload_filter, request.factor_filter)
 
@@ -181,18 +197,17 @@ class CollectionCore:
         if not len(points) or points.vectors is None or points.codes is None:
             return BackfillReport(), page.cursor
         codes = self._codes(points.vectors)
-        rows = np.flatnonzero(~_same_codes(points.codes, codes))
+        scores = self.model.space.factor_scores(codes.directions)
+        rows = np.flatnonzero(~(_same_codes(points.codes, codes) & _same_scores(points.factor_scores, scores)))
         if len(rows):
-            fresh = codes.take(rows)
-            scores = self.model.space.factor_scores(fresh.directions)
-            yield from self.store.write_codes([points.ids[row] for row in rows], fresh, scores)
+            yield from self.store.write_codes([points.ids[row] for row in rows], codes.take(rows), scores[rows])
         return BackfillReport(len(points), len(rows), len(points) - len(rows)), page.cursor
 
     def passage_vectors(self, texts: Sequence[str]) -> FloatArray:
         """Turn n passages into checked vectors of shape (n, d)."""
         if not len(texts):
             return np.zeros((0, self.model.space.dim), np.float32)
-        return check_vectors(self._encoder().encode_passages(texts), self.model.space.dim)
+        return _one_each(check_vectors(self._encoder().encode_passages(texts), self.model.space.dim), texts)
 
     def _codes(self, vectors: FloatArray) -> Codes:
         """Compute codes to store. Under cosine a norm means nothing and engines may lose it, so it is stored as 1."""
@@ -202,12 +217,13 @@ class CollectionCore:
         return codes
 
     def _encoder(self) -> Encoder:
-        if self._built is None:
-            source = self.encoder if self.encoder is not None else self.model.encoder
-            if source is None:
-                raise InvalidInputError("this model has no encoder: pass encoder=, or give vectors instead of texts")
-            self._built = as_encoder(source)
-        return self._built
+        with self._building:  # two first searches at once must not load it twice
+            if self._built is None:
+                source = self.encoder if self.encoder is not None else self.model.encoder
+                if source is None:
+                    raise InvalidInputError("this model has no encoder: pass encoder=, or give vectors, not texts")
+                self._built = as_encoder(source)
+            return self._built
 
 
 def open_core(
@@ -217,9 +233,7 @@ def open_core(
     probe = backend.store(connection, collection, make_layout(model.space, settings))
     info = yield from probe.info()
     name = choose_vector(collection, info, model.space.dim, settings.vector_name)
-    storage: Literal["vector", "payload"] = "vector" if CODE_FIELD in info.vectors else "payload"
-    layout = make_layout(model.space, settings, vector_name=name, code_storage=storage)
-    store = backend.store(connection, collection, layout)
+    store = backend.store(connection, collection, found_layout(model.space, settings, info, name))
     return CollectionCore(model, store, info.vectors[name].metric, settings.text_field, settings.encoder)
 
 
@@ -265,10 +279,10 @@ def as_batch(query: Query) -> Sequence[str] | npt.ArrayLike:
     return vector[None]
 
 
-def _are_texts(queries: Sequence[str] | npt.ArrayLike) -> bool:
-    if isinstance(queries, str):
-        raise InvalidInputError("search_batch takes a list of queries; use search for a single text")
-    return isinstance(queries, Sequence) and any(isinstance(query, str) for query in queries)
+def found_layout(space: FactorSpace, settings: Settings, info: CollectionInfo, vector_name: str) -> Layout:
+    """Say where things lie in a collection that was looked at."""
+    storage: Literal["vector", "payload"] = "vector" if CODE_FIELD in info.vectors else "payload"
+    return make_layout(space, settings, vector_name=vector_name, code_storage=storage)
 
 
 def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
@@ -314,6 +328,19 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
             "Use the model made for this collection's encoder"
         )
     raise InvalidInputError(f"several vectors of collection {collection!r} fit ({listing}): name one by vector_name=")
+
+
+def _one_each(vectors: FloatArray, texts: Sequence[str]) -> FloatArray:
+    if len(vectors) != len(texts):
+        raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(texts)} texts")
+    return vectors
+
+
+def _same_scores(stored: FloatArray | None, fresh: FloatArray) -> npt.NDArray[np.bool_]:
+    """Say which stored factor scores are there and are what the vectors give."""
+    if stored is None:
+        return np.full(len(fresh), fresh.shape[1] == 0)
+    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3).all(axis=1))  # a missing score is NaN
 
 
 def _same_codes(stored: Codes, fresh: Codes) -> npt.NDArray[np.bool_]:

@@ -104,7 +104,7 @@ def read_qrels(path: Path) -> Qrels:
         If the file is missing or a line is neither.
     """
     qrels: Qrels = {}
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         parts = line.split("\t") if "\t" in line else line.split()
         try:
             query, document = (parts[0], parts[2]) if len(parts) == 4 else (parts[0], parts[1])
@@ -137,7 +137,7 @@ def read_run(path: Path) -> dict[str, dict[str, float]]:
         If the file is missing or a line does not have six columns.
     """
     run: dict[str, dict[str, float]] = {}
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         parts = line.split()
         try:
             query, _, document, _, score, _ = parts
@@ -164,7 +164,7 @@ def _known_only(qrels: Qrels, queries: Mapping[str, str], documents: Mapping[str
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in _read_lines(path):
+    for number, line in read_lines(path):
         try:
             row = json.loads(line)
         except ValueError as exc:
@@ -174,7 +174,8 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield str(row["_id"]), row
 
 
-def _read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file that are not blank, with their numbers from 1."""
     try:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, start=1):

@@ -9,7 +9,7 @@ from typing import Any
 
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.core import choose_vector, make_layout
+from imrnn_vdb.core import choose_vector, found_layout, make_layout
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
@@ -69,6 +69,7 @@ def diagnose(
         if field.metric.factorable
         else Capability("exact scores", "no", f"a {field.metric} distance does not split: the database's order is kept")
     )
+    store = backend.store(connection, collection, found_layout(space, settings, info, name))
     page = yield from store.scroll(_SAMPLE)
     codes: Counter[str] = Counter()
     if page.points.codes is not None:

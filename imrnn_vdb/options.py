@@ -103,6 +103,7 @@ class ClientOptions(TypedDict, total=False):
     timeout: float
     attempts: int
     device: str
+    code_dtype: CodeDtype
 
 
 class OpenOptions(ClientOptions, total=False):
@@ -118,7 +119,6 @@ class CreateOptions(OpenOptions, total=False):
     metric: Metric | str
     id_type: Literal["int", "str"]
     code_storage: CodeStorage
-    code_dtype: CodeDtype
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +148,10 @@ class Settings:
         Of a new collection: ``"cosine"``, ``"dot"``, ``"euclid"`` or, where the engine has it, ``"manhattan"``.
     id_type
         Of a new collection, for engines with typed keys (Milvus).
-    code_storage, code_dtype
-        Of a new collection: where codes lie and how wide a coordinate is, see :class:`imrnn_vdb.store.Layout`.
+    code_storage
+        Of a new collection: where codes lie, see :class:`imrnn_vdb.store.Layout`.
+    code_dtype
+        How wide a coordinate of a code is written; codes of both widths are read.
     """
 
     encoder: AnyEncoder | None = None

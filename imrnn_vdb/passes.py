@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.scoring import base_cosines, breaks_bound
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Candidates
 
@@ -77,7 +78,9 @@ def original_scores(
 def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, moved: npt.ArrayLike) -> Candidates:
     """Add to a first candidate set what only the refined query found.
 
-    Newcomers without a current code are left out: their base score cannot be known without another request.
+    A newcomer's base score is derived from its code (:func:`original_scores`), not asked of the database. Newcomers
+    without a current code, or with one that certainly belongs to another vector, are left out: their base score cannot
+    be known without another request.
 
     Parameters
     ----------
@@ -101,6 +104,9 @@ def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, mo
     )
     codes = second.codes.take(rows)
     base = original_scores(metric, second.base_scores[rows], query, moved, codes)
+    cosines = base_cosines(metric, base, query.norms.astype(np.float64), codes.norms.astype(np.float64))
+    true = ~breaks_bound(cosines, query.directions[0], codes.directions)
+    rows, codes, base = rows[true], codes.take(np.flatnonzero(true)), base[true]
     return Candidates(
         first.ids + [second.ids[row] for row in rows],
         np.concatenate([first.base_scores, base]),

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,21 +20,24 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import CodeDtype, Codes, FloatArray
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.urls import CollectionURL
 
 ENTRY_POINT_GROUP = "imrnn_vdb.stores"
+IN_MEMORY = ":memory:"
 RESERVED_PREFIX = "imrnn_"
 CODE_FIELD = "imrnn_code"
 SPACE_FIELD = "imrnn_space"
+ID_FIELD = "imrnn_id"  # of an original id that an engine cannot use as its key
 FACTOR_PREFIX = "imrnn_factor_"
 
 PointId = int | str
 """A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
 Payload = dict[str, Any]
 CodeStorage = Literal["payload", "vector"]
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +69,8 @@ class Layout:
     code_dtype: CodeDtype = "float16"
 
     def factor_field(self, name: str) -> str:
-        """Return the payload key of a named factor's score."""
-        return FACTOR_PREFIX + name
+        """Return the payload key of a named factor's score; it names the space, so that scores of two never mix."""
+        return f"{FACTOR_PREFIX}{self.space_id}_{name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +197,7 @@ class ConnectionOptions:
     api_key
         Secret for the server; never shown in a repr, a log or an error.
     tls
-        Whether the connection is encrypted; None leaves it to the URL and the product's default.
+        Whether the connection is encrypted; None: where a key would travel to another machine.
     timeout
         Deadline of one operation in seconds.
     attempts
@@ -204,6 +208,10 @@ class ConnectionOptions:
     tls: bool | None = None
     timeout: float = 10.0
     attempts: int = 4
+
+    def encrypts(self, url: CollectionURL) -> bool:
+        """Say whether to encrypt: as asked, else where a key would travel to another machine."""
+        return self.tls if self.tls is not None else bool(self.api_key) and url.host not in _THIS_MACHINE
 
 
 class Store(ABC):
@@ -314,6 +322,33 @@ def load_backend(scheme: str) -> Backend:
     return backend
 
 
+def connect(
+    where: CollectionURL, options: ConnectionOptions, *, asynchronous: bool, create: bool = False
+) -> tuple[Backend, Connection]:
+    """Connect to what a URL names.
+
+    Parameters
+    ----------
+    where
+        The parsed URL.
+    options
+        Key, encryption, deadline.
+    asynchronous
+        Whether the connection serves ``arun``.
+    create
+        Whether an embedded engine may make its file or folder; otherwise a mistyped path leaves nothing behind.
+
+    Raises
+    ------
+    CollectionNotFoundError
+        If the path of an embedded engine does not exist and is not to be created.
+    """
+    backend = load_backend(where.scheme)
+    if where.embedded and not create and where.path != IN_MEMORY and not Path(where.path).expanduser().exists():
+        raise CollectionNotFoundError(f"there is no collection {where.collection!r}: {where.path} does not exist")
+    return backend, backend.connect(where, options, asynchronous=asynchronous)
+
+
 def adopt_client(client: object, options: ConnectionOptions) -> tuple[Backend, Connection]:
     """Find the backend that knows a caller's client.
 
@@ -357,6 +392,11 @@ def normalize_id(value: object) -> PointId:
     raise InvalidInputError(f"a point id is an integer in 0..2^64-1, a non-empty string or a UUID, got {value!r}")
 
 
+def is_own_field(name: str) -> bool:
+    """Say whether a payload key is one that this layer writes."""
+    return name in {CODE_FIELD, SPACE_FIELD, ID_FIELD} or name.startswith(FACTOR_PREFIX)
+
+
 def own_fields_removed(payload: Mapping[str, Any]) -> Payload:
-    """Return a copy of a payload without the fields that this layer stores."""
-    return {key: value for key, value in payload.items() if not key.startswith(RESERVED_PREFIX)}
+    """Return a copy of a payload without the fields that this layer writes."""
+    return {key: value for key, value in payload.items() if not is_own_field(key)}

@@ -21,14 +21,13 @@ def doctor(url: str, model: str, as_json: bool, **options: Any) -> None:
 
     from imrnn_vdb.doctor import diagnose
     from imrnn_vdb.options import Settings
-    from imrnn_vdb.store import load_backend
+    from imrnn_vdb.store import connect
     from imrnn_vdb.urls import parse_url
 
     settings = Settings(**options)
     where = parse_url(url)
-    backend = load_backend(where.scheme)
     space = settings.load(model).space
-    connection = backend.connect(where, settings.connection, asynchronous=False)
+    backend, connection = connect(where, settings.connection, asynchronous=False)
     try:
         diagnosis = connection.run(diagnose(backend, connection, where.collection, space, settings))
     finally:

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from imrnn_vdb.cli.common import exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.datasets import passage_text, read_lines
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError
 from imrnn_vdb.progress import track
 
@@ -39,7 +40,7 @@ def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
     try:
         collection = IMRNNCollection.open(**options)
     except CollectionNotFoundError:
-        collection = IMRNNCollection.create(metric=metric, **_without(options, "vector_name"))
+        collection = IMRNNCollection.create(metric=metric, **options)
     written = 0
     with collection, track("encoding and writing", total) as advance:
         rows = _rows(corpus)
@@ -58,24 +59,12 @@ def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
         click.echo(f"wrote {written} points; the collection holds {count}")
 
 
-def passage_text(row: dict[str, Any]) -> str:
-    """Return what is encoded of a BEIR entry: title and text, joined by a newline."""
-    return "\n".join(part for part in (row.get("title"), row.get("text")) if part)
-
-
 def _rows(corpus: Path) -> Iterator[dict[str, Any]]:
-    with corpus.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as exc:
-                raise InvalidInputError(f"{corpus}, line {number}: not JSON ({exc})") from exc
-            if not isinstance(row, dict) or not row.get("_id") or not isinstance(row.get("text"), str):
-                raise InvalidInputError(f"{corpus}, line {number}: an object with '_id' and 'text' is needed")
-            yield {**row, "_id": str(row["_id"])}
-
-
-def _without(options: dict[str, Any], name: str) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key != name}
+    for number, line in read_lines(corpus):
+        try:
+            row = json.loads(line)
+        except ValueError as exc:
+            raise InvalidInputError(f"{corpus}, line {number}: not JSON ({exc})") from exc
+        if not isinstance(row, dict) or not row.get("_id") or not isinstance(row.get("text"), str):
+            raise InvalidInputError(f"{corpus}, line {number}: an object with '_id' and 'text' is needed")
+        yield {**row, "_id": str(row["_id"])}

@@ -15,7 +15,6 @@ from imrnn_vdb_milvus.faults import translate
 from imrnn_vdb_milvus.store import MilvusStore
 
 DEFAULT_PORT = 19530
-_LOCAL = {"localhost", "127.0.0.1", "::1"}
 
 
 class MilvusBackend(Backend):
@@ -67,6 +66,6 @@ def _connection(client: Any, options: ConnectionOptions, **how: bool) -> Connect
 
 def _server_uri(url: CollectionURL, options: ConnectionOptions) -> str:
     """Return the vendor's URI: encrypted where asked for, or where a key would travel to another machine."""
-    tls = options.tls if options.tls is not None else bool(options.api_key) and url.host not in _LOCAL
+    tls = options.encrypts(url)
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{'https' if tls else 'http'}://{host}:{url.port or DEFAULT_PORT}"

@@ -14,6 +14,7 @@ import numpy as np
 
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, factor_names
+from imrnn_vdb.payloads import valid_text
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -47,15 +48,6 @@ def literal(value: object) -> str:
     raise InvalidInputError(
         f"a Milvus filter holds text, booleans, 64-bit integers, finite floats and lists of these, not {value!r}"
     )
-
-
-def valid_text(text: str) -> str:
-    """Return the text, if it can be encoded as UTF-8 (a lone surrogate cannot)."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidInputError(f"{text!r} is no valid Unicode text ({exc.reason})") from exc
-    return text
 
 
 def is_identifier(name: str) -> bool:

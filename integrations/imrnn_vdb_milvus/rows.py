@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.payloads import check_json
 from imrnn_vdb.store import (
     CODE_FIELD,
     FACTOR_PREFIX,
@@ -21,8 +21,8 @@ from imrnn_vdb.store import (
     Layout,
     Payload,
     Points,
+    is_own_field,
 )
-from imrnn_vdb_milvus.expressions import valid_text
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -98,7 +98,8 @@ def code_fields(codes: Codes, scores: FloatArray | None, schema: Schema, layout:
 
 def merged(row: Row, fields: Row) -> Row:
     """Return a stored row with other code fields; everything else as it was read."""
-    return {**{name: value for name, value in row.items() if not name.startswith(RESERVED_PREFIX)}, **fields}
+    kept = {name: value for name, value in row.items() if not is_own_field(name)}
+    return {**kept, **fields}
 
 
 def check_vectors(vectors: FloatArray, schema: Schema, base: str) -> None:
@@ -134,7 +135,7 @@ def check_payload(value: object, payload: Mapping[str, Any], schema: Schema) -> 
                 f"such field and no dynamic field; its fields: {', '.join(schema.columns) or 'none'}"
             )
         try:
-            _check_value(item)
+            check_json(item)
         except (InvalidInputError, RecursionError) as exc:
             raise InvalidInputError(f"the payload of point {value!r} cannot be stored at {key!r}: {exc}") from exc
 
@@ -192,9 +193,7 @@ def points_of(rows: Sequence[Row], schema: Schema, layout: Layout, base: str | N
 
 
 def _payload_of(row: Row, schema: Schema) -> Payload:
-    return {
-        key: value for key, value in row.items() if key not in schema.hidden and not key.startswith(RESERVED_PREFIX)
-    }
+    return {key: value for key, value in row.items() if key not in schema.hidden and not is_own_field(key)}
 
 
 def _codes_of(rows: Sequence[Row], schema: Schema, layout: Layout) -> Codes:
@@ -223,37 +222,6 @@ def _no_code(schema: Schema) -> Row:
     elif schema.code_home == "column":
         fields[CODE_FIELD] = ""
     return fields
-
-
-def _check_value(value: object) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            if not isinstance(key, str):
-                raise InvalidInputError(f"the key {key!r} is no text")
-            valid_text(key)
-            _check_value(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            _check_value(item)
-    else:
-        _check_scalar(value)
-
-
-def _check_scalar(value: object) -> None:
-    if value is None or isinstance(value, bool):
-        return
-    if isinstance(value, str):
-        valid_text(value)
-    elif isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise InvalidInputError(f"the integer {value} needs more than 64 bits: store it as text")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidInputError(f"{value} is no finite number: store None, or leave the key out")
-    else:
-        raise InvalidInputError(
-            f"a {type(value).__name__} is not JSON: use text, numbers, booleans, lists, mappings with text keys, None"
-        )
 
 
 def _row_bytes(row: Row) -> int:

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from imrnn_vdb.codec import SPACE_ID_CHARS
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.store import CODE_FIELD, FACTOR_PREFIX, RESERVED_PREFIX, SPACE_FIELD, Layout, PointId, VectorField
 from imrnn_vdb_milvus.clients import pymilvus
-from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier, valid_text
+from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier
 
 DYNAMIC_FIELD = "$meta"
 KEY_NAME, BASE_NAME = "id", "vector"

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.payloads import check_json
 from imrnn_vdb.store import (
     CODE_FIELD,
     RESERVED_PREFIX,
@@ -178,8 +179,9 @@ def _row(value: PointId, vector: list[float], payload: Mapping[str, Any], own: C
 
 def _json_bytes(value: PointId, payload: Mapping[str, Any]) -> int:
     try:
-        return len(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode())
-    except (TypeError, ValueError, RecursionError) as exc:  # UnicodeEncodeError is a ValueError
+        check_json(payload)
+        return len(json.dumps(payload, ensure_ascii=False).encode())
+    except (InvalidInputError, RecursionError) as exc:
         raise InvalidInputError(
             f"the payload of point {value!r} is not JSON ({exc}): use text, finite numbers, booleans, lists and "
             "mappings, and None"

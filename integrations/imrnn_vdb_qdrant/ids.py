@@ -6,10 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from imrnn_vdb.store import PointId
-
-ID_FIELD = "imrnn_id"
-"""Payload key of an original id that is neither an integer nor the canonical text of a UUID."""
+from imrnn_vdb.store import ID_FIELD, PointId
 
 _NAMESPACE = uuid.UUID("6f0e7f4c-4c43-5b0e-9d2a-7a1d5f4b8c31")
 """Fixed for ever: the same string must lead to the same point from every client."""

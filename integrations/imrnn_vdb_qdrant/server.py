@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -39,16 +40,18 @@ def server_client(url: CollectionURL, options: ConnectionOptions, *, asynchronou
     module = load_client()
     make = module.AsyncQdrantClient if asynchronous else module.QdrantClient
     grpc_port = url.port or _GRPC_PORT
-    return make(
-        host=url.host,
-        port=max(1, grpc_port - 1),  # REST lies one below by default (6333, 6334); nothing here uses it
-        grpc_port=grpc_port,
-        prefer_grpc=True,
-        https=options.tls,
-        api_key=key,
-        timeout=math.ceil(options.timeout),  # of requests that take no deadline of their own
-        check_compatibility=False,  # a background request over REST, and a warning where only gRPC is open
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Api key is used with an insecure connection")  # as asked for, or local
+        return make(
+            host=url.host,
+            port=max(1, grpc_port - 1),  # REST lies one below by default (6333, 6334); nothing here uses it
+            grpc_port=grpc_port,
+            prefer_grpc=True,
+            https=options.encrypts(url),
+            api_key=key,
+            timeout=math.ceil(options.timeout),  # of requests that take no deadline of their own
+            check_compatibility=False,  # a background request over REST, and a warning where only gRPC is open
+        )
 
 
 class QdrantStore(NativeStore):

@@ -197,6 +197,24 @@ def test_backfill_writes_what_is_missing_and_only_that(make, rng):
     assert other.call("backfill").written == 0
 
 
+def test_factor_scores_of_another_space_never_match(make, rng):
+    """A filter is about the space that the collection was opened with, whatever another one left behind."""
+    first, second = make_model(seed=0), make_model(seed=1)
+    name = f"facade_{next(_counter)}"
+    collection = make(first, name)
+    ids, vectors, payloads = data(rng)
+    collection.call("upsert", ids, vectors=vectors, payloads=payloads)
+    collection.call("close")
+    other = make(second, name, opening="open")
+    condition = factor("entity") >= 0.0
+    assert other.call("count", factor_filter=condition) == 0
+    assert len(other.call("search", rng.normal(size=32), factor_filter=condition)) == 0
+    other.call("backfill")
+    assert other.call("count", factor_filter=condition) == COUNT
+    with pytest.raises(InvalidInputError, match="no factor is named 'entitty'"):
+        other.call("count", factor_filter=factor("entitty") >= 0.0)
+
+
 def test_filters_pages_and_thresholds(make, driver, rng):
     model = make_model()
     collection = make(model)
@@ -271,6 +289,18 @@ def test_bad_input_is_refused_before_anything_is_sent(make, rng):
     ):
         with pytest.raises(error):
             collection.call("upsert", **arguments)
+    for queries, message in (
+        (["x", None], "all texts or all vectors"),
+        ("text", "takes a list"),
+        ([None], "vectors must"),
+    ):
+        with pytest.raises(InvalidInputError, match=message):
+            collection.call("search_batch", queries)
+    assert collection.call("search_batch", []) == []
+    with pytest.raises(InvalidInputError, match=r"cannot be stored|is not JSON"):
+        collection.call("upsert", ["a"], vectors=vector, payloads=[{"a": {1: 2}}])
+    with pytest.raises(InvalidInputError, match="64 bits"):
+        collection.call("upsert", ["a"], vectors=vector, payloads=[{"a": [2**70]}])
     for options in ({"limit": 0}, {"offset": -1}, {"limit": 50, "coarse_k": 20}, {"limit": 60, "offset": 60}):
         with pytest.raises(InvalidInputError):
             collection.call("search", np.ones(32), **options)
@@ -324,6 +354,40 @@ def test_a_manhattan_collection_keeps_the_databases_order(make, rng):
     assert not response.modulated
     assert "does not split" in response.reason
     assert [r.rank for r in response] == [r.base_rank for r in response]
+
+
+def test_a_lost_factor_score_is_written_again(tmp_path: Path, rng):
+    import qdrant_edge
+
+    model = make_model()
+    config = qdrant_edge.EdgeConfig(vectors=qdrant_edge.EdgeVectorParams(size=32, distance=qdrant_edge.Distance.Cosine))
+    shard = qdrant_edge.EdgeShard.create(str(tmp_path), config)
+    shard.update(qdrant_edge.UpdateOperation.upsert_points([qdrant_edge.Point(1, rng.normal(size=32).tolist(), {})]))
+    collection = IMRNNCollection.from_client(shard, "team", model)
+    assert collection.backfill().written == 1
+    (lost,) = [key for key in shard.retrieve([1], True, False)[0].payload if key.endswith("_entity")]
+    shard.update(qdrant_edge.UpdateOperation.delete_payload([1], [lost]))
+    assert collection.backfill().written == 1
+    assert collection.count(factor_filter=factor("entity") >= 0.0) == 1
+    shard.close()
+
+
+@pytest.mark.parametrize("url", ["qdrant+edge:{}/no/c", "qdrant+local:{}/no/c", "milvus+lite:{}/no.db/c"])
+def test_a_mistyped_path_leaves_nothing_behind(url: str, tmp_path: Path):
+    with pytest.raises(CollectionNotFoundError, match="does not exist"):
+        IMRNNCollection.open(url.format(tmp_path), make_model())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_first_searches_of_many_threads_build_one_encoder(tmp_path: Path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    url = f"qdrant+edge:{tmp_path}/c"
+    with IMRNNCollection.create(url, "minilm") as collection:
+        collection.upsert([1], texts=["a cat"])
+    with IMRNNCollection.open(url, "minilm") as collection, ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda _: collection.search("cats"), range(16)))
+    assert {response[0].id for response in found} == {1}
 
 
 def test_files_stay_in_their_folder(tmp_path: Path):

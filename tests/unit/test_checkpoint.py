@@ -5,12 +5,13 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
 
 from factory import make_model, make_modulator, make_space
 from imrnn_vdb.checkpoint import CONFIG_FILE, WEIGHTS_FILE, IMRNNModel, shipped_checkpoints
 from imrnn_vdb.encoders import EncoderConfig
-from imrnn_vdb.errors import CheckpointError
+from imrnn_vdb.errors import CheckpointError, InvalidInputError
 
 
 @pytest.fixture
@@ -91,6 +92,7 @@ def test_an_altered_setting_is_found(saved):
         ({"modulator": None}, "does not hold"),
         ({"factor_names": ["a", "a", "b"]}, "differ"),
         ({"factor_names": 7}, "does not hold"),
+        ({"factor_names": [0, 1, 2]}, "does not hold"),
         ({"encoder": {"model": "x", "surprise": 1}}, "surprise"),
         ({"active": "yes"}, "'active' must be"),
         ({"evidence": []}, "'evidence' an object"),
@@ -141,6 +143,12 @@ def test_a_pickle_is_never_opened(saved):
 def test_what_is_not_there_is_said_with_what_there_is(source):
     with pytest.raises(CheckpointError, match=r"there is no checkpoint .* minilm"):
         IMRNNModel.from_pretrained(source)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_device_that_is_not_here_is_a_clear_error(saved):
+    with pytest.raises(InvalidInputError, match="the device 'cuda' cannot be used here"):
+        IMRNNModel.from_pretrained(saved[1], device="cuda")
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path):

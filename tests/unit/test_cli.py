@@ -85,7 +85,7 @@ def test_doctor_says_what_works_and_changes_nothing(url):
         (["search", "qdrant+edge:/nonexistent/nothing", "q"], 3, "there is no collection 'nothing'"),
         (["search", "ftp://host/c", "q"], 2, "no store is registered"),
         (["search", "articles", "q"], 2, "starts with a scheme"),
-        (["search", "qdrant+edge:/nonexistent/nothing", "q", "--model", "./nowhere"], 1, "there is no checkpoint"),
+        (["search", "qdrant+local::memory:/nothing", "q", "--model", "./nowhere"], 1, "there is no checkpoint"),
         (["doctor", "qdrant+edge:/nonexistent/nothing"], 3, "there is no collection"),
         (["search"], 2, "Missing argument"),
         (["nonesuch"], 2, "No such command"),
@@ -111,6 +111,13 @@ def test_a_bad_line_is_named(url, tmp_path, line):
     done = run("index", url, "--input", corpus)
     assert done.exit_code == 2
     assert "bad.jsonl, line 1" in done.output
+
+
+def test_a_corpus_that_is_not_utf8_is_said(url, tmp_path):
+    corpus = tmp_path / "latin.jsonl"
+    corpus.write_bytes('{"_id": "x", "text": "caf\xe9"}'.encode("latin-1"))
+    done = run("index", url, "--input", corpus)
+    assert (done.exit_code, "not UTF-8" in done.output) == (2, True)
 
 
 def test_a_server_that_is_down_ends_with_its_own_code():

@@ -11,6 +11,7 @@ from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import (
     CollectionNotFoundError,
     InvalidInputError,
+    MissingExtraError,
     StoreError,
     StoreTimeoutError,
     StoreUnavailableError,
@@ -138,6 +139,13 @@ def test_an_operation_can_handle_a_failure_and_go_on():
     assert connection.run(careful()) == "answer"
 
 
+@MODES
+def test_errors_of_ours_pass_through_unchanged(asynchronous, options):
+    _, connection = connect([MissingExtraError("pymilvus", "milvus")], **options)
+    with pytest.raises(MissingExtraError, match=r"imrnn-vdb\[milvus\]"):
+        run(connection, asynchronous)
+
+
 def test_only_an_owned_client_is_closed():
     client, connection = connect([], owned=False)
     connection.close()
@@ -147,7 +155,9 @@ def test_only_an_owned_client_is_closed():
     assert client.closed
 
 
-@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": -1}, {"attempts": 0}, {"timeout": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"timeout": 0}, {"timeout": -1}, {"attempts": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}]
+)
 def test_a_policy_that_makes_no_sense_is_refused(options):
     with pytest.raises(InvalidInputError):
         connect([], **options)

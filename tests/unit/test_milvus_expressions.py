@@ -153,7 +153,7 @@ class Lite:
         return getattr(self.client, method)(collection_name="c", timeout=20.0, **arguments)
 
     def write(self, *rows: dict[str, object]) -> None:
-        empty = {"vector": [1.0, 0.0], "imrnn_code": "", "imrnn_factor_entity": -1.0}
+        empty = {"vector": [1.0, 0.0], "imrnn_code": "", "imrnn_factor_01234567_entity": -1.0}
         self.call("insert", data=[{**empty, **row} for row in rows])
 
     def ids(self, expression: str) -> list[str]:
@@ -218,6 +218,8 @@ def trees() -> st.SearchStrategy[FactorFilter]:
 def test_milvus_lite_evaluates_factor_filters_as_we_do(lite: Lite, tree: FactorFilter) -> None:
     scores = np.asarray([0.0, 0.1, 0.2, 0.5, 0.7, 1.0], np.float32)
     if not lite.ids('id == "f0"'):
-        lite.write(*({"id": f"f{row}", "imrnn_factor_entity": float(score)} for row, score in enumerate(scores)))
+        lite.write(
+            *({"id": f"f{row}", "imrnn_factor_01234567_entity": float(score)} for row, score in enumerate(scores))
+        )
     expected = [f"f{row}" for row in np.flatnonzero(matches(tree, {"entity": scores}))]
-    assert lite.ids(factor_expression(tree, "imrnn_factor_{}".format) or "") == expected
+    assert lite.ids(factor_expression(tree, "imrnn_factor_01234567_{}".format) or "") == expected

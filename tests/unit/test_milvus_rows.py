@@ -21,7 +21,7 @@ KEY = {"name": "id", "type": 21, "params": {"max_length": 16}, "is_primary": Tru
 VECTOR = {"name": "vector", "type": 101, "params": {"dim": 2}}
 OURS = [
     {"name": "imrnn_code", "type": 21, "params": {"max_length": 64}},
-    {"name": "imrnn_factor_entity", "type": 10, "params": {}},
+    {"name": "imrnn_factor_0a1b2c3d_entity", "type": 10, "params": {}},
 ]
 INDEX = {"field_name": "vector", "index_type": "HNSW", "metric_type": "COSINE"}
 
@@ -47,20 +47,25 @@ def test_rows_of_a_collection_of_ours() -> None:
     given = points(["a", "b"], codes=codes(2), factor_scores=np.asarray([[0.25, 0.5], [1, 0]], np.float32))
     before = copy.deepcopy(given.payloads)
     first, second = rows_of(given, schema(*OURS), LAYOUT)
-    assert (first["id"], first["n"], first["imrnn_factor_entity"], first["imrnn_factor_two words"]) == (
+    assert (
+        first["id"],
+        first["n"],
+        first["imrnn_factor_0a1b2c3d_entity"],
+        first["imrnn_factor_0a1b2c3d_two words"],
+    ) == (
         "a",
         0,
         0.25,
         0.5,
     )
     assert first["imrnn_code"].startswith("0a1b2c3d")
-    assert second["imrnn_factor_entity"] == 1.0
+    assert second["imrnn_factor_0a1b2c3d_entity"] == 1.0
     assert given.payloads == before
 
 
 def test_points_without_a_code_fill_the_columns_with_nothing() -> None:
     [row] = rows_of(points(["a"]), schema(*OURS), LAYOUT)
-    assert (row["imrnn_code"], row["imrnn_factor_entity"]) == ("", -1.0)
+    assert (row["imrnn_code"], row["imrnn_factor_0a1b2c3d_entity"]) == ("", -1.0)
     read = points_of([{**row, "vector": [1.0, 1.0]}], schema(*OURS), LAYOUT, "vector")
     assert read.codes is not None
     assert read.codes.status.tolist() == [CodeStatus.MISSING]

@@ -94,7 +94,7 @@ def test_factor_names_of_an_older_space_are_removed(client: MilvusClient, connec
     connection.run(older.write_codes([1], codes(1), np.asarray([[0.5]], np.float32)))
     connection.run(store(connection).write_codes([1], codes(1), np.asarray([[0.25]], np.float32)))
     [read] = client.query("docs", filter="key == 1", output_fields=["*"])
-    assert {name for name in read if name.startswith("imrnn_")} == {"imrnn_code", "imrnn_factor_entity"}
+    assert {name for name in read if name.startswith("imrnn_")} == {"imrnn_code", "imrnn_factor_0a1b2c3d_entity"}
 
 
 def test_columns_of_a_foreign_schema_are_payload(client: MilvusClient, connection: Connection) -> None:

@@ -73,7 +73,7 @@ trees = st.recursive(
 @given(trees, st.floats(0, 1, width=32), st.floats(0, 1, width=32))
 def test_translated_filters_mean_the_same(tree: FactorFilter, a: float, b: float) -> None:
     scores = {"a": np.float32([a]), "b": np.float32([b])}
-    found = _holds(combine(WORDS, LAYOUT, None, tree), {"imrnn_factor_a": a, "imrnn_factor_b": b})
+    found = _holds(combine(WORDS, LAYOUT, None, tree), {"imrnn_factor_0a1b2c3d_a": a, "imrnn_factor_0a1b2c3d_b": b})
     assert found == bool(matches(tree, scores)[0])
     assert not _holds(combine(WORDS, LAYOUT, None, tree), {})  # a point without scores matches nothing
 
@@ -147,7 +147,13 @@ def test_rows_copy_the_payload_and_leave_out_codes_that_are_not_current() -> Non
     points = Points(["x", 2], np.ones((2, 3), np.float32), [payload, payload], codes, np.ones((2, 2), np.float32))
     first, second = rows_of(points, LAYOUT)
     assert payload == {"text": "a"}
-    assert set(first.payload) == {"text", "imrnn_id", "imrnn_code", "imrnn_factor_a", "imrnn_factor_b"}
+    assert set(first.payload) == {
+        "text",
+        "imrnn_id",
+        "imrnn_code",
+        "imrnn_factor_0a1b2c3d_a",
+        "imrnn_factor_0a1b2c3d_b",
+    }
     assert second.payload == {"text": "a"}
 
 

@@ -82,13 +82,13 @@ def test_a_batch_is_one_request_for_what_is_needed(wire: WireServer, connection:
     assert (method, len(request.query_points)) == ("QueryBatch", 5)
     query = request.query_points[0]
     assert query.params.quantization.rescore
-    assert list(query.with_payload.exclude.fields) == ["imrnn_factor_entity", "imrnn_factor_numeric"]
+    assert list(query.with_payload.exclude.fields) == ["imrnn_factor_0a1b2c3d_entity", "imrnn_factor_0a1b2c3d_numeric"]
     assert not query.with_vectors.enable
     assert 1 <= request.timeout <= 5
 
 
 def test_creating_indexes_factor_scores(wire: WireServer, connection: Connection, store: Store) -> None:
-    assert wire.indexed["articles"] == {"imrnn_factor_entity", "imrnn_factor_numeric"}
+    assert wire.indexed["articles"] == {"imrnn_factor_0a1b2c3d_entity", "imrnn_factor_0a1b2c3d_numeric"}
     [works] = [item for item in connection.run(store.info()).capabilities if item.name == "factor pre-filters"]
     assert (works.status, works.why) == ("works", "factor scores are indexed")
 
@@ -105,8 +105,8 @@ def test_attaching_indexes_with_the_first_codes(
     for _ in range(2):
         connection.run(store.write_codes(given.ids, codes(COUNT), np.full((COUNT, 2), 0.5, np.float32)))
     assert [request.field_name for request in wire.sent("CreateFieldIndex")] == [
-        "imrnn_factor_entity",
-        "imrnn_factor_numeric",
+        "imrnn_factor_0a1b2c3d_entity",
+        "imrnn_factor_0a1b2c3d_numeric",
     ]
     assert all(request.wait for request in wire.sent("UpdateBatch"))
 
@@ -120,7 +120,7 @@ def test_a_search_writes_an_index_only_for_strict_mode(
         wire.strict.add("articles")
     fresh = store_of(connection)
     connection.run(fresh.search(np.ones((1, DIM), np.float32), 3, factor_filter=factor("entity") >= 0.2))
-    assert wire.indexed.get("articles", set()) == ({"imrnn_factor_entity"} if strict else set())
+    assert wire.indexed.get("articles", set()) == ({"imrnn_factor_0a1b2c3d_entity"} if strict else set())
 
 
 def test_a_code_vector_is_added_beside_a_named_vector(
