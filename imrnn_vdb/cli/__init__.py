@@ -13,6 +13,7 @@ import click
 from imrnn_vdb._version import __version__
 
 _COMMANDS = {
+    "ablate": "measure what each part of the model is worth",
     "demo": "search the Python standard library's documentation, plain and modulated side by side",
     "doctor": "say what works with a collection, and why",
     "evaluate": "measure a model against the base ranking",
