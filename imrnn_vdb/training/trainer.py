@@ -224,9 +224,12 @@ class Trainer:
     def _replay_report(self, network: Network, choice: Choice, rows: Tensor) -> tuple[float, float] | None:
         if not len(rows) or self._before is None:
             return None
+        before = float(self._before[rows.numpy()].mean())
+        if not choice.better:  # the old weights are kept
+            return before, before
         served = Network(network.basis, self.finish(network, choice))
         after = shrunk_ndcg(self._examples, served.predict(self._examples, rows), rows, (choice.shrinkage,))
-        return float(self._before[rows.numpy()].mean()), float(after.mean())
+        return before, float(after.mean())
 
     def _network(self, phase: int) -> Network:
         return build_network(self._space, self._settings, self._start, self._seed(phase))
