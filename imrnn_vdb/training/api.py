@@ -16,6 +16,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
+from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
 from imrnn_vdb.training.trainer import Trained, Trainer
 
@@ -131,7 +132,8 @@ def train_examples(
         journal=journal,
         report=report,
     )
-    trained = trainer.run()
+    with one_thread():
+        trained = trainer.run()
     evidence = dict(origin.evidence) if origin is not None else {}
     past = evidence.get(EVIDENCE_KEY)
     evidence[EVIDENCE_KEY] = _evidence(examples, name, chosen, trained, continue_from)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,17 @@ _MIN_GAIN = 1e-9
 _STRIDE = 1_000_003
 Weights = dict[str, Tensor]
 OnEpoch = Callable[[int, float], None]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch compute on one thread: these matrices are too small to share, and results depend on the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def make_optimizer(network: Network, settings: TrainingSettings) -> torch.optim.AdamW:
