@@ -145,7 +145,7 @@ class DemoOutcome:
         base, modulated = self.evaluation.base["ndcg@10"], self.evaluation.modulated["ndcg@10"]
         test = self.evaluation.test
         return (
-            f"measured on {self.evaluation.queries} labelled questions about modules the model was not trained on:\n"
+            f"Measured on {self.evaluation.queries} labelled questions about modules the model was not trained on:\n"
             f"nDCG@10 {base:.3f} → {modulated:.3f} ({test.difference:+.3f}, 95 % interval {test.ci_low:+.3f} to "
             f"{test.ci_high:+.3f}, p = {test.p_value:.3g}); {test.wins} questions better, {test.losses} worse, "
             f"{test.ties} unchanged"
