@@ -189,8 +189,7 @@ def test_each_status_has_its_error(
     wire: WireServer, store: Store, code: Any, kind: type[StoreError], transient: bool
 ) -> None:
     key = "top-secret-key"
-    with pytest.warns(UserWarning, match="insecure connection"):
-        hasty = connect(wire.url, attempts=1, api_key=key, tls=False)
+    hasty = connect(wire.url, attempts=1, api_key=key)  # a key for a server on this machine travels unencrypted
     wire.faults["Count"] = [Fault(code, "what the server said")]
     with pytest.raises(kind, match="articles") as caught:
         hasty.run(store.count())
@@ -300,3 +299,22 @@ async def test_async_clients_of_the_caller_are_adopted(wire: WireServer, connect
     await adopted.aclose()
     assert (await client.count("articles")).count == COUNT
     await client.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "tls", "encrypted"),
+    [
+        ("db.example", "k", None, True),
+        ("db.example", "k", False, False),
+        ("db.example", None, None, False),
+        ("db.example", None, True, True),
+        ("localhost", "k", None, False),
+        ("localhost", "k", True, True),
+    ],
+)
+def test_a_key_travels_encrypted_unless_the_server_is_here(
+    host: str, key: str | None, tls: bool | None, encrypted: bool
+) -> None:
+    options = ConnectionOptions(api_key=key, tls=tls)
+    assert options.encrypts(parse_url(f"qdrant://{host}:6334/c")) is encrypted
+    assert "k'" not in repr(options)
