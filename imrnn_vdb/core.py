@@ -184,7 +184,7 @@ class CollectionCore:
         space = self.model.space
         moved = np.stack([rows.query for rows in refined])
         queries = space.encode(query_vectors)
-        again = yield from self._coarse(refined_queries(space, query_vectors, moved), request)
+        again = yield from self._coarse(refined_queries(space, query_vectors, queries, moved), request)
         return [
             join(self.metric, first, second, queries.take(np.array([i])), moved[i])
             for i, (first, second) in enumerate(zip(batch, again, strict=True))

@@ -16,7 +16,7 @@ from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Candidates
 
 
-def refined_queries(space: FactorSpace, query_vectors: FloatArray, moved: npt.ArrayLike) -> FloatArray:
+def refined_queries(space: FactorSpace, query_vectors: FloatArray, queries: Codes, moved: npt.ArrayLike) -> FloatArray:
     """Return the refined query vectors ``q_T = q + ‖q‖ U (z_T − z_0)``.
 
     Parameters
@@ -25,6 +25,8 @@ def refined_queries(space: FactorSpace, query_vectors: FloatArray, moved: npt.Ar
         Of the codes.
     query_vectors
         Shape (n, d).
+    queries
+        Their n codes.
     moved
         Shape (n, m): direction codes of the queries after modulation.
 
@@ -33,7 +35,6 @@ def refined_queries(space: FactorSpace, query_vectors: FloatArray, moved: npt.Ar
     numpy.ndarray
         Shape (n, d), float32.
     """
-    queries = space.encode(query_vectors)
     update = (np.asarray(moved) - queries.directions) @ space.basis.T
     refined: FloatArray = (query_vectors + queries.norms[:, None] * update).astype(np.float32)
     return refined

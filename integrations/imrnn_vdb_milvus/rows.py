@@ -22,6 +22,7 @@ from imrnn_vdb.store import (
     Payload,
     Points,
     is_own_field,
+    own_fields_removed,
 )
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
@@ -98,8 +99,7 @@ def code_fields(codes: Codes, scores: FloatArray | None, schema: Schema, layout:
 
 def merged(row: Row, fields: Row) -> Row:
     """Return a stored row with other code fields; everything else as it was read."""
-    kept = {name: value for name, value in row.items() if not is_own_field(name)}
-    return {**kept, **fields}
+    return {**own_fields_removed(row), **fields}
 
 
 def check_vectors(vectors: FloatArray, schema: Schema, base: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError
-from imrnn_vdb.store import Backend, ConnectionOptions, Layout, Store
+from imrnn_vdb.store import IN_MEMORY, Backend, ConnectionOptions, Layout, Store
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.edge import EdgeStore
 from imrnn_vdb_qdrant.engine import EdgeEngine, SingleShard
@@ -83,7 +83,7 @@ class QdrantBackend(Backend):
 def _open_local(path: str) -> LocalClient:
     module = load_client()
     try:
-        return LocalClient(module.QdrantClient(":memory:") if path == ":memory:" else module.QdrantClient(path=path))
+        return LocalClient(module.QdrantClient(IN_MEMORY) if path == IN_MEMORY else module.QdrantClient(path=path))
     except RuntimeError as exc:  # the folder is locked
         raise StoreError(
             f"{path} is open elsewhere: close the other client, or use a Qdrant server for several processes"

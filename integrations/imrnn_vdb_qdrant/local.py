@@ -6,6 +6,8 @@ import threading
 import weakref
 from typing import Any
 
+from imrnn_vdb.store import IN_MEMORY
+
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 
 
@@ -40,4 +42,4 @@ def is_local(client: object) -> bool:
     if isinstance(client, LocalClient):
         return True
     options = getattr(client, "init_options", {})
-    return options.get("location") == ":memory:" or options.get("path") is not None
+    return options.get("location") == IN_MEMORY or options.get("path") is not None

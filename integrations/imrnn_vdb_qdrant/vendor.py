@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from imrnn_vdb.errors import MissingExtraError
@@ -17,11 +18,7 @@ def load_client() -> Any:
     MissingExtraError
         If it is not installed.
     """
-    try:
-        import qdrant_client
-    except ImportError as exc:
-        raise MissingExtraError("qdrant-client", "qdrant") from exc
-    return qdrant_client
+    return _load("qdrant_client", "qdrant-client", "qdrant")
 
 
 def load_edge() -> Any:
@@ -32,11 +29,14 @@ def load_edge() -> Any:
     MissingExtraError
         If it is not installed.
     """
+    return _load("qdrant_edge", "qdrant-edge-py", "qdrant-edge")
+
+
+def _load(module: str, package: str, extra: str) -> Any:
     try:
-        import qdrant_edge
+        return import_module(module)
     except ImportError as exc:
-        raise MissingExtraError("qdrant-edge-py", "qdrant-edge") from exc
-    return qdrant_edge
+        raise MissingExtraError(package, extra) from exc
 
 
 def then(reply: Any, step: Callable[[Any], Any]) -> Any:

@@ -21,7 +21,7 @@ def test_base_scores_follow_exactly_from_those_of_the_refined_query(metric, rng)
     space = make_model().space
     query, vectors = rng.normal(size=(1, 32)).astype(np.float32) * 2, rng.normal(size=(50, 32)).astype(np.float32)
     moved = space.encode(query).directions[0] + rng.normal(size=8) * 0.1
-    refined = refined_queries(space, query, moved[None]).astype(np.float64)[0]
+    refined = refined_queries(space, query, space.encode(query), moved[None]).astype(np.float64)[0]
     found = original_scores(
         metric, oriented(metric, refined, vectors), space.encode(query), moved, space.encode(vectors)
     )
