@@ -131,25 +131,21 @@ def encode_rows(codes: Codes) -> FloatArray:
     return np.concatenate([codes.directions, codes.norms[:, None]], axis=1)
 
 
-def decode_rows(rows: Sequence[object], space_ids: Sequence[object], space_id: str, m: int) -> Codes:
-    """Read codes that are stored as vectors of m + 1 floats, with the space id stored beside each.
+def decode_rows(rows: Sequence[object], m: int) -> Codes:
+    """Read codes that are stored as vectors of m + 1 floats, in a vector field that is named after the space.
 
     Parameters
     ----------
     rows
         n vectors of m + 1 floats, or None where there is none.
-    space_ids
-        n stored space ids, or None.
-    space_id, m
-        The space that the caller scores in.
+    m
+        Number of factors of the space that the caller scores in.
     """
     n = len(rows)
     codes = Codes(np.zeros((n, m), np.float32), np.zeros(n, np.float32), np.zeros(n, np.uint8))
-    for i, (row, stored) in enumerate(zip(rows, space_ids, strict=True)):
+    for i, row in enumerate(rows):
         if row is None:
             codes.status[i] = CodeStatus.MISSING
-        elif stored != space_id:
-            codes.status[i] = CodeStatus.OTHER_SPACE
         else:
             values = np.asarray(row, np.float32)
             if values.shape == (m + 1,):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from imrnn_vdb.refine import Refined, refine
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
-    CODE_FIELD,
+    CODE_PREFIX,
     Backend,
     Candidates,
     CollectionInfo,
@@ -281,8 +281,8 @@ def as_batch(query: Query) -> Sequence[str] | npt.ArrayLike:
 
 def found_layout(space: FactorSpace, settings: Settings, info: CollectionInfo, vector_name: str) -> Layout:
     """Say where things lie in a collection that was looked at."""
-    storage: Literal["vector", "payload"] = "vector" if CODE_FIELD in info.vectors else "payload"
-    return make_layout(space, settings, vector_name=vector_name, code_storage=storage)
+    layout = make_layout(space, settings, vector_name=vector_name, code_storage="payload")
+    return replace(layout, code_storage="vector") if layout.code_field in info.vectors else layout
 
 
 def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
@@ -308,7 +308,7 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
     InvalidInputError
         If several have.
     """
-    vectors = {name: found for name, found in info.vectors.items() if name != CODE_FIELD}
+    vectors = {name: found for name, found in info.vectors.items() if not name.startswith(CODE_PREFIX)}
     listing = ", ".join(f"{name or '(unnamed)'} of {found.dim}" for name, found in vectors.items()) or "none"
     if wanted:
         if wanted not in vectors:

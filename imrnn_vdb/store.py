@@ -28,8 +28,7 @@ from imrnn_vdb.urls import CollectionURL
 ENTRY_POINT_GROUP = "imrnn_vdb.stores"
 IN_MEMORY = ":memory:"
 RESERVED_PREFIX = "imrnn_"
-CODE_FIELD = "imrnn_code"
-SPACE_FIELD = "imrnn_space"
+CODE_PREFIX = "imrnn_code_"
 ID_FIELD = "imrnn_id"  # of an original id that an engine cannot use as its key
 FACTOR_PREFIX = "imrnn_factor_"
 
@@ -55,8 +54,7 @@ class Layout:
     vector_name
         Name of the base vector; "" for a collection's only or unnamed one.
     code_storage
-        ``"payload"``: text under ``CODE_FIELD``. ``"vector"``: a second vector named ``CODE_FIELD``, of m + 1 floats,
-        with the space id under ``SPACE_FIELD``.
+        ``"payload"``: text under ``code_field``. ``"vector"``: a second vector of that name, of m + 1 floats.
     code_dtype
         Width of a stored coordinate in the text form.
     """
@@ -67,6 +65,11 @@ class Layout:
     vector_name: str = ""
     code_storage: CodeStorage = "payload"
     code_dtype: CodeDtype = "float16"
+
+    @property
+    def code_field(self) -> str:
+        """Name of the payload key, column or vector of the code; it names the space, so that two lie side by side."""
+        return f"{CODE_PREFIX}{self.space_id}"
 
     def factor_field(self, name: str) -> str:
         """Return the payload key of a named factor's score; it names the space, so that scores of two never mix."""
@@ -394,7 +397,16 @@ def normalize_id(value: object) -> PointId:
 
 def is_own_field(name: str) -> bool:
     """Say whether a payload key is one that this layer writes."""
-    return name in {CODE_FIELD, SPACE_FIELD, ID_FIELD} or name.startswith(FACTOR_PREFIX)
+    return name == ID_FIELD or name.startswith((CODE_PREFIX, FACTOR_PREFIX))
+
+
+def stored_text(payload: Mapping[str, Any], layout: Layout) -> object:
+    """Return a point's code as text: of the layout's space, else of another, which says that it is one; else None."""
+    text = payload.get(layout.code_field)
+    if text not in {None, ""}:
+        return text
+    others = (value for key, value in payload.items() if key.startswith(CODE_PREFIX) and isinstance(value, str))
+    return next(filter(None, others), None)
 
 
 def own_fields_removed(payload: Mapping[str, Any]) -> Payload:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from imrnn_vdb.store import CODE_FIELD, FACTOR_PREFIX, Capability
+from imrnn_vdb.store import FACTOR_PREFIX, Capability, Layout
 from imrnn_vdb_milvus.schema import Schema, Server
 
 
-def capabilities_of(server: Server, schema: Schema, partitions: Sequence[str]) -> tuple[Capability, ...]:
+def capabilities_of(
+    server: Server, schema: Schema, partitions: Sequence[str], layout: Layout
+) -> tuple[Capability, ...]:
     """Return what works here, for a collection as it is."""
     return (
-        _codes(schema),
-        _code_vector(server, schema),
-        _update(schema, partitions),
+        _codes(schema, layout),
+        _code_vector(server, schema, layout),
+        _update(schema, partitions, layout),
         _partial_upsert(server),
         _new_fields(server),
         _pre_filters(server, schema),
@@ -25,20 +27,23 @@ def capabilities_of(server: Server, schema: Schema, partitions: Sequence[str]) -
     )
 
 
-def _codes(schema: Schema) -> Capability:
+def _codes(schema: Schema, layout: Layout) -> Capability:
     homes = {
-        "vector": ("works", f"in the vector field {CODE_FIELD!r}"),
-        "column": ("works", f"as text in the field {CODE_FIELD!r}"),
+        "vector": ("works", f"in the vector field {layout.code_field!r}"),
+        "column": ("works", f"as text in the field {layout.code_field!r}"),
         "dynamic": ("works", "as text in the dynamic field"),
-        None: ("no", f"there is neither a field {CODE_FIELD!r} nor a dynamic field, which cannot be enabled later"),
+        None: (
+            "no",
+            f"neither a field {layout.code_field!r} nor a dynamic field, which cannot be enabled later",
+        ),
     }
-    status, why = homes[schema.code_home]
+    status, why = homes[schema.code_home(layout)]
     return Capability("codes", "works" if status == "works" else "no", why)
 
 
-def _code_vector(server: Server, schema: Schema) -> Capability:
+def _code_vector(server: Server, schema: Schema, layout: Layout) -> Capability:
     name = "code as second vector field"
-    if schema.code_home == "vector":
+    if schema.code_home(layout) == "vector":
         return Capability(name, "works", "the collection was created with it")
     if not server.at_least(2, 4):
         return Capability(name, "fallback", f"{server} allows one vector field; codes are stored as text")
@@ -54,13 +59,13 @@ def _recall(server: Server, schema: Schema) -> Capability:
     return Capability(name, "works", "as far as the index of the vector field is exact")
 
 
-def _update(schema: Schema, partitions: Sequence[str]) -> Capability:
+def _update(schema: Schema, partitions: Sequence[str], layout: Layout) -> Capability:
     name = "writing codes of existing points"
     if schema.auto_id:
         return Capability(name, "no", "autoID: a rewritten row gets a new key")
     if schema.foreign:
         return Capability(name, "no", f"rows cannot be rewritten unchanged: fields {', '.join(schema.foreign)}")
-    if schema.code_home is None:
+    if schema.code_home(layout) is None:
         return Capability(name, "no", "there is no room for codes")
     where = f", in each of {len(partitions)} partitions" if len(partitions) > 1 else ""
     return Capability(name, "works", f"whole rows are read and rewritten{where}: not beside other writers")

@@ -13,16 +13,15 @@ from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json
 from imrnn_vdb.store import (
-    CODE_FIELD,
+    CODE_PREFIX,
     FACTOR_PREFIX,
     RESERVED_PREFIX,
-    SPACE_FIELD,
     Candidates,
     Layout,
     Payload,
     Points,
     is_own_field,
-    own_fields_removed,
+    stored_text,
 )
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
@@ -47,7 +46,8 @@ def rows_of(points: Points, schema: Schema, layout: Layout) -> list[Row]:
         raise InvalidInputError("points are upserted with their base vectors; these have none")
     base = schema.base_name(layout)
     check_vectors(points.vectors, schema, base)
-    own = [_no_code(schema) for _ in points.ids]
+    empty = _no_code(schema)
+    own = [empty for _ in points.ids]
     if points.codes is not None and points.codes.current.any():
         schema.check_room(layout)
         current = np.flatnonzero(points.codes.current)
@@ -55,7 +55,7 @@ def rows_of(points: Points, schema: Schema, layout: Layout) -> list[Row]:
         for row, fields in zip(
             current.tolist(), code_fields(points.codes.take(current), scores, schema, layout), strict=True
         ):
-            own[row] = fields
+            own[row] = {**empty, **fields}
     rows = {}
     for value, vector, payload, fields in zip(points.ids, points.vectors, points.payloads, own, strict=True):
         check_payload(value, payload, schema)
@@ -81,25 +81,22 @@ def code_fields(codes: Codes, scores: FloatArray | None, schema: Schema, layout:
     used = names if scores is not None else []
     if table.shape != (len(codes), len(used)) or not np.isfinite(table).all():
         raise InvalidInputError(f"factor scores of shape ({len(codes)}, {len(used)}) are finite numbers in 0..1")
-    if schema.code_home == "vector":
-        homes: list[Row] = [{CODE_FIELD: row, SPACE_FIELD: layout.space_id} for row in encode_rows(codes)]
+    if schema.code_home(layout) == "vector":
+        homes: list[Row] = [{layout.code_field: row} for row in encode_rows(codes)]
     else:
-        limit = schema.columns.get(CODE_FIELD, 0)
+        limit = schema.columns.get(layout.code_field, 0)
         if texts and limit and len(texts[0]) > limit:
             raise UnsupportedError(
-                f"a code of {len(texts[0])} characters does not fit the field {CODE_FIELD!r} of {limit}: use "
+                f"a code of {len(texts[0])} characters does not fit the field {layout.code_field!r} of {limit}: use "
                 "code_dtype='float16', or a new collection"
             )
-        homes = [{CODE_FIELD: text} for text in texts]
-    empty = _no_code(schema)
-    return [
-        {**empty, **home, **dict(zip(used, row, strict=True))} for home, row in zip(homes, table.tolist(), strict=True)
-    ]
+        homes = [{layout.code_field: text} for text in texts]
+    return [{**home, **dict(zip(used, row, strict=True))} for home, row in zip(homes, table.tolist(), strict=True)]
 
 
 def merged(row: Row, fields: Row) -> Row:
-    """Return a stored row with other code fields; everything else as it was read."""
-    return {**own_fields_removed(row), **fields}
+    """Return a stored row with other code fields; everything else as it was read, codes of other spaces included."""
+    return {**row, **fields}
 
 
 def check_vectors(vectors: FloatArray, schema: Schema, base: str) -> None:
@@ -197,12 +194,11 @@ def _payload_of(row: Row, schema: Schema) -> Payload:
 
 
 def _codes_of(rows: Sequence[Row], schema: Schema, layout: Layout) -> Codes:
-    if schema.code_home == "vector":
-        spaces = [row.get(SPACE_FIELD) for row in rows]  # empty: this point has no code
-        vectors = [row.get(CODE_FIELD) if space else None for row, space in zip(rows, spaces, strict=True)]
-        return decode_rows(vectors, spaces, layout.space_id, layout.num_factors)
-    texts = [row.get(CODE_FIELD) for row in rows]
-    return decode_texts([None if text == "" else text for text in texts], layout.space_id, layout.num_factors)
+    if schema.code_home(layout) == "vector":
+        vectors = [row.get(layout.code_field) for row in rows]
+        there = [vector if vector is not None and vector[-1] >= 0 else None for vector in vectors]
+        return decode_rows(there, layout.num_factors)
+    return decode_texts([stored_text(row, layout) for row in rows], layout.space_id, layout.num_factors)
 
 
 def _scores_of(rows: Sequence[Row], layout: Layout) -> FloatArray:
@@ -214,13 +210,16 @@ def _scores_of(rows: Sequence[Row], layout: Layout) -> FloatArray:
 
 
 def _no_code(schema: Schema) -> Row:
-    """Return the fields of a point without a code: its columns need some value, dynamic keys are left out."""
-    fields: Row = {name: -1.0 for name in schema.columns if name.startswith(FACTOR_PREFIX)}
-    if schema.code_home == "vector":
-        fields[CODE_FIELD] = np.zeros(schema.vectors[CODE_FIELD].dim, np.float32)
-        fields[SPACE_FIELD] = ""
-    elif schema.code_home == "column":
-        fields[CODE_FIELD] = ""
+    """Return the fields of a point without a code: columns need some value, dynamic keys are left out."""
+    fields: Row = {}
+    for name in schema.columns:
+        if name.startswith(FACTOR_PREFIX):
+            fields[name] = -1.0
+        elif name.startswith(CODE_PREFIX):
+            fields[name] = ""
+    for name, vector in schema.vectors.items():
+        if name.startswith(CODE_PREFIX):  # a norm below zero: a code that no vector has
+            fields[name] = np.append(np.zeros(vector.dim - 1, np.float32), np.float32(-1))
     return fields
 
 

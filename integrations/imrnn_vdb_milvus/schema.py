@@ -7,11 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from imrnn_vdb.codec import SPACE_ID_CHARS
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import valid_text
-from imrnn_vdb.store import CODE_FIELD, FACTOR_PREFIX, RESERVED_PREFIX, SPACE_FIELD, Layout, PointId, VectorField
+from imrnn_vdb.store import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout, PointId, VectorField
 from imrnn_vdb_milvus.clients import pymilvus
 from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier
 
@@ -137,7 +136,7 @@ class Schema:
         InvalidInputError
             If the name does not exist, or if there are several and none was chosen.
         """
-        names = [name for name in self.vectors if name != CODE_FIELD]
+        names = [name for name in self.vectors if not name.startswith(CODE_PREFIX)]
         if layout.vector_name in names:
             return layout.vector_name
         if layout.vector_name or len(names) != 1:
@@ -147,29 +146,26 @@ class Schema:
             )
         return names[0]
 
-    @property
-    def code_home(self) -> CodeHome | None:
+    def code_home(self, layout: Layout) -> CodeHome | None:
         """Where codes lie here: a second vector field, a column, keys of the dynamic field; None: there is no room."""
-        if CODE_FIELD in self.vectors:
+        if layout.code_field in self.vectors:
             return "vector"
-        if CODE_FIELD in self.columns:
+        if layout.code_field in self.columns:
             return "column"
         return "dynamic" if self.dynamic else None
 
-    @property
-    def read_fields(self) -> list[str]:
+    def read_fields(self, layout: Layout) -> list[str]:
         """Fields that a search reads: payload and code, neither base vectors nor the scores kept for pre-filters."""
         fields = [name for name in self.columns if not name.startswith(FACTOR_PREFIX)]
-        if self.code_home == "vector":
-            fields.append(CODE_FIELD)
+        if self.code_home(layout) == "vector":
+            fields.append(layout.code_field)
         if self.dynamic:
             fields.append(DYNAMIC_FIELD)
         return fields or [self.key]  # Milvus Lite takes an empty list for "everything"
 
-    @property
-    def point_fields(self) -> list[str]:
+    def point_fields(self, layout: Layout) -> list[str]:
         """Fields that reading a point needs beside its base vector."""
-        return [self.key, *self.read_fields, *(name for name in self.columns if name.startswith(FACTOR_PREFIX))]
+        return [self.key, *self.read_fields(layout), *(name for name in self.columns if name.startswith(FACTOR_PREFIX))]
 
     @property
     def row_fields(self) -> list[str]:
@@ -190,13 +186,13 @@ class Schema:
 
     def check_room(self, layout: Layout) -> None:
         """Raise `UnsupportedError` if codes and scores cannot be stored here as the layout says."""
-        if layout.code_storage == "vector" and self.code_home != "vector":
+        if layout.code_storage == "vector" and self.code_home(layout) != "vector":
             raise UnsupportedError(
-                f"collection {self.collection!r} has no vector field {CODE_FIELD!r}: store codes in the payload, or "
-                "create the collection with code_storage='vector'"
+                f"collection {self.collection!r} has no vector field {layout.code_field!r}: store codes in the "
+                "payload, or create the collection with code_storage='vector'"
             )
         missing = [name for name in layout.factor_names if layout.factor_field(name) not in self.columns]
-        if self.code_home is None or (missing and not self.dynamic):
+        if self.code_home(layout) is None or (missing and not self.dynamic):
             raise UnsupportedError(
                 f"collection {self.collection!r} has no dynamic field and no fields {RESERVED_PREFIX}*, so it has no "
                 "room for codes: create a new collection with this package, or with enable_dynamic_field=True, and "
@@ -241,10 +237,9 @@ def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout) -> Any:
         schema.add_field(KEY_NAME, types.VARCHAR, is_primary=True, max_length=MAX_KEY_BYTES)
     schema.add_field(identifier(layout.vector_name or BASE_NAME), types.FLOAT_VECTOR, dim=dim)
     if layout.code_storage == "vector":
-        schema.add_field(CODE_FIELD, types.FLOAT_VECTOR, dim=layout.num_factors + 1)
-        schema.add_field(SPACE_FIELD, types.VARCHAR, max_length=4 * SPACE_ID_CHARS)
+        schema.add_field(layout.code_field, types.FLOAT_VECTOR, dim=layout.num_factors + 1)
     else:
-        schema.add_field(CODE_FIELD, types.VARCHAR, max_length=CODE_COLUMN_BYTES)
+        schema.add_field(layout.code_field, types.VARCHAR, max_length=CODE_COLUMN_BYTES)
     for name in layout.factor_names:
         if is_identifier(layout.factor_field(name)):  # other names get keys in the dynamic field
             schema.add_field(layout.factor_field(name), types.FLOAT)
@@ -269,7 +264,7 @@ def new_indexes(metric: Metric, layout: Layout, server: Server) -> Any:
     kind: dict[str, Any] = {"index_type": "FLAT"} if server.lite else hnsw
     indexes.add_index(layout.vector_name or BASE_NAME, metric_type=_METRIC_TYPES[metric], **kind)
     if layout.code_storage == "vector":  # Milvus loads no collection with a vector field that has no index
-        indexes.add_index(CODE_FIELD, index_type="FLAT", metric_type="IP")
+        indexes.add_index(layout.code_field, index_type="FLAT", metric_type="IP")
     return indexes
 
 

@@ -56,7 +56,9 @@ class MilvusStore(Store):
         server, schema = yield from self._look()
         partitions = yield from self._ask("list_partitions")
         count = yield from self.count()
-        return CollectionInfo(str(server), dict(schema.vectors), count, capabilities_of(server, schema, partitions))
+        return CollectionInfo(
+            str(server), dict(schema.vectors), count, capabilities_of(server, schema, partitions, self.layout)
+        )
 
     def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:
         """Create the collection for base vectors and codes; `CollectionExistsError` if there is one.
@@ -136,7 +138,7 @@ class MilvusStore(Store):
             anns_field=base,
             limit=limit,
             filter=self._filter(schema, payload_filter, factor_filter),
-            output_fields=schema.read_fields,
+            output_fields=schema.read_fields(self.layout),
             search_params=search_params(schema.index_types[base], limit),
             **_SESSION,
         )
@@ -149,7 +151,7 @@ class MilvusStore(Store):
             return Points([], np.zeros((0, 0), np.float32) if with_vectors else None, [])
         _, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        fields = schema.point_fields + ([base] if base else [])
+        fields = schema.point_fields(self.layout) + ([base] if base else [])
         found = yield from self._rows(schema, schema.usable_keys(ids), fields)
         return points_of([found[value] for value in ids if value in found], schema, self.layout, base)
 
@@ -164,7 +166,7 @@ class MilvusStore(Store):
             raise InvalidInputError(f"a page has at least one point, got limit={limit}")
         server, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        fields = schema.point_fields + ([base] if base else [])
+        fields = schema.point_fields(self.layout) + ([base] if base else [])
         given = user_filter(payload_filter)
         if server.lite:
             rows, last = yield from self._page_of_lite(schema, limit, cursor, given, fields)

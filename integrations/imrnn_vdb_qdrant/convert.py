@@ -15,15 +15,14 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json
 from imrnn_vdb.store import (
-    CODE_FIELD,
     RESERVED_PREFIX,
-    SPACE_FIELD,
     Candidates,
     Layout,
     Payload,
     PointId,
     Points,
     own_fields_removed,
+    stored_text,
 )
 from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
 
@@ -97,11 +96,10 @@ def code_rows(ids: Sequence[PointId], codes: Codes, scores: FloatArray | None, l
     if layout.code_storage == "vector":
         vectors = encode_rows(codes).tolist()
         return [
-            CodeRow(native_id(value), {SPACE_FIELD: layout.space_id, **extra}, vector)
-            for value, extra, vector in zip(ids, factors, vectors, strict=True)
+            CodeRow(native_id(value), extra, vector) for value, extra, vector in zip(ids, factors, vectors, strict=True)
         ]
     return [
-        CodeRow(native_id(value), {CODE_FIELD: text, **extra}, None)
+        CodeRow(native_id(value), {layout.code_field: text, **extra}, None)
         for value, extra, text in zip(ids, factors, texts, strict=True)
     ]
 
@@ -190,10 +188,8 @@ def _json_bytes(value: PointId, payload: Mapping[str, Any]) -> int:
 
 def _codes_of(records: Sequence[Any], payloads: Sequence[Payload], layout: Layout) -> Codes:
     if layout.code_storage == "vector":
-        rows = [vector_of(record, CODE_FIELD) for record in records]
-        spaces = [payload.get(SPACE_FIELD) for payload in payloads]
-        return decode_rows(rows, spaces, layout.space_id, layout.num_factors)
-    texts = [payload.get(CODE_FIELD) for payload in payloads]
+        return decode_rows([vector_of(record, layout.code_field) for record in records], layout.num_factors)
+    texts = [stored_text(payload, layout) for payload in payloads]
     return decode_texts(texts, layout.space_id, layout.num_factors)
 
 

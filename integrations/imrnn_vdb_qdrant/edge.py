@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_FIELD, Capability, CollectionInfo, Layout
+from imrnn_vdb.store import Capability, CollectionInfo, Layout
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.engine import Engine
 from imrnn_vdb_qdrant.filters import Vocabulary
@@ -60,17 +60,19 @@ class EdgeStore(NativeStore):
     def _read_schema(self) -> Call:
         def call(engine: Engine, _: float) -> Schema:
             indexed = frozenset(engine.shard(self.collection).info().payload_schema)
-            return replace(engine.schema(self.collection), indexed=indexed)
+            return replace(engine.schema(self.collection, self.layout.code_field), indexed=indexed)
 
         return call
 
     def _send_rows(self, rows: Sequence[Row], base: str) -> Call:
-        points = [self._edge.Point(row.id, _vectors(row, base), row.payload) for row in rows]
+        points = [self._edge.Point(row.id, _vectors(row, base, self.layout), row.payload) for row in rows]
         return self._update([self._edge.UpdateOperation.upsert_points(points)])
 
     def _send_codes(self, rows: Sequence[CodeRow]) -> Call:
         operations = [self._edge.UpdateOperation.set_payload([row.id], row.payload) for row in rows]
-        vectors = [self._edge.PointVectors(row.id, {CODE_FIELD: row.code}) for row in rows if row.code is not None]
+        vectors = [
+            self._edge.PointVectors(row.id, {self.layout.code_field: row.code}) for row in rows if row.code is not None
+        ]
         if vectors:
             operations.insert(0, self._edge.UpdateOperation.update_vectors(vectors))
         return self._update(operations)
@@ -116,7 +118,9 @@ class EdgeStore(NativeStore):
 
     def _add_code_vector(self, schema: Schema) -> Operation[None]:  # noqa: ARG002
         size = self.layout.num_factors + 1
-        operation = self._edge.UpdateOperation.create_dense_vector(CODE_FIELD, size, self._edge.Distance.Dot)
+        operation = self._edge.UpdateOperation.create_dense_vector(
+            self.layout.code_field, size, self._edge.Distance.Dot
+        )
         yield from self._ask(self._update([operation]))
 
     def _add_indexes(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:  # noqa: ARG002
@@ -149,7 +153,9 @@ class EdgeStore(NativeStore):
         distance = getattr(edge.Distance, metric.value.capitalize())
         vectors = {new_base_name(self.layout): edge.EdgeVectorParams(size=dim, distance=distance)}
         if self.layout.code_storage == "vector":
-            vectors[CODE_FIELD] = edge.EdgeVectorParams(size=self.layout.num_factors + 1, distance=edge.Distance.Dot)
+            vectors[self.layout.code_field] = edge.EdgeVectorParams(
+                size=self.layout.num_factors + 1, distance=edge.Distance.Dot
+            )
         threshold = edge.EdgeOptimizersConfig(indexing_threshold=_INDEX_FROM_POINTS * dim * 4 // 1024)  # in kB
         return edge.EdgeConfig(vectors=vectors, optimizers=threshold, payload_memory=edge.Memory.Cached)
 
@@ -169,9 +175,9 @@ class EdgeStore(NativeStore):
         )
 
 
-def _vectors(row: Row, base: str) -> Any:
+def _vectors(row: Row, base: str, layout: Layout) -> Any:
     if row.code is not None:
-        return {base: row.vector, CODE_FIELD: row.code}
+        return {base: row.vector, layout.code_field: row.code}
     return {base: row.vector} if base else row.vector
 
 

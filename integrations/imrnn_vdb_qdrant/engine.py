@@ -37,8 +37,8 @@ class Engine(Protocol):
     def shard(self, name: str) -> Any:
         """Return the open ``qdrant_edge.EdgeShard`` of a collection."""
 
-    def schema(self, name: str) -> Schema:
-        """Return the vectors of a collection."""
+    def schema(self, name: str, code_field: str) -> Schema:
+        """Return the vectors of a collection; ``code_field`` is the name that one for codes would have."""
 
     def create(self, name: str, config: Any) -> Any:
         """Create a collection and return its open shard."""
@@ -102,7 +102,7 @@ class EdgeEngine:
             found.users.add(self)
             return found.shard
 
-    def schema(self, name: str) -> Schema:
+    def schema(self, name: str, code_field: str) -> Schema:  # noqa: ARG002
         """Return the vectors of a collection, as its configuration file has them."""
         self.shard(name)
         return schema_from_config(json.loads((self._folder(name) / _CONFIG).read_text("utf-8")))
@@ -178,7 +178,7 @@ class SingleShard:
 
     optimizes = False
 
-    def __init__(self, shard: Any, inspect: Callable[[Any], Schema]) -> None:
+    def __init__(self, shard: Any, inspect: Callable[[Any, str], Schema]) -> None:
         self._shard = shard
         self._inspect = inspect
 
@@ -186,9 +186,9 @@ class SingleShard:
         """Return the caller's shard."""
         return self._shard
 
-    def schema(self, name: str) -> Schema:  # noqa: ARG002
+    def schema(self, name: str, code_field: str) -> Schema:  # noqa: ARG002
         """Return the shard's vectors, found by looking at its points."""
-        return self._inspect(self._shard)
+        return self._inspect(self._shard, code_field)
 
     def create(self, name: str, config: Any) -> Any:  # noqa: ARG002
         """Refuse: the shard exists."""

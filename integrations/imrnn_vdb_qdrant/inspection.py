@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_FIELD, VectorField
+from imrnn_vdb.store import CODE_PREFIX, VectorField
 from imrnn_vdb_qdrant.schema import Schema
 from imrnn_vdb_qdrant.vendor import load_edge
 
@@ -23,8 +23,15 @@ _TOLERANCE = 1e-3
 _EXPECTED_DIM = re.compile(r"expected dim: (\d+)")
 
 
-def inspect_shard(shard: Any) -> Schema:
+def inspect_shard(shard: Any, code_field: str) -> Schema:
     """Return the dense vectors of a shard.
+
+    Parameters
+    ----------
+    shard
+        The caller's ``qdrant_edge.EdgeShard``.
+    code_field
+        Name that the vector for codes would have.
 
     Raises
     ------
@@ -40,20 +47,21 @@ def inspect_shard(shard: Any) -> Schema:
             if name not in found and _is_dense(vector) and any(vector):
                 metric = _metric(edge, shard, record.id, name, np.asarray(vector, np.float64))
                 found[name] = VectorField(len(vector), metric)
-    if not found.keys() - {CODE_FIELD}:
+    if all(name.startswith(CODE_PREFIX) for name in found):
         raise UnsupportedError(
             "the distance of an empty EdgeShard cannot be read: upsert a point first, or open its folder by URL "
             "(qdrant+edge:FOLDER/NAME)"
         )
-    code = found.get(CODE_FIELD) or _code_vector(edge, shard)  # the points that were read may have no code yet
+    # the points that were read may have no code yet
+    code = found.get(code_field) or _code_vector(edge, shard, code_field)
     if code is not None:
-        found[CODE_FIELD] = code
+        found[code_field] = code
     return Schema(found, frozenset(shard.info().payload_schema))
 
 
-def _code_vector(edge: Any, shard: Any) -> VectorField | None:
+def _code_vector(edge: Any, shard: Any, code_field: str) -> VectorField | None:
     """Return the vector for codes, if there is one: the engine's complaint about a wrong size tells the right one."""
-    request = edge.QueryRequest(limit=1, query=edge.Query.Nearest([0.0], using=CODE_FIELD))
+    request = edge.QueryRequest(limit=1, query=edge.Query.Nearest([0.0], using=code_field))
     try:
         shard.query(request)
     except Exception as exc:  # noqa: BLE001  (Edge raises bare exceptions)

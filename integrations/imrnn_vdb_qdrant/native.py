@@ -12,7 +12,7 @@ from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_FIELD, Candidates, Layout, Page, PointId, Points, Store, VectorField
+from imrnn_vdb.store import Candidates, Layout, Page, PointId, Points, Store, VectorField
 from imrnn_vdb_qdrant.convert import (
     MAX_BATCH_POINTS,
     CodeRow,
@@ -217,14 +217,15 @@ class NativeStore(Store):
         return self._known
 
     def _make_room(self, schema: Schema) -> Operation[None]:
-        if CODE_FIELD not in schema.vectors:
+        if self.layout.code_field not in schema.vectors:
             yield from self._add_code_vector(schema)
             added = VectorField(self.layout.num_factors + 1, Metric.DOT)
-            self._known = replace(schema, vectors={**schema.vectors, CODE_FIELD: added})
+            self._known = replace(schema, vectors={**schema.vectors, self.layout.code_field: added})
 
     def _code_vectors(self, schema: Schema) -> list[str]:
         """Return the name of the vector that codes are read from, once there is one: engines refuse unknown names."""
-        return [CODE_FIELD] if self.layout.code_storage == "vector" and CODE_FIELD in schema.vectors else []
+        name = self.layout.code_field
+        return [name] if self.layout.code_storage == "vector" and name in schema.vectors else []
 
     def _condition(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[Any]:
         self._check_filter(payload_filter)

@@ -8,7 +8,7 @@ from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError, UnsupportedError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_FIELD, Layout, VectorField
+from imrnn_vdb.store import CODE_PREFIX, Layout, VectorField
 
 BASE_NAME = "base"
 """Name of the base vector in collections that are created with a second, named vector for the code."""
@@ -47,7 +47,7 @@ class Schema:
         InvalidInputError
             If the name does not exist, or if there are several and none was chosen.
         """
-        names = [name for name in self.vectors if name != CODE_FIELD]
+        names = [name for name in self.vectors if not name.startswith(CODE_PREFIX)]
         if layout.vector_name in names:
             return layout.vector_name
         listing = ", ".join(name or "(unnamed)" for name in names) or "none"

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_FIELD, Capability, CollectionInfo, ConnectionOptions, Layout
+from imrnn_vdb.store import Capability, CollectionInfo, ConnectionOptions, Layout
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.filters import Vocabulary
@@ -93,7 +93,7 @@ class QdrantStore(NativeStore):
         name, vectors = new_base_name(self.layout), m.VectorParams(size=dim, distance=distance)
         named = {name: vectors} if name else vectors
         if self.layout.code_storage == "vector":
-            named[CODE_FIELD] = m.VectorParams(
+            named[self.layout.code_field] = m.VectorParams(
                 size=self.layout.num_factors + 1,
                 distance=m.Distance.DOT,
                 hnsw_config=m.HnswConfigDiff(m=0),  # it is read with its point, never searched
@@ -117,7 +117,10 @@ class QdrantStore(NativeStore):
         return lambda client, _: then(client.get_collection(self.collection), schema_from_client)
 
     def _send_rows(self, rows: Sequence[Row], base: str) -> Call:
-        points = [self._models.PointStruct(id=row.id, vector=_vectors(row, base), payload=row.payload) for row in rows]
+        points = [
+            self._models.PointStruct(id=row.id, vector=_vectors(row, base, self.layout), payload=row.payload)
+            for row in rows
+        ]
         return lambda client, seconds: then(
             client.upsert(self.collection, points, wait=True, timeout=_whole(seconds)), _completed
         )
@@ -127,7 +130,9 @@ class QdrantStore(NativeStore):
         operations: list[Any] = [
             m.SetPayloadOperation(set_payload=m.SetPayload(payload=row.payload, points=[row.id])) for row in rows
         ]
-        vectors = [m.PointVectors(id=row.id, vector={CODE_FIELD: row.code}) for row in rows if row.code is not None]
+        vectors = [
+            m.PointVectors(id=row.id, vector={self.layout.code_field: row.code}) for row in rows if row.code is not None
+        ]
         if vectors:
             operations.insert(0, m.UpdateVectorsOperation(update_vectors=m.UpdateVectors(points=vectors)))
         return lambda client, seconds: then(
@@ -195,14 +200,17 @@ class QdrantStore(NativeStore):
                 f"collection {self.collection!r} has an unnamed vector, beside which local mode cannot add one: keep "
                 'codes in the payload (code_storage="payload")'
             )
+        name = self.layout.code_field
         params = m.DenseVectorConfig(size=self.layout.num_factors + 1, distance=m.Distance.DOT)
         config = m.DenseVectorNameConfig(dense=params)
         yield from self._ask(
             lambda client, seconds: client.create_vector_name(
-                self.collection, CODE_FIELD, config, wait=True, timeout=_whole(seconds)
+                self.collection, name, config, wait=True, timeout=_whole(seconds)
             )
         )
-        yield from self._ask(lambda client, _: then(client.get_collection(self.collection), _shows_code_vector))
+        yield from self._ask(
+            lambda client, _: then(client.get_collection(self.collection), lambda found: _check_shows(found, name))
+        )
 
     def _add_indexes(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:
         if self._local:  # it has no indexes, and warns of them
@@ -237,7 +245,7 @@ class QdrantStore(NativeStore):
 
     def _named_vector_capability(self, schema: Schema, version: str) -> Capability:
         name = "code as named vector"
-        if CODE_FIELD in schema.vectors:
+        if self.layout.code_field in schema.vectors:
             return Capability(name, "works", "the collection has the vector")
         if self._local:
             free = "" not in schema.vectors
@@ -257,9 +265,9 @@ class QdrantStore(NativeStore):
         return Capability(name, "works", f"{len(missing)} keys get an index with the first codes{strict}")
 
 
-def _vectors(row: Row, base: str) -> Any:
+def _vectors(row: Row, base: str, layout: Layout) -> Any:
     if row.code is not None:
-        return {base: row.vector, CODE_FIELD: row.code}
+        return {base: row.vector, layout.code_field: row.code}
     return {base: row.vector} if base else row.vector
 
 
@@ -276,8 +284,8 @@ def _all_completed(results: Sequence[Any]) -> Any:
     return results
 
 
-def _shows_code_vector(info: Any) -> None:
-    if CODE_FIELD not in schema_from_client(info).vectors:
+def _check_shows(info: Any, code_field: str) -> None:
+    if code_field not in schema_from_client(info).vectors:
         raise StoreError("the new vector for codes does not show in the collection: look at the server's log")
     if info.status != "green":
         raise StoreUnavailableError(

@@ -89,9 +89,9 @@ def assert_codes(found: Codes, expected: Codes) -> None:
 def test_create_describes_itself_and_drops(driver: Driver) -> None:
     store = driver.create(DIM)
     info = driver.call(store.info())
-    base = [vector for name, vector in info.vectors.items() if name != "imrnn_code"]
+    base = [vector for name, vector in info.vectors.items() if not name.startswith("imrnn_code_")]
     assert [(vector.dim, vector.metric, vector.quantized) for vector in base] == [(DIM, Metric.COSINE, False)]
-    assert ("imrnn_code" in info.vectors) == (driver.engine.code_storage == "vector")
+    assert (store.layout.code_field in info.vectors) == (driver.engine.code_storage == "vector")
     assert info.count == 0
     assert any(char.isdigit() for char in info.server)
     assert {item.status for item in info.capabilities} <= {"works", "fallback", "no"}
@@ -217,7 +217,7 @@ def test_payloads_come_back_as_they_were(driver: Driver, rng: np.random.Generato
 
 @pytest.mark.parametrize(
     "payload",
-    [{"imrnn_code": "mine"}, {"imrnn_other": 1}, {"real": float("nan")}, {"deep": [{"a": float("inf")}]}],
+    [{"imrnn_code_0a1b2c3d": "mine"}, {"imrnn_other": 1}, {"real": float("nan")}, {"deep": [{"a": float("inf")}]}],
     ids=["own key", "own prefix", "NaN", "deep infinity"],
 )
 def test_payloads_that_cannot_be_held_are_refused(driver: Driver, payload: dict[str, Any]) -> None:
@@ -416,13 +416,27 @@ def test_points_without_code_are_marked(driver: Driver, rng: np.random.Generator
     assert found.codes.current[1:].all()
 
 
-def test_codes_of_another_space_are_marked(driver: Driver, rng: np.random.Generator) -> None:
+def test_codes_of_two_spaces_lie_side_by_side(driver: Driver, rng: np.random.Generator) -> None:
     store, points = filled(driver, rng)
-    other = driver.store(store.collection, space_id="ffffffff")
+    other = driver.store(store.collection, space_id="ffffffff", code_storage="payload")
+    codes = make_codes(COUNT, rng)
+    driver.call(other.write_codes(points.ids, codes, np.full((COUNT, 2), 0.25, np.float32)))
+    assert_codes(driver.call(store.fetch(points.ids)).codes, points.codes)
+    found = driver.call(other.fetch(points.ids))
+    assert_codes(found.codes, codes)
+    np.testing.assert_allclose(found.factor_scores, 0.25)
+    assert found.payloads == points.payloads
+
+
+def test_codes_of_another_space_are_marked(driver: Driver, rng: np.random.Generator) -> None:
+    store, points = filled(driver, rng, coded=False)
+    other = driver.store(store.collection, space_id="ffffffff", code_storage="payload")
     driver.call(other.write_codes(points.ids[:1], make_codes(1, rng), np.zeros((1, 2), np.float32)))
+    if driver.engine.code_storage == "vector":
+        store = driver.store(store.collection, code_storage="payload", space_id="eeeeeeee")
     [found] = driver.call(store.search(points.vectors[:1], COUNT))
     assert found.codes.status[found.ids.index(points.ids[0])] == CodeStatus.OTHER_SPACE
-    assert int(found.codes.current.sum()) == COUNT - 1
+    assert not found.codes.current.any()
 
 
 def test_malformed_codes_are_marked(driver: Driver, rng: np.random.Generator) -> None:

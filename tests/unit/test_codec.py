@@ -83,13 +83,10 @@ def test_foreign_data_is_never_an_error(values):
 def test_rows_come_back_and_are_marked(rng):
     codes = codes_of(rng.normal(size=(4, 8)), [1, 2, 3, 4])
     rows = list(encode_rows(codes))
-    read = decode_rows(
-        [rows[0], None, rows[2], rows[3][:-1], [np.inf] * 9], [SPACE, SPACE, "ffffffff", SPACE, SPACE], SPACE, 8
-    )
+    read = decode_rows([rows[0], None, rows[3][:-1], [np.inf] * 9], 8)
     assert read.status.tolist() == [
         CodeStatus.CURRENT,
         CodeStatus.MISSING,
-        CodeStatus.OTHER_SPACE,
         CodeStatus.MALFORMED,
         CodeStatus.MALFORMED,
     ]

@@ -153,7 +153,7 @@ class Lite:
         return getattr(self.client, method)(collection_name="c", timeout=20.0, **arguments)
 
     def write(self, *rows: dict[str, object]) -> None:
-        empty = {"vector": [1.0, 0.0], "imrnn_code": "", "imrnn_factor_01234567_entity": -1.0}
+        empty = {"vector": [1.0, 0.0], "imrnn_code_01234567": "", "imrnn_factor_01234567_entity": -1.0}
         self.call("insert", data=[{**empty, **row} for row in rows])
 
     def ids(self, expression: str) -> list[str]:

@@ -20,7 +20,7 @@ LAYOUT = Layout("0a1b2c3d", 3, ("entity", "two words"), vector_name="vector")
 KEY = {"name": "id", "type": 21, "params": {"max_length": 16}, "is_primary": True}
 VECTOR = {"name": "vector", "type": 101, "params": {"dim": 2}}
 OURS = [
-    {"name": "imrnn_code", "type": 21, "params": {"max_length": 64}},
+    {"name": "imrnn_code_0a1b2c3d", "type": 21, "params": {"max_length": 64}},
     {"name": "imrnn_factor_0a1b2c3d_entity", "type": 10, "params": {}},
 ]
 INDEX = {"field_name": "vector", "index_type": "HNSW", "metric_type": "COSINE"}
@@ -58,14 +58,14 @@ def test_rows_of_a_collection_of_ours() -> None:
         0.25,
         0.5,
     )
-    assert first["imrnn_code"].startswith("0a1b2c3d")
+    assert first["imrnn_code_0a1b2c3d"].startswith("0a1b2c3d")
     assert second["imrnn_factor_0a1b2c3d_entity"] == 1.0
     assert given.payloads == before
 
 
 def test_points_without_a_code_fill_the_columns_with_nothing() -> None:
     [row] = rows_of(points(["a"]), schema(*OURS), LAYOUT)
-    assert (row["imrnn_code"], row["imrnn_factor_0a1b2c3d_entity"]) == ("", -1.0)
+    assert (row["imrnn_code_0a1b2c3d"], row["imrnn_factor_0a1b2c3d_entity"]) == ("", -1.0)
     read = points_of([{**row, "vector": [1.0, 1.0]}], schema(*OURS), LAYOUT, "vector")
     assert read.codes is not None
     assert read.codes.status.tolist() == [CodeStatus.MISSING]
@@ -78,8 +78,8 @@ def test_some_points_may_lack_a_code() -> None:
     mixed = codes(2)
     mixed.status[1] = CodeStatus.MISSING
     first, second = rows_of(points(["a", "b"], codes=mixed), schema(), LAYOUT)
-    assert "imrnn_code" in first
-    assert "imrnn_code" not in second
+    assert "imrnn_code_0a1b2c3d" in first
+    assert "imrnn_code_0a1b2c3d" not in second
 
 
 def test_the_last_of_two_points_with_one_id_is_written() -> None:
@@ -161,10 +161,10 @@ def test_without_a_dynamic_field_payload_keys_are_fields() -> None:
     check_payload("a", {"title": "x"}, strict)
     with pytest.raises(InvalidInputError, match="its fields: title"):
         check_payload("a", {"other": 1}, strict)
-    assert strict.code_home is None
+    assert strict.code_home(LAYOUT) is None
     with pytest.raises(UnsupportedError, match="enable_dynamic_field"):
         strict.check_room(LAYOUT)
-    assert strict.read_fields == ["title"]
+    assert strict.read_fields(LAYOUT) == ["title"]
 
 
 def test_codes_too_long_for_their_field_are_refused() -> None:
@@ -173,9 +173,9 @@ def test_codes_too_long_for_their_field_are_refused() -> None:
         rows_of(points(["a"], codes=codes(1)), narrow, LAYOUT)
 
 
-def test_rewriting_a_row_replaces_only_our_fields() -> None:
-    row = {"id": "a", "vector": [1.0], "title": "t", "imrnn_code": "old", "imrnn_factor_gone": 0.5}
-    assert merged(row, {"imrnn_code": "new"}) == {"id": "a", "vector": [1.0], "title": "t", "imrnn_code": "new"}
+def test_rewriting_a_row_replaces_only_fields_of_this_space() -> None:
+    row = {"id": "a", "vector": [1.0], "title": "t", "imrnn_code_0a1b2c3d": "old", "imrnn_code_ffffffff": "another"}
+    assert merged(row, {"imrnn_code_0a1b2c3d": "new"}) == {**row, "imrnn_code_0a1b2c3d": "new"}
 
 
 def test_batches_are_bounded_by_rows_and_bytes() -> None:

@@ -87,14 +87,19 @@ def test_codes_go_to_dynamic_keys_and_touch_nothing_else(client: MilvusClient, c
     assert connection.run(mine.count("year == 2001", factor("entity") > 0.4)) == 1
 
 
-def test_factor_names_of_an_older_space_are_removed(client: MilvusClient, connection: Connection) -> None:
+def test_codes_of_an_older_space_stay_until_they_are_undone(client: MilvusClient, connection: Connection) -> None:
     make(client)
     client.insert("docs", [row(1)])
     older = store(connection, space_id="ffffffff", factor_names=("gone",))
     connection.run(older.write_codes([1], codes(1), np.asarray([[0.5]], np.float32)))
     connection.run(store(connection).write_codes([1], codes(1), np.asarray([[0.25]], np.float32)))
     [read] = client.query("docs", filter="key == 1", output_fields=["*"])
-    assert {name for name in read if name.startswith("imrnn_")} == {"imrnn_code", "imrnn_factor_0a1b2c3d_entity"}
+    assert {name for name in read if name.startswith("imrnn_")} == {
+        "imrnn_code_0a1b2c3d",
+        "imrnn_code_ffffffff",
+        "imrnn_factor_0a1b2c3d_entity",
+        "imrnn_factor_ffffffff_gone",
+    }
 
 
 def test_columns_of_a_foreign_schema_are_payload(client: MilvusClient, connection: Connection) -> None:

@@ -150,7 +150,7 @@ def test_rows_copy_the_payload_and_leave_out_codes_that_are_not_current() -> Non
     assert set(first.payload) == {
         "text",
         "imrnn_id",
-        "imrnn_code",
+        "imrnn_code_0a1b2c3d",
         "imrnn_factor_0a1b2c3d_a",
         "imrnn_factor_0a1b2c3d_b",
     }

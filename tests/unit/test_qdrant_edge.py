@@ -176,7 +176,7 @@ def test_codes_are_added_to_a_collection_of_somebody_else(
     np.testing.assert_array_equal(found.vectors, points.vectors)
     assert found.payloads == points.payloads
     assert connection.run(store.count(factor_filter=factor("entity") >= 0.5)) == COUNT
-    assert ("imrnn_code" in connection.run(store.info()).vectors) == (storage == "vector")
+    assert ("imrnn_code_0a1b2c3d" in connection.run(store.info()).vectors) == (storage == "vector")
     connection.close()
 
 
@@ -216,7 +216,7 @@ def test_a_shard_of_the_caller_takes_codes_as_vectors(tmp_path: Path, rng: np.ra
         connection.run(store.write_codes([90, 91], codes(2), np.zeros((2, 0), np.float32)))
         [found] = connection.run(store.search(points.vectors[:1], 100))
         assert sorted(key for key, current in zip(found.ids, found.codes.current, strict=True) if current) == [90, 91]
-    assert connection.run(store.info()).vectors["imrnn_code"].dim == 5
+    assert connection.run(store.info()).vectors["imrnn_code_0a1b2c3d"].dim == 5
     shard.close()
 
 
