@@ -144,7 +144,8 @@ def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> IMRN
         raise CheckpointError(f"tensors that do not belong here: {', '.join(sorted(foreign))}")
     _check_keys(config["modulator"], ModulatorConfig)
     _check_keys(config["modulator"]["prior"], FeedbackPrior)
-    settings = ModulatorConfig(**{**config["modulator"], "prior": FeedbackPrior(**config["modulator"]["prior"])})
+    parts = {"prior": FeedbackPrior(**config["modulator"]["prior"]), "adapters": tuple(config["modulator"]["adapters"])}
+    settings = ModulatorConfig(**{**config["modulator"], **parts})
     if settings.num_factors != space.num_factors:
         raise CheckpointError(f"the modulator has {settings.num_factors} factors, the space {space.num_factors}")
     modulator = Modulator(settings)

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from imrnn_vdb.adapter import Adapter, ramp, resemblance
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import cosine_of_refined
-
-_MIN_NORM = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,9 @@ class ModulatorConfig:
         Feedback that needs no labels, carried out before all that is learned; off by default.
     num_familiar
         Number of training queries that new queries are compared with, see :meth:`Modulator.familiarity`.
+    adapters
+        For each linear update of the query that is added to all else, the number of queries that it was taught on; see
+        :class:`imrnn_vdb.adapter.Adapter`.
     """
 
     num_factors: int
@@ -60,12 +62,15 @@ class ModulatorConfig:
     shrinkage: float = 1.0
     prior: FeedbackPrior = field(default_factory=FeedbackPrior)
     num_familiar: int = 0
+    adapters: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if min(self.num_factors, self.hidden, self.pool_size) < 1 or min(self.num_steps, self.num_familiar) < 0:
             raise InvalidInputError(
                 "num_factors, hidden and pool_size must be at least 1, num_steps and num_familiar at least 0"
             )
+        if any(keys < 1 for keys in self.adapters):
+            raise InvalidInputError("an adapter needs at least one query that it was taught on")
         if not (0 <= self.dropout < 1 and 0 <= self.shrinkage <= 1):
             raise InvalidInputError("dropout must be in 0..1 (1 excluded) and shrinkage in 0..1")
 
@@ -138,6 +143,7 @@ class Modulator(nn.Module):
         self.document_cell = _Cell(config) if config.two_cells else self.query_cell
         self.query_map = nn.Parameter(torch.zeros(m, m)) if config.linear else None
         self.document_map = nn.Parameter(torch.zeros(m, m)) if config.linear else None
+        self.adapters = nn.ModuleList(Adapter(m, keys) for keys in config.adapters)
         self.drop = nn.Dropout(config.dropout)
         self.familiar_queries: Tensor
         self.familiar_similarities: Tensor
@@ -153,6 +159,8 @@ class Modulator(nn.Module):
         parts: list[Tensor | None] = [self.query_map, self.document_map]
         for cell in (self.query_cell, self.document_cell):
             parts += [cell.out.weight, cell.out.bias]
+        for adapter in self.adapters:
+            parts += list(adapter.parameters())
         return any(bool(part.detach().any()) for part in parts if part is not None)
 
     def familiarity(self, query: Tensor) -> Tensor:
@@ -170,13 +178,13 @@ class Modulator(nn.Module):
         Returns
         -------
         Tensor
-            Shape (B, 1), in 0..1: how far the modulation is carried out. 1 everywhere for an untrained model.
+            Shape (B, 1), in 0..1: how far the modulation is carried out, adapters apart, which have their own measure.
+            1 everywhere for an untrained model.
         """
         norms = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
-        trust = _ramp(norms, self.familiar_norms)
+        trust = ramp(norms, self.familiar_norms)
         if self.config.num_familiar:
-            cosines = query @ self.familiar_queries.T / norms.clamp_min(_MIN_NORM)
-            trust = trust * _ramp(cosines.amax(dim=-1, keepdim=True), self.familiar_similarities)
+            trust = trust * resemblance(query, self.familiar_queries, self.familiar_similarities)
         return trust
 
     def forward(self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Modulated:
@@ -221,7 +229,10 @@ class Modulator(nn.Module):
             if step + 1 < self.config.num_steps:
                 scores = cosine_of_refined(cosines, query.unsqueeze(1), candidates, z_q.unsqueeze(1), z_d)
         trust = self.familiarity(query)
-        return Modulated(start + trust * (z_q - start), candidates + trust.unsqueeze(1) * (z_d - candidates))
+        moved = start + trust * (z_q - start)
+        for adapter in self.adapters:
+            moved = moved + adapter(query)
+        return Modulated(moved, candidates + trust.unsqueeze(1) * (z_d - candidates))
 
     def _feedback(self, scores: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
         """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i`` over its candidates, shape (B, m)."""
@@ -230,8 +241,3 @@ class Modulator(nn.Module):
         logits = (self.log_beta.exp() * scores).masked_fill(~mask, -1e9)
         weights = torch.softmax(logits, -1) * mask
         return torch.einsum("bk,bkm->bm", weights, candidates)
-
-
-def _ramp(values: Tensor, bounds: Tensor) -> Tensor:
-    """Rise linearly from 0 at the first bound to 1 at the second."""
-    return ((values - bounds[0]) / (bounds[1] - bounds[0])).clamp(0.0, 1.0)

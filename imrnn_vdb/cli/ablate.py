@@ -16,6 +16,7 @@ from imrnn_vdb.cli.common import exit_codes, json_option, print_json
 @click.option("--space", default="minilm", show_default=True, help="Checkpoint for the row with named axes, or 'none'.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Trainings per variant.")
 @click.option("--only", multiple=True, help="Variants to run, by the start of their names; all if unset.")
+@click.option("--epochs", type=click.IntRange(1), help="Most passes over the queries, to save time.")
 @click.option("--test-split", default="test", show_default=True, help="What is measured.")
 @click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder for embeddings.")
 @json_option
@@ -26,6 +27,7 @@ def ablate(
     space: str,
     seeds: int,
     only: tuple[str, ...],
+    epochs: int | None,
     test_split: str,
     cache: Path | None,
     as_json: bool,
@@ -40,6 +42,7 @@ def ablate(
     from imrnn_vdb.training.ablation import ablate as run
     from imrnn_vdb.training.api import embedded_data
     from imrnn_vdb.training.embeddings import EmbeddingCache
+    from imrnn_vdb.training.settings import TrainingSettings
 
     variants = {name: changes for name, changes in VARIANTS.items() if not only or name.startswith(only)}
     if not variants:
@@ -48,13 +51,22 @@ def ablate(
     embedded = embedded_data(data, as_encoder(encoder), EmbeddingCache(cache))
     values = measure(embedded.data.split(test_split), rank_base(embedded, test_split, 100))
     base = {name: sum(by_query.values()) / len(by_query) for name, by_query in values.items()}
+    settings = TrainingSettings() if epochs is None else TrainingSettings(epochs=epochs)
     with track("training variants", len(variants)) as advance:
 
         def report(row: AblationRow) -> None:
             advance(1)
             click.echo(f"{row.variant}: {row.test[0]:.4f} ± {row.test[1]:.4f}", err=True)
 
-        rows = run(embedded, seeds=seeds, variants=variants, named=named, test_split=test_split, report=report)
+        rows = run(
+            embedded,
+            seeds=seeds,
+            variants=variants,
+            named=named,
+            settings=settings,
+            test_split=test_split,
+            report=report,
+        )
     if as_json:
         print_json({"base": base, "rows": [asdict(row) for row in rows]})
     else:

@@ -39,9 +39,15 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     help="Learn the latent columns, or keep that checkpoint's whole space, so that stored codes stay valid; unset, "
     "they are learned from 500 labelled queries on.",
 )
+@click.option(
+    "--adapter/--whole-model",
+    default=None,
+    help="Learn a small linear update of the query in a fixed space, or the whole model; unset, an adapter below 500 "
+    "labelled queries.",
+)
 @click.option("--continue-from", default=None, help="Checkpoint to update on these labels; its space is kept.")
 @click.option(
-    "--replay", default=None, help="Data that checkpoint was trained on, so that old queries keep their quality."
+    "--replay", default=None, help="Data that checkpoint was trained on: an update that harms their queries is refused."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the queries; cross-validation chooses.")
@@ -87,6 +93,7 @@ def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
         "settings": TrainingSettings(
             seed=options["seed"],
             train_basis=options["train_basis"],
+            adapter=options["adapter"],
             **{name: value for name, value in given.items() if value is not None},
         ),
         "journal": out / ".training",

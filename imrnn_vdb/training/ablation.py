@@ -83,13 +83,13 @@ def ablate(
     named
         A model with named factors.
     settings
-        Of the defaults row.
+        Of the defaults row; the whole model is trained, however few the labels.
     test_split
         What is measured in the end.
     report
         Called after each variant.
     """
-    defaults = settings if settings is not None else TrainingSettings()
+    defaults = replace(settings if settings is not None else TrainingSettings(), adapter=False)
     examples = make_examples(embedded, "train", defaults.coarse_k)
     rows = []
     for name, changes in variants.items():

@@ -3,26 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
+import torch
 
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.datasets import Dataset, load_dataset
 from imrnn_vdb.encoders import Encoder, EncoderConfig, TransformerEncoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.model import Modulator
+from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.training.adapting import AdapterTrainer, plain_modulator
 from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.loop import one_thread
+from imrnn_vdb.training.network import LearnedBasis, Network
+from imrnn_vdb.training.selection import Choice, served_ndcg
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
-from imrnn_vdb.training.trainer import Trained, Trainer
+from imrnn_vdb.training.starting import starting_space
+from imrnn_vdb.training.trainer import Trainer
 
 Data = str | Path | Dataset | EmbeddedDataset
 AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
 EVIDENCE_KEY = "training"
+_TOLERATED_LOSS = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """A trained modulator in its space, and how it was chosen."""
+
+    space: FactorSpace
+    modulator: Modulator
+    choice: Choice
 
 
 def train(
@@ -49,9 +66,11 @@ def train(
     base
         A model whose named factors are kept: its named columns stay fixed. None: a space without names.
     continue_from
-        A model to update on new labels. Its space is kept, so no stored code changes; it replaces ``base``.
+        A model to update on new labels. Its space is kept, so no stored code changes; it replaces ``base``. One that is
+        trained and switched on keeps all its weights, and gets an adapter that moves queries like the new ones.
     replay
-        Data that ``continue_from`` was trained on, to be trained on again, so that old queries do not get worse.
+        Data that ``continue_from`` was trained on: an update that costs their queries more than 0.01 of nDCG@10 is
+        refused.
     split
         Which judgements of ``data`` and ``replay`` are trained on.
     settings
@@ -59,7 +78,8 @@ def train(
     cache
         Of embeddings; None for the default one.
     journal
-        Folder for the state of an interrupted training. The same call takes it up and removes it in the end.
+        Folder for the state of an interrupted training. The same call takes it up and removes it in the end. An adapter
+        is a matter of seconds and needs none.
     report
         Called after every epoch.
 
@@ -121,26 +141,29 @@ def train_examples(
     base, continue_from, settings, journal, report
         As for :func:`train`.
     """
-    chosen = settings if settings is not None else TrainingSettings()
+    chosen = (settings if settings is not None else TrainingSettings()).for_queries(len(examples))
     origin = continue_from if continue_from is not None else base
-    trainer = Trainer(
-        examples,
-        chosen,
-        space=origin.space if origin is not None else None,
-        start=continue_from,
-        replay=replay,
-        journal=journal,
-        report=report,
-    )
+    if continue_from is not None:
+        chosen = replace(chosen, train_basis=False, adapter=chosen.adapter or _in_use(continue_from))
     with one_thread():
-        trained = trainer.run()
+        if chosen.adapter:
+            outcome = _adapt(examples, chosen, origin, continue_from, report)
+        else:
+            outcome = _train_whole(examples, chosen, origin, journal, report)
+        replayed = None
+        if replay is not None and continue_from is not None:
+            replayed = _replayed(continue_from, outcome, replay)
+            if replayed[1] < replayed[0] - _TOLERATED_LOSS:
+                outcome = replace(outcome, choice=replace(outcome.choice, better=False))
     evidence = dict(origin.evidence) if origin is not None else {}
     past = evidence.get(EVIDENCE_KEY)
-    evidence[EVIDENCE_KEY] = _evidence(examples, name, chosen, trained, continue_from)
+    evidence[EVIDENCE_KEY] = _evidence(examples, name, chosen, outcome, continue_from, replayed)
     if continue_from is not None and past is not None:
         evidence[EVIDENCE_KEY]["before"] = past
     model_encoder = encoder if encoder is not None or origin is None else origin.encoder
-    return _assemble(trainer, trained, continue_from, evidence, model_encoder)
+    if continue_from is not None and _in_use(continue_from) and not outcome.choice.better:
+        return IMRNNModel(continue_from.space, continue_from.modulator, model_encoder, evidence, active=True)
+    return IMRNNModel(outcome.space, outcome.modulator, model_encoder, evidence, outcome.choice.better)
 
 
 def verdict(training: Mapping[str, Any]) -> str:
@@ -175,47 +198,91 @@ def embedded_data(data: Data, encoder: Encoder | None, cache: EmbeddingCache | N
     return embed(data if isinstance(data, Dataset) else load_dataset(data), encoder, cache)
 
 
-def _assemble(
-    trainer: Trainer,
-    trained: Trained,
+def _in_use(model: IMRNNModel) -> bool:
+    """Whether a model was trained and is switched on: a prior is no training."""
+    return model.active and model.modulator.trained
+
+
+def _adapt(
+    examples: Examples,
+    settings: TrainingSettings,
+    origin: IMRNNModel | None,
     continue_from: IMRNNModel | None,
-    evidence: dict[str, Any],
-    encoder: EncoderConfig | None,
-) -> IMRNNModel:
-    network, choice = trained.network, trained.choice
-    kept_old = continue_from is not None and continue_from.active and not choice.better
-    if kept_old and continue_from is not None:
-        return IMRNNModel(continue_from.space, continue_from.modulator, encoder, evidence, continue_from.active)
-    start, basis = trainer.space, network.basis().detach()
-    space = start if not network.basis.trainable else FactorSpace(basis.numpy(), start.names, start.quantiles)
-    return IMRNNModel(space, trainer.finish(network, choice), encoder, evidence, choice.better)
+    report: Reporter | None,
+) -> _Outcome:
+    space = starting_space(examples, settings, origin.space if origin is not None else None)
+    updating = continue_from is not None and _in_use(continue_from)
+    if continue_from is not None and updating:
+        start = continue_from.modulator
+    else:
+        start = plain_modulator(space.num_factors, _prior_of(origin))
+    trainer = AdapterTrainer(examples, settings, space, start, updating=updating, report=report)
+    return _Outcome(space, *trainer.run())
+
+
+def _train_whole(
+    examples: Examples,
+    settings: TrainingSettings,
+    origin: IMRNNModel | None,
+    journal: Path | None,
+    report: Reporter | None,
+) -> _Outcome:
+    trainer = Trainer(
+        examples,
+        settings,
+        space=origin.space if origin is not None else None,
+        prior=_prior_of(origin),
+        journal=journal,
+        report=report,
+    )
+    network, choice = trainer.run()
+    space = trainer.space
+    if network.basis.trainable:
+        space = FactorSpace(network.basis().detach().numpy(), space.names, space.quantiles)
+    return _Outcome(space, trainer.finish(network, choice), choice)
+
+
+def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
+    return origin.modulator.config.prior if origin is not None else FeedbackPrior()
+
+
+def _replayed(before: IMRNNModel, after: _Outcome, replay: Examples) -> tuple[float, float]:
+    """Return nDCG@10 of old queries before and after an update."""
+    basis = LearnedBasis(torch.from_numpy(before.space.basis.copy()), 0, trainable=False)
+    networks = (Network(basis, modulator) for modulator in (before.modulator, after.modulator))
+    old, new = (float(served_ndcg(network, replay).mean()) for network in networks)
+    return old, new
 
 
 def _evidence(
-    examples: Examples, name: str, settings: TrainingSettings, trained: Trained, start: IMRNNModel | None
+    examples: Examples,
+    name: str,
+    settings: TrainingSettings,
+    outcome: _Outcome,
+    start: IMRNNModel | None,
+    replayed: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    choice, used = trained.choice, settings.for_queries(len(examples))
-    replayed = None
-    if trained.replayed is not None:
-        replayed = {"ndcg@10_before": trained.replayed[0], "ndcg@10_after": trained.replayed[1]}
+    choice = outcome.choice
     return {
         "data": name,
         "data_fingerprint": examples.fingerprint(),
         "queries": len(examples),
         "judged_relevant": int((examples.gains > 0).sum()),
-        "continued_from": start.model_id if start is not None and start.active else None,
+        "continued_from": start.model_id if start is not None and _in_use(start) else None,
+        "method": "adapter" if settings.adapter else "whole model",
         "epochs": choice.epochs,
         "shrinkage": choice.shrinkage,
         "similarity_threshold": choice.threshold,
         "better": choice.better,
         "validation": {
             "measure": "ndcg@10",
-            "method": f"{used.folds}-fold cross-validation, half the topics held out whole",
+            "method": f"{settings.folds}-fold cross-validation"
+            + ("" if settings.adapter else ", half the topics held out whole"),
             "base": choice.base,
             "modulated": choice.modulated,
             "new_topic_difference": choice.new_topic_difference,
             **asdict(choice.test),
         },
-        "replayed": replayed,
-        "settings": used.to_dict(),
+        "replayed": None if replayed is None else {"ndcg@10_before": replayed[0], "ndcg@10_after": replayed[1]},
+        "settings": settings.to_dict(),
     }

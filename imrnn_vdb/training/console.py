@@ -23,7 +23,8 @@ def reporting() -> Iterator[Reporter]:
         def report(state: TrainingProgress) -> None:
             bar.start_task(task)
             ndcg = "" if state.ndcg is None else f"  nDCG@10 {state.ndcg:.4f}"
-            text = f"{state.phase}  loss {state.loss:.3f}{ndcg}"
+            loss = "" if state.loss is None else f"  loss {state.loss:.3f}"
+            text = f"{state.phase}{loss}{ndcg}"
             bar.update(task, description=text, completed=state.done, total=state.total)
 
         yield report

@@ -151,34 +151,5 @@ def build_examples(
     return Examples(query_ids, q, d, tensors[0], cosines[0], labels[0], tensors[1], cosines[1], labels[1], labels[2])
 
 
-def join_examples(first: Examples, second: Examples) -> Examples:
-    """Put the queries of two collections together; the rows of the first stay where they are.
-
-    Raises
-    ------
-    InvalidInputError
-        If they differ in dimension or in the number of candidates.
-    """
-    if first.queries.shape[1] != second.queries.shape[1] or first.candidates.shape[1] != second.candidates.shape[1]:
-        raise InvalidInputError(
-            f"the two sets differ: dimensions {first.queries.shape[1]} and {second.queries.shape[1]}, candidates "
-            f"{first.candidates.shape[1]} and {second.candidates.shape[1]}; use one encoder, and a coarse_k that both "
-            "collections can fill"
-        )
-    offset = len(first.documents)
-    return Examples(
-        query_ids=first.query_ids + second.query_ids,
-        queries=torch.cat([first.queries, second.queries]),
-        documents=torch.cat([first.documents, second.documents]),
-        candidates=torch.cat([first.candidates, second.candidates + offset]),
-        cosines=torch.cat([first.cosines, second.cosines]),
-        grades=torch.cat([first.grades, second.grades]),
-        mined=torch.cat([first.mined, second.mined + offset]),
-        mined_cosines=torch.cat([first.mined_cosines, second.mined_cosines]),
-        gains=torch.cat([first.gains, second.gains]),
-        ideal=torch.cat([first.ideal, second.ideal]),
-    )
-
-
 def _discounts(length: int) -> Tensor:
     return 1 / torch.log2(torch.arange(length, dtype=torch.float32) + 2)

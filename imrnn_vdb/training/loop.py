@@ -16,7 +16,6 @@ from imrnn_vdb.training.settings import TrainingSettings
 _CLIP = 1.0
 _MIN_GAIN = 1e-9
 _STRIDE = 1_000_003
-Weights = dict[str, Tensor]
 OnEpoch = Callable[[int, float], None]
 
 
@@ -54,7 +53,6 @@ def run_epochs(
     epochs: range,
     seed: int,
     on_epoch: OnEpoch,
-    anchor: Weights | None = None,
 ) -> None:
     """Train for some epochs.
 
@@ -75,8 +73,6 @@ def run_epochs(
         Of this run.
     on_epoch
         Called after each epoch with its number and mean loss.
-    anchor
-        Weights that the modulator is held near, with the strength ``settings.drift``; None for none.
     """
     for epoch in epochs:
         losses = []
@@ -86,9 +82,8 @@ def run_epochs(
             fixed = None if network.basis.trainable else network.basis()
             for batch in rows[torch.randperm(len(rows))].split(settings.batch_size):  # type: ignore[no-untyped-call]
                 loss = listwise_loss(network, examples, batch, settings, fixed)
-                total = loss if anchor is None else loss + settings.drift * _distance(network, anchor)
                 optimizer.zero_grad()
-                total.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
                 optimizer.step()
                 losses.append(float(loss.detach()))
@@ -126,18 +121,8 @@ def listwise_loss(
     return -(target * torch.log_softmax(scores / settings.temperature, -1)).sum(1).mean()
 
 
-def weights_of(network: Network) -> Weights:
-    """Return a copy of the modulator's weights."""
-    return {name: value.detach().clone() for name, value in network.modulator.named_parameters()}
-
-
 def _sample(gains: Tensor, kept: int, sampled: int) -> Tensor:
     """Choose places of candidates: all relevant ones, then the best ``kept``, then random ones."""
     priority = torch.rand(gains.shape) + 2 * (gains > 0)
     priority[:, :kept] += 1
     return priority.topk(min(sampled, gains.shape[1]), 1).indices
-
-
-def _distance(network: Network, anchor: Weights) -> Tensor:
-    parts = [((value - anchor[name]) ** 2).sum() for name, value in network.modulator.named_parameters()]
-    return torch.stack(parts).sum()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from imrnn_vdb.evaluation import PairedTest, paired_test
 from imrnn_vdb.training.examples import Examples
+from imrnn_vdb.training.network import Network
 
 SHRINKAGES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 THRESHOLDS = (-1.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
@@ -31,15 +32,16 @@ class Choice:
     Attributes
     ----------
     epochs
-        Passes over the training queries.
+        Passes over the training queries; 0 for an adapter, which has none.
     shrinkage
         λ in 0..1.
     threshold
-        Cosine with the nearest training query's code from which a query is modulated; −1 for every query.
+        Cosine with the nearest training query's code from which a query is modulated; −1 for every query, or for
+        an adapter, which has its own measure.
     base, modulated
         nDCG@10 of held-out queries.
     new_topic_difference
-        Modulated minus base, for held-out queries whose whole topic was held out.
+        Modulated minus base, for held-out queries whose whole topic was held out; None where topics were not.
     test
         Paired test of base and modulated.
     better
@@ -51,7 +53,7 @@ class Choice:
     threshold: float
     base: float
     modulated: float
-    new_topic_difference: float
+    new_topic_difference: float | None
     test: PairedTest
     better: bool
 
@@ -88,7 +90,7 @@ class Folds:
     new_topic: npt.NDArray[np.bool_]
 
 
-def make_folds(examples: Examples, queries: int, count: int, seed: int) -> Folds:
+def make_folds(examples: Examples, count: int, seed: int) -> Folds:
     """Deal queries into folds: half the topics query by query, the other half topic by topic.
 
     Dealt query by query, most held-out queries have others about the same documents in the training part, and what a
@@ -98,17 +100,15 @@ def make_folds(examples: Examples, queries: int, count: int, seed: int) -> Folds
     ----------
     examples
         Topics are clusters of the relevant documents.
-    queries
-        The first so many rows are dealt.
     count
         Number of folds.
     seed
         Of clusters and deal.
     """
     rng = np.random.default_rng(seed)
-    relevant = examples.gains[:queries] > 0
+    queries, relevant = len(examples), examples.gains > 0
     weights = relevant / relevant.sum(1, keepdim=True).clamp_min(1)
-    centres = torch.einsum("nk,nkd->nd", weights, examples.documents[examples.mined[:queries]]).numpy()
+    centres = torch.einsum("nk,nkd->nd", weights, examples.documents[examples.mined]).numpy()
     topic = _cluster(centres, max(2 * count, round(queries**0.5)), rng)
     whole = rng.permutation(topic.max() + 1)[::2]
     new_topic = np.isin(topic, whole)
@@ -139,13 +139,19 @@ def shrunk_ndcg(examples: Examples, scores: Tensor, rows: Tensor, shrinkages: tu
     return np.asarray(torch.stack(tables).double().numpy())
 
 
+def served_ndcg(network: Network, examples: Examples, rows: Tensor | None = None) -> FloatTable:
+    """Return nDCG@10 of queries as a network serves them, shrinkage included: shape (len(rows),), of all if None."""
+    chosen = torch.arange(len(examples)) if rows is None else rows
+    shrinkage = network.modulator.config.shrinkage
+    table: FloatTable = shrunk_ndcg(examples, network.predict(examples, chosen), chosen, (shrinkage,))[0]
+    return table
+
+
 def choose(
     held: HeldOut,
     folds: Folds,
     shrinkages: tuple[float, ...] = SHRINKAGES,
     thresholds: tuple[float, ...] = THRESHOLDS,
-    *,
-    cautious: bool = True,
 ) -> Choice:
     """Choose epochs, shrinkage and threshold, and put the choice to the test.
 
@@ -163,14 +169,11 @@ def choose(
         How the n queries were held out.
     shrinkages, thresholds
         The values tried; the first shrinkage is 0.
-    cautious
-        False considers every shrinkage, however few the labels: for a model that is being updated.
     """
     base = held.ndcg[0, 0]
-    if cautious:
-        limit = max(len(base) / (len(base) + _CAUTION), shrinkages[min(1, len(shrinkages) - 1)])
-        shrinkages = tuple(value for value in shrinkages if value <= limit)
-        held = HeldOut(held.ndcg[:, : len(shrinkages)], held.similarity)
+    limit = max(len(base) / (len(base) + _CAUTION), shrinkages[min(1, len(shrinkages) - 1)])
+    shrinkages = tuple(value for value in shrinkages if value <= limit)
+    held = HeldOut(held.ndcg[:, : len(shrinkages)], held.similarity)
     honest = np.zeros_like(base)
     for part in np.unique(folds.of):
         rows = folds.of == part

@@ -9,6 +9,7 @@ from typing import Any
 from imrnn_vdb.errors import InvalidInputError
 
 _MANY_QUERIES, _ENOUGH_FOR_3_FOLDS = 500, 300
+_ADAPTER_FOLDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +27,18 @@ class TrainingSettings:
     train_basis
         Whether the latent columns of U are learned; None for learned from 500 labelled queries on. Named columns never
         move. With a given space and False, every stored code stays valid.
+    adapter
+        Whether nothing but a linear update of the query is learned, in a space that stays as it is: a convex problem
+        with one solution. None for below 500 labelled queries, unless the basis is to be trained. A trained model is
+        always updated in this way. Of the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``folds`` and
+        ``penalty`` matter then.
+    penalty
+        Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries.
     epochs
         Most passes over the training queries; the number used is chosen by cross-validation.
     folds
-        Parts of the cross-validation; None for 3 with at least 300 labelled queries and 5 below.
+        Parts of the cross-validation; None for 10 with an adapter, else for 3 with at least 300 labelled queries
+        and 5 below.
     learning_rate
         Of the linear maps and the basis (AdamW).
     cell_rate
@@ -43,8 +52,6 @@ class TrainingSettings:
     kept, sampled
         Candidates a query is trained on in an epoch: the best ``kept``, all relevant ones, and random others up to
         ``sampled``.
-    drift
-        Weight of the squared distance to the old weights when a model is updated.
     hidden, num_steps, pool_size, two_cells, feedback, linear, dropout
         Of the modulator, see :class:`imrnn_vdb.model.ModulatorConfig`.
     """
@@ -53,6 +60,8 @@ class TrainingSettings:
     coarse_k: int = 100
     num_factors: int | None = None
     train_basis: bool | None = None
+    adapter: bool | None = None
+    penalty: float = 20.0
     epochs: int = 28
     folds: int | None = None
     learning_rate: float = 1e-3
@@ -62,7 +71,6 @@ class TrainingSettings:
     batch_size: int = 16
     kept: int = 24
     sampled: int = 48
-    drift: float = 0.01
     hidden: int = 16
     num_steps: int = 2
     pool_size: int = 16
@@ -74,16 +82,20 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if min(self.coarse_k, self.epochs, self.batch_size, self.kept) < 1 or self.sampled < self.kept:
             raise InvalidInputError("coarse_k, epochs, batch_size and kept must be at least 1, sampled at least kept")
-        if min(self.learning_rate, self.temperature) <= 0 or min(self.cell_rate, self.weight_decay, self.drift) < 0:
-            raise InvalidInputError("rates and temperature must be positive, weight_decay and drift not negative")
+        if min(self.learning_rate, self.temperature, self.penalty) <= 0 or min(self.cell_rate, self.weight_decay) < 0:
+            raise InvalidInputError("rates, temperature and penalty must be positive, weight_decay not negative")
+        if self.adapter and self.train_basis:
+            raise InvalidInputError("an adapter keeps the basis as it is: give adapter or train_basis, not both")
         if self.folds is not None and self.folds < 2:
             raise InvalidInputError("a cross-validation needs at least 2 folds")
 
     def for_queries(self, queries: int) -> TrainingSettings:
         """Return these settings with what depends on the number of labelled queries filled in."""
-        learned = queries >= _MANY_QUERIES if self.train_basis is None else self.train_basis
-        folds = self.folds if self.folds is not None else (3 if queries >= _ENOUGH_FOR_3_FOLDS else 5)
-        return replace(self, train_basis=learned, folds=folds)
+        many = queries >= _MANY_QUERIES
+        adapter = not (many or self.train_basis) if self.adapter is None else self.adapter
+        learned = (many and not adapter) if self.train_basis is None else self.train_basis
+        default_folds = _ADAPTER_FOLDS if adapter else (3 if queries >= _ENOUGH_FOR_3_FOLDS else 5)
+        return replace(self, train_basis=learned, adapter=adapter, folds=self.folds or default_folds)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings, ready for JSON."""
@@ -99,9 +111,9 @@ class Progress:
     phase
         ``"fold 1/3"`` … or ``"final"``.
     done, total
-        Epochs, over all phases.
+        Epochs, or solutions of the convex problem, over all phases.
     loss
-        Mean training loss of the last epoch.
+        Mean training loss of the last epoch; None where there are no epochs.
     ndcg
         nDCG@10 on the held-out fold, unshrunk, in 0..1; None in the final phase, which holds nothing out.
     """
@@ -109,7 +121,7 @@ class Progress:
     phase: str
     done: int
     total: int
-    loss: float
+    loss: float | None
     ndcg: float | None
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import SpaceMismatchError
 from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace, complete_basis
 from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import LearnedBasis, Network
@@ -58,23 +58,16 @@ def principal_components(vectors: FloatArray) -> FloatArray:
     return np.asarray(columns * signs, np.float32)
 
 
-def build_network(space: FactorSpace, settings: TrainingSettings, start: IMRNNModel | None, seed: int) -> Network:
-    """Make the network of one training run: a new modulator, or a copy of the one to go on from."""
-    if start is not None:
-        config, state = replace(start.modulator.config, num_familiar=0), start.modulator.state_dict()
-    else:
-        config, state = _modulator_config(space.num_factors, settings), None
+def build_network(space: FactorSpace, settings: TrainingSettings, prior: FeedbackPrior, seed: int) -> Network:
+    """Make the network of one training run."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        modulator = Modulator(config)
-    if state is not None:  # without what it knows as familiar: while it trains, every query is
-        familiar = {name: value for name, value in modulator.state_dict().items() if name.startswith("familiar_")}
-        modulator.load_state_dict({**state, **familiar})
+        modulator = Modulator(_modulator_config(space.num_factors, settings, prior))
     basis = LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), bool(settings.train_basis))
     return Network(basis, modulator)
 
 
-def familiar_codes(queries: Tensor, basis: Tensor, start: IMRNNModel | None) -> Tensor:
+def familiar_codes(queries: Tensor, basis: Tensor) -> Tensor:
     """Return the codes, of unit length, that new queries are compared with, shape (at most 2,000, m).
 
     Parameters
@@ -83,24 +76,17 @@ def familiar_codes(queries: Tensor, basis: Tensor, start: IMRNNModel | None) -> 
         Shape (n, d): training queries, unit vectors.
     basis
         Shape (d, m).
-    start
-        A model trained before in the same space, whose queries stay familiar.
     """
-    codes = torch.nn.functional.normalize(queries @ basis, dim=1)
-    if start is not None:
-        codes = torch.cat([start.modulator.familiar_queries.to(codes.device), codes])
+    return thinned(torch.nn.functional.normalize(queries @ basis, dim=1))
+
+
+def thinned(codes: Tensor) -> Tensor:
+    """Return at most 2,000 of the rows of codes, evenly spaced."""
     stride = -(-len(codes) // _MAX_FAMILIAR)
     return codes[::stride] if stride > 1 else codes
 
 
-def start_threshold(start: IMRNNModel) -> float:
-    """Return the similarity from which a trained model modulates; −1 if it does not ask."""
-    return float(start.modulator.familiar_similarities.mean()) if start.modulator.config.num_familiar else -1.0
-
-
-def finished_modulator(
-    network: Network, queries: Tensor, shrinkage: float, threshold: float, start: IMRNNModel | None
-) -> Modulator:
+def finished_modulator(network: Network, queries: Tensor, shrinkage: float, threshold: float) -> Modulator:
     """Return the trained modulator with its shrinkage and the range of queries that it is trusted on.
 
     Parameters
@@ -113,18 +99,12 @@ def finished_modulator(
         λ in 0..1.
     threshold
         Cosine with the nearest training query's code from which a query is modulated; −1 for every query.
-    start
-        A trained model that was updated; its queries stay familiar.
     """
     basis = network.basis().detach()
-    updated = start if start is not None and start.active and start.modulator.trained else None
-    keys = familiar_codes(queries, basis, updated) if threshold > -1 else torch.zeros(0, basis.shape[1])
+    keys = familiar_codes(queries, basis) if threshold > -1 else torch.zeros(0, basis.shape[1])
     modulator = Modulator(replace(network.modulator.config, shrinkage=shrinkage, num_familiar=len(keys)))
     norms = torch.linalg.vector_norm(queries @ basis, dim=1)
     low, high = torch.quantile(norms, torch.tensor(_FAMILIAR_QUANTILES)).tolist()
-    if updated is not None:
-        old_low, old_high = updated.modulator.familiar_norms.tolist()
-        low, high = min(low, old_low), min(high, old_high)
     state = {**network.modulator.state_dict(), "familiar_queries": keys}
     state["familiar_norms"] = torch.tensor([low, max(high, low + _MIN_RANGE)])
     if len(keys):
@@ -133,7 +113,7 @@ def finished_modulator(
     return modulator.eval()
 
 
-def _modulator_config(num_factors: int, settings: TrainingSettings) -> ModulatorConfig:
+def _modulator_config(num_factors: int, settings: TrainingSettings, prior: FeedbackPrior) -> ModulatorConfig:
     return ModulatorConfig(
         num_factors,
         hidden=settings.hidden,
@@ -143,4 +123,5 @@ def _modulator_config(num_factors: int, settings: TrainingSettings) -> Modulator
         feedback=settings.feedback,
         linear=settings.linear,
         dropout=settings.dropout,
+        prior=prior,
     )

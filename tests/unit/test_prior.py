@@ -159,7 +159,9 @@ def test_training_goes_on_from_a_model_with_or_without_a_prior(strength):
     prior = FeedbackPrior(strength)
     modulator = Modulator(ModulatorConfig(12, hidden=4, prior=prior)).eval()
     start = IMRNNModel(FactorSpace(basis, (), np.zeros((0, 2), np.float32)), modulator, active=strength > 0)
-    settings = TrainingSettings(coarse_k=40, num_factors=12, epochs=6, folds=2, learning_rate=1e-2, hidden=4)
+    settings = TrainingSettings(
+        coarse_k=40, num_factors=12, adapter=False, epochs=6, folds=2, learning_rate=1e-2, hidden=4
+    )
     model = train(synthetic(), settings=settings, continue_from=start)
     assert model.active
     assert model.modulator.trained

@@ -157,7 +157,7 @@ def test_an_update_that_gains_nothing_keeps_the_old_weights(trained: IMRNNModel)
 
 def test_an_update_that_would_harm_replayed_queries_is_refused(data: EmbeddedDataset, trained: IMRNNModel) -> None:
     contrary = synthetic(60, seed=9, flipped=slice(4, 7))  # what holds there is false for the old queries
-    settings = replace(QUICK, drift=0.0, epochs=12)
+    settings = replace(QUICK, penalty=1.0)
     updated = train(contrary, continue_from=trained, replay=data, settings=settings)
     replayed = updated.evidence["training"]["replayed"]
     assert updated.model_id == trained.model_id or replayed["ndcg@10_after"] >= replayed["ndcg@10_before"] - 0.01
@@ -196,7 +196,7 @@ def test_too_few_labels_and_a_wrong_dimension_are_refused(data: EmbeddedDataset)
         train(data, base=base, settings=QUICK)
 
 
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"folds": 1}, {"temperature": 0.0}, {"sampled": 4}, {"drift": -1.0}])
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"folds": 1}, {"temperature": 0.0}, {"sampled": 4}, {"penalty": 0.0}])
 def test_settings_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(InvalidInputError):
         TrainingSettings(**wrong)  # type: ignore[arg-type]

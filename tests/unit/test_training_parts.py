@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import measure
 from imrnn_vdb.model import Modulator, ModulatorConfig
-from imrnn_vdb.training.examples import Examples, build_examples, join_examples, make_examples
+from imrnn_vdb.training.examples import Examples, build_examples, make_examples
 from imrnn_vdb.training.loop import listwise_loss
 from imrnn_vdb.training.network import LearnedBasis, Network
 from imrnn_vdb.training.selection import Folds, HeldOut, choose, make_folds
@@ -47,15 +46,6 @@ def test_ndcg_equals_trec_eval() -> None:
     }
     theirs = measure(data.data.qrels["train"], run)["ndcg@10"]
     np.testing.assert_allclose(ours.numpy(), [theirs[query] for query in examples.query_ids], atol=1e-6)
-
-
-def test_examples_of_two_collections_are_joined() -> None:
-    first, second = (make_examples(synthetic(20, seed=seed), "train", 30) for seed in (0, 1))
-    both = join_examples(first, second)
-    assert len(both) == 40
-    torch.testing.assert_close(both.documents[both.mined[20:]], second.documents[second.mined])
-    with pytest.raises(InvalidInputError, match="candidates 30 and 20"):
-        join_examples(first, make_examples(synthetic(20), "train", 20))
 
 
 def test_the_learned_basis_stays_orthonormal_and_its_named_columns_fixed() -> None:
@@ -105,15 +95,15 @@ def test_principal_components_are_ordered_and_orthonormal() -> None:
 
 def test_folds_are_of_like_size_and_depend_on_the_seed() -> None:
     examples = make_examples(synthetic(60), "train", 30)
-    folds = make_folds(examples, 60, 3, seed=0)
+    folds = make_folds(examples, 3, seed=0)
     assert sorted(np.bincount(folds.of)) == [20, 20, 20]
-    np.testing.assert_array_equal(folds.of, make_folds(examples, 60, 3, seed=0).of)
-    assert (folds.of != make_folds(examples, 60, 3, seed=1).of).any()
+    np.testing.assert_array_equal(folds.of, make_folds(examples, 3, seed=0).of)
+    assert (folds.of != make_folds(examples, 3, seed=1).of).any()
 
 
 def test_queries_of_a_new_topic_share_no_relevant_document_with_other_folds() -> None:
     examples = make_examples(synthetic(60, documents=20), "train", 20)
-    folds = make_folds(examples, 60, 3, seed=0)
+    folds = make_folds(examples, 3, seed=0)
     relevant = examples.mined[torch.arange(60), examples.gains.argmax(1)].numpy()
     assert 0.2 < folds.new_topic.mean() < 0.8
     for row in np.flatnonzero(folds.new_topic):
@@ -145,7 +135,6 @@ def test_the_choice_finds_a_gain_that_is_there() -> None:
     choice = choose(held, Folds(np.arange(90) % 3, np.arange(90) < 45))
     assert (choice.epochs, choice.shrinkage, choice.threshold, choice.better) == (4, 0.375, -1.0, True)
     assert choice.modulated == pytest.approx(base.mean() + 0.1)
-    assert choose(held, Folds(np.arange(90) % 3, np.arange(90) < 45), cautious=False).shrinkage == 1.0
 
 
 def test_a_gain_that_costs_new_topics_is_limited_to_familiar_queries() -> None:
