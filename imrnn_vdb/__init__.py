@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from imrnn_vdb._version import __version__
 
 if TYPE_CHECKING:
+    from imrnn_vdb.backfill import BackfillReport
     from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
     from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
-    from imrnn_vdb.core import BackfillReport
     from imrnn_vdb.encoders import CallableEncoder, EncoderConfig, TransformerEncoder
     from imrnn_vdb.errors import (
         CheckpointError,
@@ -33,11 +33,12 @@ if TYPE_CHECKING:
     from imrnn_vdb.metric import Metric
     from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
     from imrnn_vdb.space import FactorSpace
+    from imrnn_vdb.verify import VerifyReport
 
 _HOMES = {
+    "backfill": ("BackfillReport",),
     "checkpoint": ("IMRNNModel", "shipped_checkpoints"),
     "collection": ("AsyncIMRNNCollection", "IMRNNCollection"),
-    "core": ("BackfillReport",),
     "encoders": ("CallableEncoder", "EncoderConfig", "TransformerEncoder"),
     "errors": (
         "CheckpointError",
@@ -56,6 +57,7 @@ _HOMES = {
     "metric": ("Metric",),
     "results": ("Explanation", "SearchResponse", "SearchResult"),
     "space": ("FactorSpace",),
+    "verify": ("VerifyReport",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -83,6 +85,7 @@ __all__ = [
     "StoreUnavailableError",
     "TransformerEncoder",
     "UnsupportedError",
+    "VerifyReport",
     "__version__",
     "factor",
     "shipped_checkpoints",

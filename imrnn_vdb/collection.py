@@ -12,10 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from imrnn_vdb.backfill import (
+    BackfillOptions,
+    BackfillReport,
+    backfill_script,
+    undo_script,
+)
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.core import (
-    BackfillReport,
     CollectionCore,
     Query,
     as_batch,
@@ -29,6 +34,7 @@ from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import Model, SearchRequest, Settings
 from imrnn_vdb.results import SearchResponse, SearchResult
+from imrnn_vdb.scripts import arun_script, run_script
 from imrnn_vdb.store import (
     Backend,
     CollectionInfo,
@@ -40,10 +46,12 @@ from imrnn_vdb.store import (
 )
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.urls import parse_url
+from imrnn_vdb.verify import VerifyReport, verify_script
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
+    from imrnn_vdb.backfill import BackfillKeywords
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.connection import Operation
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, SearchOptions
@@ -72,6 +80,10 @@ class _Shell:
     def metric(self) -> Metric:
         """Metric of the base vector."""
         return self._core.metric
+
+    def parse_filter(self, text: str) -> Any:
+        """Read a payload filter from text: JSON of a ``models.Filter`` for Qdrant, an expression for Milvus."""
+        return self._core.store.parse_filter(text)
 
     def __repr__(self) -> str:
         model = self.model
@@ -265,26 +277,76 @@ class IMRNNCollection(_Shell):
         """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""
         return self._core.passage_vectors(texts)
 
-    def backfill(self, batch_size: int = 500, progress: Callable[[int], None] | None = None) -> BackfillReport:
+    def backfill(
+        self, *, progress: Callable[[int], None] | None = None, **options: Unpack[BackfillKeywords]
+    ) -> BackfillReport:
         """Write code and factor scores of every point that lacks a current one, from its stored vector.
 
-        No text is encoded; base vectors and foreign payload stay as they are. Run again, it writes only what is new.
+        No text is encoded; base vectors and foreign payload stay as they are. Safe to kill, and safe beside other
+        writers (``docs/backfill.md``). Run again, it writes only what is new or has changed.
 
         Parameters
         ----------
-        batch_size
-            Points read and written at a time.
         progress
             Called with the number of points done since the last call.
+        options
+            ``batch_size=500, rate=None, limit=None, payload_filter=None, dry_run=False, in_place=False``; see
+            :class:`imrnn_vdb.backfill.BackfillOptions`.
+
+        Raises
+        ------
+        UnsupportedError
+            If codes lie in rows of a Milvus collection, and ``in_place`` does not say that nobody else writes.
+        StoreError
+            If the database cannot be reached any longer; what is done stays done.
         """
-        report, cursor = BackfillReport(), None
-        while True:
-            part, cursor = self._connection.run(self._core.backfill_page(batch_size, cursor))
-            report += part
-            if progress is not None:
-                progress(part.seen)
-            if cursor is None:
-                return report
+        filler = self._core.filler(BackfillOptions(**options))
+        return run_script(self._connection, backfill_script(filler, progress or _ignore))
+
+    def verify(
+        self,
+        sample: int | None = 1_000,
+        *,
+        progress: Callable[[int], None] | None = None,
+        **options: Unpack[BackfillKeywords],
+    ) -> VerifyReport:
+        """Recompute the codes of a random sample of points, or of all (None), and compare; nothing is written."""
+        filler = self._core.filler(BackfillOptions(**options))
+        return run_script(self._connection, verify_script(filler, sample, progress or _ignore))
+
+    def undo(
+        self,
+        space_id: str | None = None,
+        *,
+        in_place: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Remove codes, factor scores, their indexes and their sidecar, and nothing else.
+
+        Parameters
+        ----------
+        space_id
+            Of which space; None for this model's.
+        in_place
+            Say that nobody else writes now, so that Milvus may rewrite rows that hold codes.
+        progress
+            Called with the number of points stripped since the last call.
+
+        Returns
+        -------
+        int
+            How many points held codes themselves; those in a sidecar are not counted.
+        """
+        space = self.model.space.space_id if space_id is None else space_id
+        return run_script(self._connection, undo_script(self._core.store, space, in_place, progress or _ignore))
+
+    def payload_for(self, vectors: npt.ArrayLike) -> list[Payload]:
+        """Return the fields that writers of their own add to n points, from their vectors of shape (n, d).
+
+        On Qdrant they are payload keys, and where codes lie in a named vector, its value is among them. On Milvus they
+        are fields of the row, or of the row of the same key in the sidecar collection, where there is one.
+        """
+        return self._core.payload_for(vectors)
 
     def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
@@ -399,16 +461,39 @@ class AsyncIMRNNCollection(_Shell):
         """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""
         return await asyncio.to_thread(self._core.passage_vectors, texts)
 
-    async def backfill(self, batch_size: int = 500, progress: Callable[[int], None] | None = None) -> BackfillReport:
+    async def backfill(
+        self, *, progress: Callable[[int], None] | None = None, **options: Unpack[BackfillKeywords]
+    ) -> BackfillReport:
         """Write the codes that are missing or outdated; see :meth:`IMRNNCollection.backfill`."""
-        report, cursor = BackfillReport(), None
-        while True:
-            part, cursor = await self._connection.arun(self._core.backfill_page(batch_size, cursor))
-            report += part
-            if progress is not None:
-                progress(part.seen)
-            if cursor is None:
-                return report
+        filler = self._core.filler(BackfillOptions(**options))
+        return await arun_script(self._connection, backfill_script(filler, progress or _ignore))
+
+    async def verify(
+        self,
+        sample: int | None = 1_000,
+        *,
+        progress: Callable[[int], None] | None = None,
+        **options: Unpack[BackfillKeywords],
+    ) -> VerifyReport:
+        """Recompute codes and compare; see :meth:`IMRNNCollection.verify`."""
+        filler = self._core.filler(BackfillOptions(**options))
+        return await arun_script(self._connection, verify_script(filler, sample, progress or _ignore))
+
+    async def undo(
+        self,
+        space_id: str | None = None,
+        *,
+        in_place: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> int:
+        """Remove what was written; see :meth:`IMRNNCollection.undo`."""
+        space = self.model.space.space_id if space_id is None else space_id
+        script = undo_script(self._core.store, space, in_place, progress or _ignore)
+        return await arun_script(self._connection, script)
+
+    async def payload_for(self, vectors: npt.ArrayLike) -> list[Payload]:
+        """Return the fields that writers of their own add; see :meth:`IMRNNCollection.payload_for`."""
+        return await asyncio.to_thread(self._core.payload_for, vectors)
 
     async def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
@@ -450,3 +535,7 @@ def _adopt(client: object, settings: Settings, *, asynchronous: bool) -> tuple[B
     if asynchronous and not connection.asynchronous:  # a blocking client serves an event loop from worker threads
         connection.asynchronous = connection.threaded = True
     return backend, connection
+
+
+def _ignore(_count: int) -> None:
+    """Report no progress."""

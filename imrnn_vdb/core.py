@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imrnn_vdb.backfill import BackfillOptions, Filler, fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
-from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.codec import FloatArray, encode_rows, encode_texts
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
@@ -37,29 +38,6 @@ from imrnn_vdb.store import (
 from imrnn_vdb.timing import Stopwatch
 
 Query = str | npt.ArrayLike
-
-
-@dataclass(frozen=True, slots=True)
-class BackfillReport:
-    """What a backfill did.
-
-    Attributes
-    ----------
-    seen
-        Points read.
-    written
-        Points whose code was written.
-    current
-        Points that had a current code already.
-    """
-
-    seen: int = 0
-    written: int = 0
-    current: int = 0
-
-    def __add__(self, other: BackfillReport) -> BackfillReport:
-        """Add up two parts of one backfill."""
-        return BackfillReport(self.seen + other.seen, self.written + other.written, self.current + other.current)
 
 
 @dataclass(slots=True)
@@ -126,7 +104,7 @@ class CollectionCore:
             return Points([], None, [])
         dim = self.model.space.dim
         table = check_vectors(vectors, dim) if vectors is not None else self.passage_vectors(list(texts or ()))
-        codes = self._codes(table)
+        codes = fresh_codes(self.model.space, self.metric, table)
         return Points(keys, table, own, codes, self.model.space.factor_scores(codes.directions))
 
     def search(
@@ -190,31 +168,30 @@ class CollectionCore:
             for i, (first, second) in enumerate(zip(batch, again, strict=True))
         ]
 
-    def backfill_page(self, limit: int, cursor: Any) -> Operation[tuple[BackfillReport, Any]]:
-        """Write the codes missing or outdated on the next points; return what was done and the next cursor."""
-        page = yield from self.store.scroll(limit, cursor, with_vectors=True)
-        points = page.points
-        if not len(points) or points.vectors is None or points.codes is None:
-            return BackfillReport(), page.cursor
-        codes = self._codes(points.vectors)
-        scores = self.model.space.factor_scores(codes.directions)
-        rows = np.flatnonzero(~(_same_codes(points.codes, codes) & _same_scores(points.factor_scores, scores)))
-        if len(rows):
-            yield from self.store.write_codes([points.ids[row] for row in rows], codes.take(rows), scores[rows])
-        return BackfillReport(len(points), len(rows), len(points) - len(rows)), page.cursor
+    def filler(self, options: BackfillOptions) -> Filler:
+        """Return what fills in the codes of this collection."""
+        return Filler(self.store, self.model.space, self.metric, options)
+
+    def payload_for(self, vectors: npt.ArrayLike) -> list[Payload]:
+        """Compute what writers of their own store with n vectors of shape (n, d)."""
+        codes = fresh_codes(self.model.space, self.metric, vectors)
+        layout, scores = self.store.layout, self.model.space.factor_scores(codes.directions)
+        stored: Sequence[Any] = (
+            encode_rows(codes).tolist()
+            if layout.code_storage == "vector"
+            else encode_texts(codes, layout.space_id, layout.code_dtype)
+        )
+        keys = [layout.factor_field(name) for name in layout.factor_names]
+        return [
+            {layout.code_field: code, **dict(zip(keys, row, strict=True))}
+            for code, row in zip(stored, scores.tolist(), strict=True)
+        ]
 
     def passage_vectors(self, texts: Sequence[str]) -> FloatArray:
         """Turn n passages into checked vectors of shape (n, d)."""
         if not len(texts):
             return np.zeros((0, self.model.space.dim), np.float32)
         return _one_each(check_vectors(self._encoder().encode_passages(texts), self.model.space.dim), texts)
-
-    def _codes(self, vectors: FloatArray) -> Codes:
-        """Compute codes to store. Under cosine a norm means nothing and engines may lose it, so it is stored as 1."""
-        codes = self.model.space.encode(vectors)
-        if self.metric is Metric.COSINE:
-            return Codes(codes.directions, (codes.norms > 0).astype(np.float32), codes.status)
-        return codes
 
     def _encoder(self) -> Encoder:
         with self._building:  # two first searches at once must not load it twice
@@ -334,16 +311,3 @@ def _one_each(vectors: FloatArray, texts: Sequence[str]) -> FloatArray:
     if len(vectors) != len(texts):
         raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(texts)} texts")
     return vectors
-
-
-def _same_scores(stored: FloatArray | None, fresh: FloatArray) -> npt.NDArray[np.bool_]:
-    """Say which stored factor scores are there and are what the vectors give."""
-    if stored is None:
-        return np.full(len(fresh), fresh.shape[1] == 0)
-    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3).all(axis=1))  # a missing score is NaN
-
-
-def _same_codes(stored: Codes, fresh: Codes) -> npt.NDArray[np.bool_]:
-    """Say which stored codes are current and are what their vectors give, at the precision they were stored in."""
-    close = np.isclose(stored.directions, fresh.directions, rtol=2e-3, atol=2e-5).all(axis=1)
-    return np.asarray(stored.current & close & np.isclose(stored.norms, fresh.norms, rtol=1e-4, atol=1e-6))

@@ -218,7 +218,15 @@ class ConnectionOptions:
 
 
 class Store(ABC):
-    """One collection of one database. Every method is an operation: see :mod:`imrnn_vdb.connection`."""
+    """One collection of one database. Every method is an operation: see :mod:`imrnn_vdb.connection`.
+
+    Attributes
+    ----------
+    in_flight
+        How many operations of a backfill may run beside one another; 1 where the client is not made for threads.
+    """
+
+    in_flight = 4
 
     def __init__(self, collection: str, layout: Layout) -> None:
         self.collection = collection
@@ -266,14 +274,27 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def fetch(self, ids: Sequence[PointId], with_vectors: bool = False) -> Operation[Points]:
-        """Read points by id, in the order asked for; ids that do not exist are left out."""
+    def fetch(
+        self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True
+    ) -> Operation[Points]:
+        """Read points by id, in the order asked for; ids that do not exist are left out.
+
+        Without payloads, only what this layer wrote is read, and the payloads are empty.
+        """
 
     @abstractmethod
     def scroll(
-        self, limit: int, cursor: Any = None, payload_filter: Any = None, with_vectors: bool = False
+        self,
+        limit: int,
+        cursor: Any = None,
+        payload_filter: Any = None,
+        with_vectors: bool = False,
+        with_payloads: bool = True,
     ) -> Operation[Page]:
-        """Read the next points of the collection; every point that stays is seen exactly once."""
+        """Read the next points of the collection; every point that stays is seen exactly once.
+
+        Without payloads, only what this layer wrote is read, and the payloads are empty.
+        """
 
     @abstractmethod
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
@@ -289,6 +310,36 @@ class Store(ABC):
     @abstractmethod
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
+
+    @abstractmethod
+    def parse_filter(self, text: str) -> Any:
+        """Read a payload filter from text: the vendor's JSON or expression; `InvalidInputError` if it is none."""
+
+    @abstractmethod
+    def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:
+        """Make room for codes before a backfill, and see all that was written before this moment.
+
+        ``in_place`` says that nobody else writes, so that whole rows may be rewritten where the engine knows no
+        smaller update (Milvus).
+        """
+
+    @abstractmethod
+    def strip_codes(
+        self, space_id: str, limit: int, cursor: Any = None, *, in_place: bool = False
+    ) -> Operation[tuple[int, Any]]:
+        """Remove a space's codes and factor scores from the next points; return how many had any, and where it goes on.
+
+        Everything else stays as it is; the cursor is None at the end.
+        """
+
+    @abstractmethod
+    def drop_room(self, space_id: str) -> Operation[None]:
+        """Remove what held a space's codes, once they are stripped: payload indexes, vector, sidecar collection."""
+
+    def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:  # noqa: ARG002
+        """Remove codes that lie apart from their points and whose points are gone; as :meth:`strip_codes` returns."""
+        yield from ()
+        return 0, None
 
 
 class Backend(ABC):

@@ -177,6 +177,16 @@ def _create_index(server: WireServer, request: Any) -> Any:
     return pb.PointsOperationResponse(result=_done())
 
 
+def _delete_index(server: WireServer, request: Any) -> Any:
+    server.indexed.get(request.collection_name, set()).discard(request.field_name)
+    return pb.PointsOperationResponse(result=_done())
+
+
+def _delete_vector(server: WireServer, request: Any) -> Any:
+    server.local.delete_vector_name(request.collection_name, request.vector_name)
+    return pb.PointsOperationResponse(result=_done())
+
+
 def _create_vector(server: WireServer, request: Any) -> Any:
     dense = request.dense_config
     config = models.DenseVectorConfig(size=dense.size, distance=GrpcToRest.convert_distance(dense.distance))
@@ -216,7 +226,9 @@ _POINTS = {
     "Count": _count,
     "Delete": _delete,
     "CreateFieldIndex": _create_index,
+    "DeleteFieldIndex": _delete_index,
     "CreateVectorName": _create_vector,
+    "DeleteVectorName": _delete_vector,
 }
 _COLLECTIONS = {"Create": _create, "Get": _describe, "Delete": _drop}
 _ROOT = {"HealthCheck": lambda _server, _request: pb.HealthCheckReply(title="stand-in", version=VERSION)}

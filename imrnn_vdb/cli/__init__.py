@@ -13,6 +13,7 @@ import click
 from imrnn_vdb._version import __version__
 
 _COMMANDS = {
+    "backfill": "write, check or remove the factor codes of points that are there already",
     "ablate": "measure what each part of the model is worth",
     "demo": "search the Python standard library's documentation, plain and modulated side by side",
     "doctor": "say what works with a collection, and why",

@@ -6,19 +6,20 @@ from collections.abc import Sequence
 
 from imrnn_vdb.store import FACTOR_PREFIX, Capability, Layout
 from imrnn_vdb_milvus.schema import Schema, Server
+from imrnn_vdb_milvus.sidecar import sidecar_name
 
 
 def capabilities_of(
-    server: Server, schema: Schema, partitions: Sequence[str], layout: Layout
+    server: Server, schema: Schema, partitions: Sequence[str], layout: Layout, *, sidecar: bool = False
 ) -> tuple[Capability, ...]:
     """Return what works here, for a collection as it is."""
     return (
-        _codes(schema, layout),
+        _sidecar(schema, layout) if sidecar else _codes(schema, layout),
         _code_vector(server, schema, layout),
-        _update(schema, partitions, layout),
+        _update(schema, partitions, layout, sidecar=sidecar),
         _partial_upsert(server),
         _new_fields(server),
-        _pre_filters(server, schema),
+        _sidecar_filters() if sidecar else _pre_filters(server, schema),
         _recall(server, schema),
         Capability("own writes", "works", "session consistency: a read sees what this process wrote before"),
         Capability("async", "fallback", "Milvus Lite runs in this process: calls go to a worker thread")
@@ -28,17 +29,26 @@ def capabilities_of(
 
 
 def _codes(schema: Schema, layout: Layout) -> Capability:
-    homes = {
-        "vector": ("works", f"in the vector field {layout.code_field!r}"),
-        "column": ("works", f"as text in the field {layout.code_field!r}"),
-        "dynamic": ("works", "as text in the dynamic field"),
-        None: (
-            "no",
-            f"neither a field {layout.code_field!r} nor a dynamic field, which cannot be enabled later",
-        ),
+    homes: dict[str | None, str] = {
+        "vector": f"in the vector field {layout.code_field!r}",
+        "column": f"as text in the field {layout.code_field!r}",
+        "dynamic": "in a sidecar collection that a backfill makes, or, in place, as text in the dynamic field",
+        None: "in a sidecar collection that a backfill makes: there is neither a field for them nor a dynamic field",
     }
-    status, why = homes[schema.code_home(layout)]
-    return Capability("codes", "works" if status == "works" else "no", why)
+    return Capability("codes", "works", homes[schema.code_home(layout)])
+
+
+def _sidecar(schema: Schema, layout: Layout) -> Capability:
+    name = sidecar_name(schema.collection, layout.space_id)
+    return Capability("codes", "works", f"in the sidecar collection {name!r}: every search makes a second call, by key")
+
+
+def _sidecar_filters() -> Capability:
+    why = (
+        "scores lie in the sidecar: a filter that few points match is sent as their ids; for others the window grows "
+        "up to 64 times, at one more call a step"
+    )
+    return Capability("factor filters in the database", "fallback", why)
 
 
 def _code_vector(server: Server, schema: Schema, layout: Layout) -> Capability:
@@ -59,14 +69,19 @@ def _recall(server: Server, schema: Schema) -> Capability:
     return Capability(name, "works", "as far as the index of the vector field is exact")
 
 
-def _update(schema: Schema, partitions: Sequence[str], layout: Layout) -> Capability:
+def _update(schema: Schema, partitions: Sequence[str], layout: Layout, *, sidecar: bool) -> Capability:
     name = "writing codes of existing points"
+    beside = "a backfill writes them into a sidecar collection, which is safe beside other writers"
+    if sidecar:
+        return Capability(name, "works", "into the sidecar collection, safe beside other writers; rows stay untouched")
     if schema.auto_id:
-        return Capability(name, "no", "autoID: a rewritten row gets a new key")
+        return Capability(name, "fallback", f"autoID: a rewritten row would get a new key; {beside}")
     if schema.foreign:
-        return Capability(name, "no", f"rows cannot be rewritten unchanged: fields {', '.join(schema.foreign)}")
-    if schema.code_home(layout) is None:
-        return Capability(name, "no", "there is no room for codes")
+        return Capability(
+            name, "fallback", f"rows cannot be rewritten unchanged ({', '.join(schema.foreign)}); {beside}"
+        )
+    if schema.code_home(layout) in {"dynamic", None}:
+        return Capability(name, "works", beside)
     where = f", in each of {len(partitions)} partitions" if len(partitions) > 1 else ""
     return Capability(name, "works", f"whole rows are read and rewritten{where}: not beside other writers")
 

@@ -19,6 +19,7 @@ from imrnn_vdb.store import (
     Candidates,
     Layout,
     Payload,
+    PointId,
     Points,
     is_own_field,
     stored_text,
@@ -99,6 +100,20 @@ def merged(row: Row, fields: Row) -> Row:
     return {**row, **fields}
 
 
+def stripped(row: Row, schema: Schema, layout: Layout) -> Row | None:
+    """Return a stored row without the layout's code and its space's scores; None if it has none.
+
+    Columns get the values of a point without a code, keys of the dynamic field go.
+    """
+    prefix, empty = layout.factor_field(""), _no_code(schema)
+    own = {name: value for name, value in row.items() if name == layout.code_field or name.startswith(prefix)}
+    held = [name for name, value in own.items() if name not in empty or not np.array_equal(value, empty[name])]
+    if not held:
+        return None
+    rest = {name: value for name, value in row.items() if name not in own}
+    return {**rest, **{name: value for name, value in empty.items() if name in own}}
+
+
 def check_vectors(vectors: FloatArray, schema: Schema, base: str) -> None:
     """Raise `StoreError` for vectors of another dimension, `InvalidInputError` for those that are not finite.
 
@@ -152,12 +167,18 @@ def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def candidates_of(hits: Any, schema: Schema, layout: Layout, metric: Metric) -> Candidates:
-    """Read the hits of one query: pymilvus's list with ``ids`` and ``distances`` beside the hits."""
-    rows = [dict.__getitem__(hit, "entity") for hit in hits]  # a Hit's own lookup runs Python code for each access
-    scores = np.asarray(hits.distances, np.float64).reshape(len(rows))
+def entities_of(hits: Any) -> list[Row]:
+    """Return the rows of one query's hits; a Hit's own lookup runs Python code for each access."""
+    return [dict.__getitem__(hit, "entity") for hit in hits]
+
+
+def candidates_of(
+    ids: Sequence[PointId], distances: Sequence[float], rows: list[Row], schema: Schema, layout: Layout, metric: Metric
+) -> Candidates:
+    """Read the hits of one query: keys, distances as Milvus gives them, and rows."""
+    scores = np.asarray(distances, np.float64).reshape(len(rows))
     return Candidates(
-        ids=list(hits.ids),
+        ids=list(ids),
         base_scores=-scores if metric is Metric.EUCLID else scores,  # L2 is squared already
         codes=_codes_of(rows, schema, layout),
         payloads=[_payload_of(row, schema) for row in rows],

@@ -167,6 +167,16 @@ class Schema:
         """Fields that reading a point needs beside its base vector."""
         return [self.key, *self.read_fields(layout), *(name for name in self.columns if name.startswith(FACTOR_PREFIX))]
 
+    def own_fields(self, layout: Layout) -> list[str]:
+        """Fields that reading codes and scores needs, beside vectors that are wanted for themselves."""
+        ours = [name for name in self.columns if name.startswith((CODE_PREFIX, FACTOR_PREFIX))]
+        if self.code_home(layout) == "vector":
+            ours.append(layout.code_field)
+        names = {layout.code_field, *map(layout.factor_field, layout.factor_names)}
+        if self.dynamic and not names <= {*ours}:
+            ours.append(DYNAMIC_FIELD)
+        return [self.key, *ours]
+
     @property
     def row_fields(self) -> list[str]:
         """Every field of a row, to write it again."""
@@ -222,7 +232,7 @@ class Schema:
         return not self.key_is_text and -(2**63) < value < 2**63
 
 
-def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout) -> Any:
+def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout, key_bytes: int = MAX_KEY_BYTES) -> Any:
     """Build the schema of a collection that we create: key, base vector, code, scores, and a dynamic payload.
 
     The columns of this layer cannot be null, which Milvus before 2.5 does not know: a point without a code has an
@@ -234,7 +244,7 @@ def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout) -> Any:
     if id_type == "int":
         schema.add_field(KEY_NAME, types.INT64, is_primary=True)
     else:
-        schema.add_field(KEY_NAME, types.VARCHAR, is_primary=True, max_length=MAX_KEY_BYTES)
+        schema.add_field(KEY_NAME, types.VARCHAR, is_primary=True, max_length=key_bytes)
     schema.add_field(identifier(layout.vector_name or BASE_NAME), types.FLOAT_VECTOR, dim=dim)
     if layout.code_storage == "vector":
         schema.add_field(layout.code_field, types.FLOAT_VECTOR, dim=layout.num_factors + 1)

@@ -2,54 +2,58 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
 from imrnn_vdb.codec import Codes, FloatArray
-from imrnn_vdb.connection import Call, Operation
+from imrnn_vdb.connection import Operation
 from imrnn_vdb.errors import (
     CollectionExistsError,
-    CollectionNotFoundError,
     InvalidInputError,
-    StoreError,
     UnsupportedError,
 )
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points, Store
+from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points
+from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.capabilities import capabilities_of
-from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal, user_filter
-from imrnn_vdb_milvus.quiet import quiet, quietly
-from imrnn_vdb_milvus.rows import Row, batches, candidates_of, check_vectors, code_fields, merged, points_of, rows_of
+from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, user_filter
+from imrnn_vdb_milvus.rows import (
+    Row,
+    batches,
+    candidates_of,
+    check_vectors,
+    code_fields,
+    entities_of,
+    merged,
+    points_of,
+    rows_of,
+    stripped,
+)
 from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, new_indexes, new_schema, search_params
-
-MAX_WINDOW = 16_384
-"""Most rows of one reply, and most queries of one request: Milvus's own limits, which Milvus Lite does not enforce."""
-
-_IDS_PER_CALL = 500
-_LITE_UNFLUSHED_ROWS = 256
-"""Rows that a search in Milvus Lite may find unflushed: it scans each of them, which takes some 50 µs a row."""
-_SESSION: dict[str, Any] = {"consistency_level": "Session"}
+from imrnn_vdb_milvus.sidecar import is_sidecar_of, sidecar_name
+from imrnn_vdb_milvus.steps import IDS_PER_CALL, MAX_WINDOW, SESSION, MilvusSteps, call_of
 
 
-class MilvusStore(Store):
+class MilvusStore(SidecarSteps):
     """A collection on a Milvus server or in a Milvus Lite file.
 
     Reads see this process's own writes (session consistency). Payload is what the collection's scalar fields and its
     dynamic field hold: JSON with 64-bit integers and finite floats; tuples come back as lists. Milvus limits the
     dynamic field of a point to 65,536 bytes, Milvus Lite does not.
 
-    A Milvus update rewrites the whole row. :meth:`write_codes` reads a row, changes the fields of this layer, and
+    A Milvus update rewrites the whole row. So codes of existing points go into a sidecar collection
+    (:mod:`imrnn_vdb_milvus.sidecar`), once :meth:`prepare_codes` has made one: from then on only its codes count, and
+    every read takes a second call. Without one, :meth:`write_codes` reads a row, changes the fields of this layer, and
     writes it back; what another client changes in between is lost.
     """
 
     def __init__(self, collection: str, layout: Layout) -> None:
         super().__init__(collection, layout)
-        self._found: tuple[Server, Schema] | None = None
-        self._unflushed = _LITE_UNFLUSHED_ROWS  # unknown: an earlier process may have left some
+        self._rewrites = True
 
     def info(self) -> Operation[CollectionInfo]:
         """Describe server and collection; `CollectionNotFoundError` if there is none."""
@@ -57,7 +61,10 @@ class MilvusStore(Store):
         partitions = yield from self._ask("list_partitions")
         count = yield from self.count()
         return CollectionInfo(
-            str(server), dict(schema.vectors), count, capabilities_of(server, schema, partitions, self.layout)
+            str(server),
+            dict(schema.vectors),
+            count,
+            capabilities_of(server, schema, partitions, self.layout, sidecar=self._sidecar is not None),
         )
 
     def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:
@@ -68,7 +75,7 @@ class MilvusStore(Store):
         UnsupportedError
             For the Manhattan metric, and for codes as a second vector on a server before 2.4.
         """
-        server = Server.parse((yield _call("get_server_version")))
+        server = Server.parse((yield call_of("get_server_version")))
         if self.layout.code_storage == "vector" and not server.at_least(2, 4):
             raise UnsupportedError(f"{server} allows one vector field: store codes in the payload, or use Milvus 2.4")
         schema, indexes = new_schema(dim, id_type, self.layout), new_indexes(metric, self.layout, server)
@@ -76,17 +83,14 @@ class MilvusStore(Store):
             yield from self._ask("has_collection")
         ):  # servers take an identical second creation for a repeated first one
             raise CollectionExistsError(f"collection {self.collection!r} exists: choose another name or drop it first")
-        yield from self._ask("create_collection", schema=schema, **_SESSION)
-        try:
-            yield from self._ask("create_index", index_params=indexes, sync=False)  # nothing to wait for: it is empty
-            yield from self._ask("load_collection")
-        except StoreError:  # half a collection would answer "exists" to the next attempt
-            yield from self._ask("drop_collection")
-            raise
+        yield from self._create(self.collection, schema, indexes)
         self._found = None
 
     def drop(self) -> Operation[None]:
-        """Delete the collection and all its points; what is gone already is no error."""
+        """Delete the collection, all its points and its sidecars; what is gone already is no error."""
+        for name in (yield call_of("list_collections")):
+            if is_sidecar_of(self.collection, name):
+                yield from self._about(name, "drop_collection")
         yield from self._ask("drop_collection")
         self._found = None
 
@@ -109,10 +113,13 @@ class MilvusStore(Store):
             raise UnsupportedError(
                 f"collection {self.collection!r} has autoID keys: the server would not keep the ids given here"
             )
-        rows = rows_of(points, schema, self.layout)
+        bare = points if self._sidecar is None else replace(points, codes=None, factor_scores=None)
+        rows = rows_of(bare, schema, self.layout)
         check_partitions(schema, (yield from self._ask("list_partitions")))
         for batch in batches(rows):
             yield from self._write(server, batch)
+        if self._sidecar is not None:
+            yield from self._upsert_beside(server, points)
 
     def search(
         self,
@@ -129,34 +136,47 @@ class MilvusStore(Store):
         server, schema = yield from self._look()
         base = schema.base_name(self.layout)
         check_vectors(query_vectors, schema, base)
-        if server.lite and self._unflushed >= _LITE_UNFLUSHED_ROWS:
-            yield from self._ask("flush")
-            self._unflushed = 0
+        yield from self._settle(server, self.collection)
+        question = {
+            "data": list(query_vectors),
+            "anns_field": base,
+            "output_fields": schema.read_fields(self.layout),
+            **SESSION,
+        }
+        if self._sidecar is not None:
+            return (yield from self._search_beside(schema, question, limit, user_filter(payload_filter), factor_filter))
         reply = yield from self._ask(
             "search",
-            data=list(query_vectors),
-            anns_field=base,
             limit=limit,
             filter=self._filter(schema, payload_filter, factor_filter),
-            output_fields=schema.read_fields(self.layout),
             search_params=search_params(schema.index_types[base], limit),
-            **_SESSION,
+            **question,
         )
         metric = schema.vectors[base].metric
-        return [candidates_of(hits, schema, self.layout, metric) for hits in reply]
+        return [
+            candidates_of(hits.ids, hits.distances, entities_of(hits), schema, self.layout, metric) for hits in reply
+        ]
 
-    def fetch(self, ids: Sequence[PointId], with_vectors: bool = False) -> Operation[Points]:
+    def fetch(
+        self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True
+    ) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
         if not len(ids):
             return Points([], np.zeros((0, 0), np.float32) if with_vectors else None, [])
         _, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        fields = schema.point_fields(self.layout) + ([base] if base else [])
+        fields = self._fields(schema, base, with_payloads)
         found = yield from self._rows(schema, schema.usable_keys(ids), fields)
-        return points_of([found[value] for value in ids if value in found], schema, self.layout, base)
+        rows = yield from self._joined(schema, [found[value] for value in ids if value in found])
+        return self._points(rows, schema, base, with_payloads)
 
     def scroll(
-        self, limit: int, cursor: Any = None, payload_filter: Any = None, with_vectors: bool = False
+        self,
+        limit: int,
+        cursor: Any = None,
+        payload_filter: Any = None,
+        with_vectors: bool = False,
+        with_payloads: bool = True,
     ) -> Operation[Page]:
         """Read the next points by ascending id; every point that stays is seen exactly once.
 
@@ -166,27 +186,26 @@ class MilvusStore(Store):
             raise InvalidInputError(f"a page has at least one point, got limit={limit}")
         server, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        fields = schema.point_fields(self.layout) + ([base] if base else [])
-        given = user_filter(payload_filter)
-        if server.lite:
-            rows, last = yield from self._page_of_lite(schema, limit, cursor, given, fields)
-        else:
-            rows, last = yield from self._page_of_server(schema, limit, cursor, given, fields)
-        return Page(points_of(rows, schema, self.layout, base), last)
+        fields = self._fields(schema, base, with_payloads)
+        rows, last = yield from self._page(server, schema, limit, cursor, user_filter(payload_filter), fields)
+        rows = yield from self._joined(schema, rows)
+        return Page(self._points(rows, schema, base, with_payloads), last)
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
         """Count points exactly."""
-        _, schema = yield from self._look()
+        server, schema = yield from self._look()
+        if self._sidecar is not None and factor_filter is not None:
+            return (yield from self._count_beside(server, schema, user_filter(payload_filter), factor_filter))
         condition = self._filter(schema, payload_filter, factor_filter)
-        reply = yield from self._ask("query", filter=condition, output_fields=["count(*)"], **_SESSION)
+        reply = yield from self._ask("query", filter=condition, output_fields=["count(*)"], **SESSION)
         return int(reply[0]["count(*)"])
 
     def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
         """Write code and named factor scores of existing points; base vectors and foreign payload stay as they are.
 
-        An id that does not exist is left out. Each row is read, changed and written back as a whole, on servers with
-        partial updates too; so a change that another client makes to the same row in between, a deletion included, is
-        lost. Do not run this beside other writers.
+        An id that does not exist is left out. With a sidecar, that is where they are written, and this is safe beside
+        other writers. Without one, each row is read, changed and written back as a whole, on servers with partial
+        updates too; so a change that another client makes to the same row in between, a deletion included, is lost.
 
         Raises
         ------
@@ -196,18 +215,18 @@ class MilvusStore(Store):
         if not len(ids):
             return
         server, schema = yield from self._look()
+        if self._sidecar is not None:
+            yield from self._write_beside(server, schema, ids, codes, factor_scores)
+            return
+        if not self._rewrites:
+            raise UnsupportedError(
+                f"collection {self.collection!r} keeps codes in its own rows, and Milvus rewrites whole rows, so "
+                "a change that another client makes meanwhile would be lost: pass in_place=True (--in-place) while no "
+                "one else writes (points that are written through this package have their codes already)"
+            )
         self._check_rewritable(schema)
         fields = dict(zip(ids, code_fields(codes, factor_scores, schema, self.layout), strict=True))
-        partitions = [""] if schema.partition_key else (yield from self._ask("list_partitions"))
-        for partition in partitions if len(partitions) > 1 else [""]:
-            # a row belongs back into its partition: elsewhere it would be a second row of the same key
-            where = {"partition_names": [partition]} if partition else {}
-            keys = schema.usable_keys(fields)
-            for start in range(0, len(keys), _IDS_PER_CALL):
-                found = yield from self._rows(schema, keys[start : start + _IDS_PER_CALL], schema.row_fields, **where)
-                rows = [merged(row, fields[value]) for value, row in found.items()]
-                for batch in batches(rows):
-                    yield from self._write(server, batch, **({"partition_name": partition} if partition else {}))
+        yield from self._rewrite(server, schema, list(fields), lambda row: merged(row, fields[row[schema.key]]))
 
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
@@ -215,78 +234,94 @@ class MilvusStore(Store):
             return
         server, schema = yield from self._look()
         keys = schema.usable_keys(ids)
-        for start in range(0, len(keys), _IDS_PER_CALL):
-            yield from self._ask("delete", filter=is_one_of(schema.key, keys[start : start + _IDS_PER_CALL]))
+        for start in range(0, len(keys), IDS_PER_CALL):
+            yield from self._ask("delete", filter=is_one_of(schema.key, keys[start : start + IDS_PER_CALL]))
+        if self._sidecar is not None:
+            yield from self._forget(keys)
         if keys and not server.lite:
             # Milvus 2.3 does not say when a deletion happened, so session consistency would not wait for it
             gone = is_one_of(schema.key, keys[-1:])
             yield from self._ask("query", filter=gone, output_fields=[schema.key], consistency_level="Strong")
 
-    def _look(self) -> Operation[tuple[Server, Schema]]:
-        """Describe the collection, once; a Milvus Lite collection is loaded, as no one else can."""
-        if self._found is None:
-            server = Server.parse((yield _call("get_server_version")))
-            description = yield from self._ask("describe_collection")
-            indexes = []
-            for name in (yield from self._ask("list_indexes")):
-                indexes.append((yield from self._ask("describe_index", index_name=name)))
-            schema = Schema.parse(description, [index for index in indexes if index])
-            if server.lite and schema.vectors:
-                yield from self._ask("load_collection")
-            self._found = server, schema
-        return self._found
+    def parse_filter(self, text: str) -> str | None:
+        """Return an expression as it is; whether it is one, the server says."""
+        return user_filter(text)
+
+    def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:
+        """Make a sidecar for codes, unless rows may be rewritten or hold them in columns; see all earlier writes.
+
+        Raises
+        ------
+        UnsupportedError
+            If rows are to be rewritten although there is a sidecar.
+        """
+        self._found = None
+        server, schema = yield from self._look()
+        self.in_flight = 1 if server.lite else MilvusSteps.in_flight
+        self._rewrites = in_place
+        if not server.lite:  # what others wrote until now is seen from here on
+            yield from self._ask("query", filter="", output_fields=[schema.key], limit=1, consistency_level="Strong")
+        if in_place:
+            if self._sidecar is not None:
+                raise UnsupportedError(
+                    f"the codes of collection {self.collection!r} lie in {self._sidecar.collection!r}: undo them "
+                    "first, or go on there, without in_place"
+                )
+            self._check_rewritable(schema)
+        elif self._sidecar is None and schema.code_home(self.layout) not in {"vector", "column"}:
+            yield from self._make_sidecar(server, schema)
+
+    def strip_codes(
+        self, space_id: str, limit: int, cursor: Any = None, *, in_place: bool = False
+    ) -> Operation[tuple[int, Any]]:
+        """Remove a space's codes from the next rows, which rewrites them; beside a sidecar, only if in place.
+
+        Raises
+        ------
+        UnsupportedError
+            If rows hold codes and may not be rewritten.
+        """
+        server, schema = yield from self._look()
+        if not in_place and (yield from self._about(sidecar_name(self.collection, space_id), "has_collection")):
+            return 0, None
+        layout = replace(self.layout, space_id=space_id)
+        fields = list(dict.fromkeys([*schema.own_fields(layout), *self._code_vectors(schema, layout)]))
+        rows, last = yield from self._page(server, schema, limit, cursor, None, fields)
+        holding = [row[schema.key] for row in rows if stripped(row, schema, layout) is not None]
+        if holding and not in_place:
+            raise UnsupportedError(
+                f"rows of collection {self.collection!r} hold codes of space {space_id} ({len(holding)} of the "
+                f"{len(rows)} looked at), and Milvus rewrites whole rows: pass in_place=True (--in-place) while nobody "
+                "else writes"
+            )
+        self._check_rewritable(schema)
+        yield from self._rewrite(server, schema, holding, lambda row: stripped(row, schema, layout))
+        return len(holding), last
+
+    def drop_room(self, space_id: str) -> Operation[None]:
+        """Drop a space's sidecar, if there is one; a column stays, with empty values."""
+        name = sidecar_name(self.collection, space_id)
+        if (yield from self._about(name, "has_collection")):
+            yield from self._about(name, "drop_collection")
+        self._found = None
+
+    def _code_vectors(self, schema: Schema, layout: Layout) -> list[str]:
+        return [layout.code_field] if layout.code_field in schema.vectors else []
+
+    def _fields(self, schema: Schema, base: str | None, with_payloads: bool) -> list[str]:
+        if with_payloads:
+            fields = schema.point_fields(self.layout)
+        else:
+            fields = [schema.key] if self._sidecar is not None else schema.own_fields(self.layout)
+        return fields + ([base] if base else [])
+
+    def _points(self, rows: list[Row], schema: Schema, base: str | None, with_payloads: bool) -> Points:
+        points = points_of(rows, schema, self.layout, base)
+        return points if with_payloads else replace(points, payloads=[{} for _ in rows])
 
     def _filter(self, schema: Schema, payload_filter: Any, factor_filter: FactorFilter | None) -> str:
         factors = factor_expression(factor_filter, lambda name: schema.score_address(self.layout, name))
         return every(user_filter(payload_filter), factors)
-
-    def _rows(
-        self, schema: Schema, keys: Sequence[PointId], fields: list[str], **where: Any
-    ) -> Operation[dict[PointId, Row]]:
-        found: dict[PointId, Row] = {}
-        for start in range(0, len(keys), _IDS_PER_CALL):
-            # not ids=, which pymilvus puts into an expression without escaping quotes
-            wanted = is_one_of(schema.key, keys[start : start + _IDS_PER_CALL])
-            reply = yield from self._ask("query", filter=wanted, output_fields=fields, **where, **_SESSION)
-            found.update((row[schema.key], row) for row in reply)
-        return found
-
-    def _page_of_server(
-        self, schema: Schema, limit: int, cursor: Any, given: str | None, fields: list[str]
-    ) -> Operation[tuple[list[Row], Any]]:
-        """Read one page in the way of pymilvus's own iterator.
-
-        A reply holds the lowest keys without a gap, but with several segments fewer or more of them than the limit
-        (seen on 2.3.5); an empty one is the end.
-        """
-        if cursor is None:  # an iterator's reads have no session consistency: wait for our own writes once
-            yield from self._ask("query", filter=given or "", output_fields=[schema.key], limit=1, **_SESSION)
-        rows: list[Row] = []
-        while len(rows) < limit:
-            reply = yield from self._ask(
-                "query",
-                filter=every(_beyond(schema, cursor), given),
-                output_fields=fields,
-                limit=min(limit - len(rows), MAX_WINDOW),
-                iterator="True",
-                reduce_stop_for_best="True",
-            )
-            if not reply:
-                return rows, None
-            rows += sorted(reply, key=lambda row: row[schema.key])[: limit - len(rows)]
-            cursor = rows[-1][schema.key]
-        return rows, cursor
-
-    def _page_of_lite(
-        self, schema: Schema, limit: int, cursor: Any, given: str | None, fields: list[str]
-    ) -> Operation[tuple[list[Row], Any]]:
-        """Read one page where a limit takes rows in storage order: all keys first, then the rows of the lowest."""
-        condition = every(_beyond(schema, cursor), given)
-        reply = yield from self._ask("query", filter=condition, output_fields=[schema.key])
-        keys = sorted(row[schema.key] for row in reply)
-        found = yield from self._rows(schema, keys[:limit], fields)
-        rows = [found[key] for key in keys[:limit] if key in found]
-        return rows, (keys[limit - 1] if len(keys) > limit else None)
 
     def _check_rewritable(self, schema: Schema) -> None:
         schema.check_room(self.layout)
@@ -301,36 +336,22 @@ class MilvusStore(Store):
                 f"({', '.join(schema.foreign)}), and Milvus updates whole rows: keep codes in a collection of their own"
             )
 
-    def _write(self, server: Server, rows: list[Row], **where: str) -> Operation[None]:
-        """Write whole rows, in place of those that have their keys.
+    def _rewrite(
+        self, server: Server, schema: Schema, ids: Sequence[PointId], change: Callable[[Row], Row | None]
+    ) -> Operation[int]:
+        """Read whole rows, and write back what ``change`` makes of them (None: leave it); return how many it changed.
 
-        Milvus Lite merges what is upserted into the row that is there, keys of the dynamic field included; its insert
-        replaces the row. A server's insert would add a second row of the same key.
+        A row belongs back into its partition: elsewhere it would be a second row of the same key.
         """
-        yield from self._ask("insert" if server.lite else "upsert", data=rows, **where)
-        self._unflushed += len(rows)
-
-    def _ask(self, method: str, **arguments: Any) -> Operation[Any]:
-        """Call a method about this collection; servers do not always name the collection they miss."""
-        try:
-            return (yield _call(method, collection_name=self.collection, **arguments))
-        except CollectionNotFoundError as exc:
-            self._found = None
-            raise CollectionNotFoundError(
-                f"there is no collection {self.collection!r}: check the name, or create it"
-            ) from exc
-
-
-def _call(method: str, **arguments: Any) -> Call:
-    """Return a call of a client's method; MilvusClient and AsyncMilvusClient name theirs alike."""
-
-    def send(client: Any, seconds: float) -> Any:
-        with quiet():
-            reply = getattr(client, method)(timeout=seconds, **arguments)
-        return quietly(reply) if inspect.isawaitable(reply) else reply
-
-    return send
-
-
-def _beyond(schema: Schema, cursor: Any) -> str | None:
-    return None if cursor is None else f"{schema.key} > {literal(cursor)}"
+        partitions = [""] if schema.partition_key else (yield from self._ask("list_partitions"))
+        number = 0
+        for partition in partitions if len(partitions) > 1 else [""]:
+            where = {"partition_names": [partition]} if partition else {}
+            keys = schema.usable_keys(ids)
+            for start in range(0, len(keys), IDS_PER_CALL):
+                found = yield from self._rows(schema, keys[start : start + IDS_PER_CALL], schema.row_fields, **where)
+                rows = [row for row in map(change, found.values()) if row is not None]
+                number += len(rows)
+                for batch in batches(rows):
+                    yield from self._write(server, batch, **({"partition_name": partition} if partition else {}))
+        return number

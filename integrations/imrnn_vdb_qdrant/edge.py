@@ -8,12 +8,13 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
+from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Capability, CollectionInfo, Layout
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.engine import Engine
 from imrnn_vdb_qdrant.filters import Vocabulary
-from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithVectors
+from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
 from imrnn_vdb_qdrant.schema import Schema, new_base_name
 from imrnn_vdb_qdrant.vendor import load_edge
 
@@ -50,6 +51,10 @@ class EdgeStore(NativeStore):
         config = self._config(dim, metric)
         yield from self._ask(lambda engine, _: engine.create(self.collection, config))
         self._known = None
+
+    def parse_filter(self, text: str) -> Any:  # noqa: ARG002
+        """Refuse: Edge's filters are objects of its own, with no text form."""
+        raise UnsupportedError("Qdrant Edge reads no filter from text: pass a qdrant_edge.Filter from Python")
 
     # how single requests are sent
 
@@ -97,14 +102,33 @@ class EdgeStore(NativeStore):
         batch = edge.QueryBatchRequest(requests)
         return lambda engine, _: engine.shard(self.collection).query_batch(batch)
 
-    def _retrieve(self, ids: list[NativeId], with_payload: bool, with_vectors: WithVectors) -> Call:
-        return lambda engine, _: engine.shard(self.collection).retrieve(ids, with_payload, with_vectors)
+    def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call:
+        wanted = self._selector(with_payload)
+        return lambda engine, _: engine.shard(self.collection).retrieve(ids, wanted, with_vectors)
 
-    def _scroll(self, limit: int, cursor: Any, condition: Any, with_vectors: WithVectors) -> Call:
+    def _scroll(
+        self, limit: int, cursor: Any, condition: Any, with_payload: WithPayload, with_vectors: WithVectors
+    ) -> Call:
         request = self._edge.ScrollRequest(
-            offset=cursor, limit=limit, filter=condition, with_payload=True, with_vector=with_vectors
+            offset=cursor,
+            limit=limit,
+            filter=condition,
+            with_payload=self._selector(with_payload),
+            with_vector=with_vectors,
         )
         return lambda engine, _: engine.shard(self.collection).scroll(request)
+
+    def _selector(self, with_payload: WithPayload) -> Any:
+        return with_payload if isinstance(with_payload, bool) else self._edge.PayloadSelector.Include(with_payload)
+
+    def _remove_keys(self, ids: list[NativeId], paths: list[str]) -> Call:
+        return self._update([self._edge.UpdateOperation.delete_payload(ids, paths)])
+
+    def _remove_index(self, path: str) -> Call:
+        return self._update([self._edge.UpdateOperation.delete_field_index(path)])
+
+    def _remove_vector(self, name: str) -> Call:
+        return self._update([self._edge.UpdateOperation.delete_vector_name(name)])
 
     def _count(self, condition: Any) -> Call:
         request = self._edge.CountRequest(exact=True, filter=condition)

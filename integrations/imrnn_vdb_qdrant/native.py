@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -12,7 +12,18 @@ from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Candidates, Layout, Page, PointId, Points, Store, VectorField
+from imrnn_vdb.store import (
+    CODE_PREFIX,
+    FACTOR_PREFIX,
+    ID_FIELD,
+    Candidates,
+    Layout,
+    Page,
+    PointId,
+    Points,
+    Store,
+    VectorField,
+)
 from imrnn_vdb_qdrant.convert import (
     MAX_BATCH_POINTS,
     CodeRow,
@@ -32,6 +43,8 @@ _WRITE_ROUNDS = 3
 _MAX_KEYS = 10_000
 
 WithVectors = bool | list[str]
+WithPayload = bool | list[str]
+"""All of it, none, or the paths of the keys wanted."""
 NativeId = int | str
 
 
@@ -50,6 +63,7 @@ class NativeStore(Store):
     def __init__(self, collection: str, layout: Layout) -> None:
         super().__init__(collection, layout)
         self._factor_paths = [payload_path(layout.factor_field(name)) for name in layout.factor_names]
+        self._own_paths = [ID_FIELD, layout.code_field, *self._factor_paths]
         self._known: Schema | None = None
         self._indexes_seen = False
 
@@ -74,10 +88,21 @@ class NativeStore(Store):
     ) -> Call: ...
 
     @abstractmethod
-    def _retrieve(self, ids: list[NativeId], with_payload: bool, with_vectors: WithVectors) -> Call: ...
+    def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call: ...
 
     @abstractmethod
-    def _scroll(self, limit: int, cursor: Any, condition: Any, with_vectors: WithVectors) -> Call: ...
+    def _scroll(
+        self, limit: int, cursor: Any, condition: Any, with_payload: WithPayload, with_vectors: WithVectors
+    ) -> Call: ...
+
+    @abstractmethod
+    def _remove_keys(self, ids: list[NativeId], paths: list[str]) -> Call: ...
+
+    @abstractmethod
+    def _remove_index(self, path: str) -> Call: ...
+
+    @abstractmethod
+    def _remove_vector(self, name: str) -> Call: ...
 
     @abstractmethod
     def _count(self, condition: Any) -> Call: ...
@@ -145,7 +170,9 @@ class NativeStore(Store):
         metric = schema.vectors[base].metric
         return [candidates_of(hits, self.layout, metric) for hits in replies]
 
-    def fetch(self, ids: Sequence[PointId], with_vectors: bool = False) -> Operation[Points]:
+    def fetch(
+        self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True
+    ) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out.
 
         With vectors, so are points that lack the base vector.
@@ -156,12 +183,17 @@ class NativeStore(Store):
         keys = [native_id(value) for value in ids]
         found: dict[NativeId, Any] = {}
         for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
-            records = yield from self._ask(self._retrieve(part, True, wanted))
+            records = yield from self._ask(self._retrieve(part, with_payloads or self._own_paths, wanted))
             found.update((_key(record.id), record) for record in records)
         return points_of([found[key] for key in keys if key in found], self.layout, base, with_vectors)
 
     def scroll(
-        self, limit: int, cursor: Any = None, payload_filter: Any = None, with_vectors: bool = False
+        self,
+        limit: int,
+        cursor: Any = None,
+        payload_filter: Any = None,
+        with_vectors: bool = False,
+        with_payloads: bool = True,
     ) -> Operation[Page]:
         """Read the next points in the order of their keys; with vectors, points that lack the base vector are left out.
 
@@ -169,7 +201,8 @@ class NativeStore(Store):
         """
         base, wanted = yield from self._vectors_to_read(with_vectors)
         self._check_filter(payload_filter)
-        records, following = yield from self._ask(self._scroll(limit, cursor, payload_filter, wanted))
+        read = with_payloads or self._own_paths
+        records, following = yield from self._ask(self._scroll(limit, cursor, payload_filter, read, wanted))
         points = points_of(records, self.layout, base, with_vectors)
         return Page(points, None if following is None else _key(following))
 
@@ -200,6 +233,40 @@ class NativeStore(Store):
         """Delete points; ids that do not exist are ignored."""
         for part in _parts([native_id(value) for value in ids], _MAX_KEYS):
             yield from self._ask(self._delete(part))
+
+    def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:  # noqa: ARG002 - keys are set one by one
+        """Make room for codes before a backfill; the keys of a payload need none."""
+        schema = yield from self._schema(fresh=True)
+        if self.layout.code_storage == "vector":
+            yield from self._make_room(schema)
+
+    def strip_codes(
+        self,
+        space_id: str,
+        limit: int,
+        cursor: Any = None,
+        *,
+        in_place: bool = False,  # noqa: ARG002 - as above
+    ) -> Operation[tuple[int, Any]]:
+        """Delete the keys of a space from the next points, key by key."""
+        records, following = yield from self._ask(self._scroll(limit, cursor, None, True, False))
+        own = {record.id: _keys_of(space_id, record.payload or {}) for record in records}
+        ids = [_key(native) for native, keys in own.items() if keys]
+        if ids:
+            paths = sorted({payload_path(key) for keys in own.values() for key in keys})
+            yield from self._ask(self._remove_keys(ids, paths))
+        return len(ids), None if following is None else _key(following)
+
+    def drop_room(self, space_id: str) -> Operation[None]:
+        """Remove a space's payload indexes, and its vector where there is one."""
+        schema = yield from self._schema(fresh=True)
+        for path in sorted(schema.indexed):
+            if _is_of_space(space_id, path.strip('"')):
+                yield from self._ask(self._remove_index(path))
+        name = replace(self.layout, space_id=space_id).code_field
+        if name in schema.vectors:
+            yield from self._ask(self._remove_vector(name))
+        self._known, self._indexes_seen = None, False
 
     # steps
 
@@ -258,19 +325,27 @@ class NativeStore(Store):
 
     def _write_existing(self, rows: Sequence[CodeRow]) -> Operation[None]:
         """Write codes to those points that exist: the engine answers a write to a missing point with an error."""
-        by_id = {row.id: row for row in rows}
+        by_id, existing = {row.id: row for row in rows}, list(rows)
         for rounds_left in reversed(range(_WRITE_ROUNDS)):
-            records = yield from self._ask(self._retrieve(list(by_id), False, False))
-            existing = [by_id[_key(record.id)] for record in records]
-            if not existing:
-                return
             try:
                 yield from self._ask(self._send_codes(existing))
-            except PointVanishedError:  # deleted in between
+            except PointVanishedError:  # deleted, perhaps just now
                 if not rounds_left:
                     raise
             else:
                 return
+            records = yield from self._ask(self._retrieve(list(by_id), False, False))
+            existing = [by_id[_key(record.id)] for record in records]
+            if not existing:
+                return
+
+
+def _keys_of(space_id: str, payload: Mapping[str, Any]) -> list[str]:
+    return [key for key in payload if _is_of_space(space_id, key)]
+
+
+def _is_of_space(space_id: str, key: str) -> bool:
+    return key == f"{CODE_PREFIX}{space_id}" or key.startswith(f"{FACTOR_PREFIX}{space_id}_")
 
 
 def _key(native: Any) -> NativeId:

@@ -14,7 +14,7 @@ from imrnn_vdb.store import Capability, CollectionInfo, ConnectionOptions, Layou
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.filters import Vocabulary
-from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithVectors
+from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
 from imrnn_vdb_qdrant.schema import Schema, new_base_name, schema_from_client
 from imrnn_vdb_qdrant.vendor import load_client, then
 
@@ -74,6 +74,7 @@ class QdrantStore(NativeStore):
     def __init__(self, collection: str, layout: Layout, *, local: bool = False) -> None:
         super().__init__(collection, layout)
         self._local = local
+        self.in_flight = 1 if local else type(self).in_flight
         self._models: Any = load_client().models
 
     # operations of its own
@@ -106,6 +107,21 @@ class QdrantStore(NativeStore):
         self._known = None
         yield from self._add_indexes(Schema({}), self._factor_paths)
         self._indexes_seen = True
+
+    def parse_filter(self, text: str) -> Any:
+        """Read the JSON of a ``qdrant_client.models.Filter``.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is none.
+        """
+        try:
+            return self._models.Filter.model_validate_json(text)
+        except ValueError as exc:
+            raise InvalidInputError(
+                f'no Qdrant filter in JSON, such as {{"must": [{{"key": "year", "match": {{"value": 2020}}}}]}}: {exc}'
+            ) from exc
 
     # how single requests are sent
 
@@ -162,18 +178,20 @@ class QdrantStore(NativeStore):
             lambda replies: [reply.points for reply in replies],
         )
 
-    def _retrieve(self, ids: list[NativeId], with_payload: bool, with_vectors: WithVectors) -> Call:
+    def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call:
         return lambda client, seconds: client.retrieve(
             self.collection, ids, with_payload=with_payload, with_vectors=with_vectors, timeout=_whole(seconds)
         )
 
-    def _scroll(self, limit: int, cursor: Any, condition: Any, with_vectors: WithVectors) -> Call:
+    def _scroll(
+        self, limit: int, cursor: Any, condition: Any, with_payload: WithPayload, with_vectors: WithVectors
+    ) -> Call:
         return lambda client, seconds: client.scroll(
             self.collection,
             scroll_filter=condition,
             limit=limit,
             offset=cursor,
-            with_payload=True,
+            with_payload=with_payload,
             with_vectors=with_vectors,
             timeout=_whole(seconds),
         )
@@ -223,6 +241,23 @@ class QdrantStore(NativeStore):
     def _prepare_filter(self, schema: Schema, paths: Sequence[str]) -> Operation[None]:
         if schema.strict:  # a search writes an index only where the server refuses it otherwise
             yield from self._add_indexes(schema, [path for path in paths if path not in schema.indexed])
+
+    def _remove_keys(self, ids: list[NativeId], paths: list[str]) -> Call:
+        m = self._models
+        operation = m.DeletePayloadOperation(delete_payload=m.DeletePayload(keys=paths, points=ids))
+        return lambda client, seconds: then(
+            client.batch_update_points(self.collection, [operation], wait=True, timeout=_whole(seconds)), _all_completed
+        )
+
+    def _remove_index(self, path: str) -> Call:
+        return lambda client, seconds: then(
+            client.delete_payload_index(self.collection, path, wait=True, timeout=_whole(seconds)), _completed
+        )
+
+    def _remove_vector(self, name: str) -> Call:
+        return lambda client, seconds: client.delete_vector_name(
+            self.collection, name, wait=True, timeout=_whole(seconds)
+        )
 
     def _index(self, path: str) -> Call:
         kind = self._models.PayloadSchemaType.FLOAT

@@ -126,7 +126,7 @@ def test_several_vectors_need_a_name(client: MilvusClient, connection: Connectio
     assert connection.run(store(connection, vector_name="image").search(np.ones((1, 3), np.float32), 1))[0].ids == []
 
 
-def test_no_dynamic_field_means_no_codes(client: MilvusClient, connection: Connection) -> None:
+def test_no_dynamic_field_means_no_codes_in_rows(client: MilvusClient, connection: Connection) -> None:
     make(client, dynamic=False)
     client.insert("docs", [row(1)])
     mine = store(connection)
@@ -136,7 +136,13 @@ def test_no_dynamic_field_means_no_codes(client: MilvusClient, connection: Conne
         connection.run(mine.count(factor_filter=factor("entity") > 0))
     assert connection.run(mine.search(np.ones((1, 2), np.float32), 1))[0].codes.status.tolist() == [CodeStatus.MISSING]
     statuses = {item.name: item.status for item in connection.run(mine.info()).capabilities}
-    assert statuses["codes"] == statuses["writing codes of existing points"] == "no"
+    assert statuses["codes"] == statuses["writing codes of existing points"] == "works"  # in a sidecar
+    assert statuses["factor filters in the database"] == "no"
+    connection.run(mine.prepare_codes())
+    connection.run(mine.write_codes([1, 2], codes(2), np.ones((2, 1), np.float32)))
+    assert connection.run(mine.fetch([1])).codes.current.all()
+    assert connection.run(mine.count(factor_filter=factor("entity") > 0)) == 1
+    assert client.query("docs", filter="key == 1", output_fields=["*"])[0].keys() == row(1).keys() - {"more"}
 
 
 def test_generated_keys_are_not_rewritten(client: MilvusClient, connection: Connection) -> None:

@@ -1,0 +1,392 @@
+"""Codes for points that are there already, from their stored vectors, beside other writers (DESIGN.md §5).
+
+A backfill needs no memory of its own: what a collection shows says what is left to do. Each pass reads every point, and
+writes where the stored code is not what the stored vector gives. So it can be killed at any moment, and run again.
+
+What other writers do meanwhile: after each write the points are read back. A vector that changed gets its code again,
+boundedly often; a point that is gone stays gone. What changes later is found by the next pass (``--follow``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.errors import InvalidInputError, StoreError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.scripts import Progress, Round, Script
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.store import Page, PointId, Points, Store
+
+if TYPE_CHECKING:
+    from imrnn_vdb.connection import Operation
+
+BATCH_POINTS = 500
+MAX_FAILURES = 1_000
+"""Failed points that a report lists; all are counted."""
+_BATCH_BYTES = 8 * 1024 * 1024
+_ROUNDS = 3
+
+
+class BackfillKeywords(TypedDict, total=False):
+    """Keywords of ``backfill``, as :class:`BackfillOptions` documents them."""
+
+    batch_size: int
+    rate: float | None
+    limit: int | None
+    payload_filter: Any
+    dry_run: bool
+    in_place: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillOptions:
+    """How a backfill goes about its work.
+
+    Attributes
+    ----------
+    batch_size
+        Points read and written at a time, at most; fewer where their vectors are above 8 MiB together.
+    rate
+        Points a second at most; None for no limit.
+    limit
+        Points to look at, at most; None for all.
+    payload_filter
+        The database's own filter: only points that match are looked at.
+    dry_run
+        Count what would be written, and write nothing.
+    in_place
+        Say that nobody else writes now, so that Milvus may rewrite whole rows instead of filling a sidecar.
+    """
+
+    batch_size: int = BATCH_POINTS
+    rate: float | None = None
+    limit: int | None = None
+    payload_filter: Any = None
+    dry_run: bool = False
+    in_place: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or (self.limit is not None and self.limit < 1):
+            raise InvalidInputError("batch_size and limit must be at least 1")
+        if self.rate is not None and not self.rate > 0:
+            raise InvalidInputError(f"rate is a number of points a second above 0, got {self.rate!r}")
+
+    def batch_points(self, dim: int) -> int:
+        """Return how many points to write at a time, by count and by bytes."""
+        return max(1, min(self.batch_size, _BATCH_BYTES // (4 * dim)))
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPoint:
+    """A point that could not get its code, and why."""
+
+    id: PointId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackfillReport:
+    """What a backfill did.
+
+    Attributes
+    ----------
+    seen
+        Points read.
+    written
+        Points whose code was written, or would be in a dry run.
+    current
+        Points that had a current code already.
+    unsettled
+        Points whose vector changed each time their code was written; the next pass finds them.
+    failed
+        Points that cannot get a code.
+    failures
+        The first of them, with reasons.
+    orphans
+        Codes removed because their points are gone, where codes lie apart from points.
+    """
+
+    seen: int = 0
+    written: int = 0
+    current: int = 0
+    unsettled: int = 0
+    failed: int = 0
+    failures: tuple[FailedPoint, ...] = field(default=())
+    orphans: int = 0
+
+    def __add__(self, other: BackfillReport) -> BackfillReport:
+        """Add up two parts of one backfill."""
+        return BackfillReport(
+            self.seen + other.seen,
+            self.written + other.written,
+            self.current + other.current,
+            self.unsettled + other.unsettled,
+            self.failed + other.failed,
+            (*self.failures, *other.failures)[:MAX_FAILURES],
+            self.orphans + other.orphans,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a batch of points needs.
+
+    Attributes
+    ----------
+    ids, codes, scores
+        Of the points whose stored code is not what their vector gives: n ids, n fresh codes, and factor scores of shape
+        (n, named factors).
+    current
+        How many points need nothing.
+    failures
+        Points whose vectors cannot have a code.
+    """
+
+    ids: list[PointId]
+    codes: Codes
+    scores: FloatArray
+    current: int
+    failures: tuple[FailedPoint, ...]
+
+
+def fresh_codes(space: FactorSpace, metric: Metric, vectors: npt.ArrayLike) -> Codes:
+    """Compute codes to store. Under cosine a norm means nothing and engines may lose it, so it is stored as 1.
+
+    Parameters
+    ----------
+    space
+        Factor space.
+    metric
+        Of the base vectors.
+    vectors
+        Shape (n, d), finite.
+    """
+    codes = space.encode(vectors)
+    if metric is Metric.COSINE:
+        return Codes(codes.directions, (codes.norms > 0).astype(np.float32), codes.status)
+    return codes
+
+
+def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
+    """Say which points need which codes; points were read with vectors.
+
+    Raises
+    ------
+    SpaceMismatchError
+        If the vectors do not have the space's dimension.
+    """
+    if points.vectors is None or not len(points):
+        empty = np.zeros((0, space.num_factors), np.float32)
+        nothing = Codes(empty, np.zeros(0, np.float32), np.zeros(0, np.uint8))
+        return Plan([], nothing, np.zeros((0, len(space.names)), np.float32), 0, ())
+    finite = np.asarray(np.isfinite(points.vectors).all(axis=1))
+    codes = fresh_codes(space, metric, np.where(finite[:, None], points.vectors, np.float32(0)))
+    scores = space.factor_scores(codes.directions)
+    same: npt.NDArray[np.bool_] = same_codes(points.codes, codes) & _same_scores(points.factor_scores, scores)
+    rows = np.flatnonzero(np.asarray(finite & ~same))
+    failures = [FailedPoint(points.ids[row], "its vector holds NaN or infinity") for row in np.flatnonzero(~finite)]
+    current = int((finite & same).sum())
+    return Plan([points.ids[row] for row in rows], codes.take(rows), scores[rows], current, tuple(failures))
+
+
+def same_codes(stored: Codes | None, fresh: Codes) -> npt.NDArray[np.bool_]:
+    """Say which stored codes are current and are what their vectors give, at the precision they were stored in."""
+    if stored is None:
+        return np.zeros(len(fresh), bool)
+    close = np.isclose(stored.directions, fresh.directions, rtol=2e-3, atol=2e-5).all(axis=1)
+    return np.asarray(stored.current & close & np.isclose(stored.norms, fresh.norms, rtol=1e-4, atol=1e-6))
+
+
+def _same_scores(stored: FloatArray | None, fresh: FloatArray) -> npt.NDArray[np.bool_]:
+    """Say which stored factor scores are there and are what the vectors give."""
+    if stored is None:
+        return np.full(len(fresh), fresh.shape[1] == 0)
+    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3).all(axis=1))  # a missing score is NaN
+
+
+@dataclass(frozen=True, slots=True)
+class Filler:
+    """Fills in the codes of one collection.
+
+    Attributes
+    ----------
+    store
+        The collection.
+    space, metric
+        What the codes are made of.
+    options
+        How.
+    """
+
+    store: Store
+    space: FactorSpace
+    metric: Metric
+    options: BackfillOptions
+
+    def begin(self) -> Operation[None]:
+        """Make room, unless nothing is to be written."""
+        if not self.options.dry_run:
+            yield from self.store.prepare_codes(in_place=self.options.in_place)
+
+    @property
+    def batch(self) -> int:
+        """Points of a batch."""
+        return self.options.batch_points(self.space.dim)
+
+    def read(self, cursor: Any, seen: int) -> Operation[Page]:
+        """Read the next points, without their payloads: a batch for each operation that may run at once."""
+        size, limit = self.batch * self.store.in_flight, self.options.limit
+        size = size if limit is None else min(size, limit - seen)
+        page = yield from self.store.scroll(
+            size, cursor, self.options.payload_filter, with_vectors=True, with_payloads=False
+        )
+        done = limit is not None and seen + len(page.points) >= limit
+        return Page(page.points, None if done else page.cursor)
+
+    def fill(self, points: Points) -> Operation[BackfillReport]:
+        """Write the codes that points lack, and look whether their vectors stayed what they were."""
+        wanted = plan(self.space, self.metric, points)
+        report = BackfillReport(len(points), 0, wanted.current, 0, len(wanted.failures), wanted.failures)
+        if self.options.dry_run or not wanted.ids:
+            return report + BackfillReport(written=len(wanted.ids))
+        written: set[PointId] = set()
+        for _ in range(_ROUNDS):
+            failures = yield from self._write(wanted, 0, len(wanted.ids))
+            lost = {failure.id for failure in failures}
+            written |= set(wanted.ids) - lost
+            report += BackfillReport(failed=len(failures), failures=failures)
+            if self.options.in_place:  # nobody else writes
+                return report + BackfillReport(written=len(written))
+            ids = [value for value in wanted.ids if value not in lost]
+            again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False)
+            wanted = plan(self.space, self.metric, again)
+            if not wanted.ids:
+                return report + BackfillReport(written=len(written))
+        return report + BackfillReport(written=len(written), unsettled=len(wanted.ids))
+
+    def _write(self, wanted: Plan, start: int, end: int) -> Operation[tuple[FailedPoint, ...]]:
+        """Write codes; where the database refuses, halve until the points it refuses stand alone."""
+        if start == end:
+            return ()
+        rows = np.arange(start, end)
+        try:
+            yield from self.store.write_codes(wanted.ids[start:end], wanted.codes.take(rows), wanted.scores[rows])
+        except (StoreError, InvalidInputError) as exc:
+            if isinstance(exc, StoreError) and exc.transient:
+                raise
+            if end - start == 1:
+                return (FailedPoint(wanted.ids[start], str(exc)),)
+            middle = (start + end) // 2
+            first = yield from self._write(wanted, start, middle)
+            second = yield from self._write(wanted, middle, end)
+            return first + second
+        return ()
+
+    def sweep(self, cursor: Any) -> Operation[tuple[int, Any]]:
+        """Remove codes that points left behind."""
+        return (yield from self.store.sweep(self.options.batch_size, cursor))
+
+
+class Pace:
+    """Holds work back to a rate.
+
+    Parameters
+    ----------
+    rate
+        Points a second; None for no limit.
+    """
+
+    def __init__(self, rate: float | None) -> None:
+        self._rate, self._next = rate, monotonic()
+
+    def delay(self, count: int) -> float:
+        """Return the seconds to wait before ``count`` more points."""
+        if self._rate is None:
+            return 0.0
+        now = monotonic()
+        due = max(self._next, now)
+        self._next = due + count / self._rate
+        return due - now
+
+
+def backfill_script(filler: Filler, progress: Progress) -> Script[BackfillReport]:
+    """Make one pass over a collection: read a page while the batches of the last one are written.
+
+    Parameters
+    ----------
+    filler
+        What to fill in.
+    progress
+        Called with the number of points done since the last call.
+    """
+    yield Round((filler.begin(),))
+    total, pace, workers = BackfillReport(), Pace(filler.options.rate), filler.store.in_flight
+    seen, cursor, more = 0, None, True
+    waiting: list[Points] = []
+    while more or waiting:
+        delay = pace.delay(sum(map(len, waiting)))
+        reading = [filler.read(cursor, seen)] if more else []
+        *parts, page = yield Round((*map(filler.fill, waiting), *reading), delay, workers)
+        if not more:
+            parts, page = [*parts, page], Page(Points([], None, []), None)
+        for part in parts:
+            total += part
+            progress(part.seen)
+        seen, cursor, more = seen + len(page.points), page.cursor, page.cursor is not None
+        waiting = list(_batches(page.points, filler.batch))
+    if filler.options.dry_run:
+        return total
+    return total + BackfillReport(orphans=(yield from _sweep_script(filler)))
+
+
+def _sweep_script(filler: Filler) -> Script[int]:
+    number, cursor = 0, None
+    while True:
+        [(part, cursor)] = yield Round((filler.sweep(cursor),))
+        number += int(part)
+        if cursor is None:
+            return number
+
+
+def undo_script(store: Store, space_id: str, in_place: bool, progress: Progress) -> Script[int]:
+    """Remove a space's codes, factor scores, indexes and sidecar; return how many points themselves held some.
+
+    Parameters
+    ----------
+    store
+        The collection.
+    space_id
+        Whose.
+    in_place
+        Say that nobody else writes now, so that Milvus may rewrite rows that hold codes.
+    progress
+        Called with the number of points stripped since the last call.
+    """
+    number, cursor = 0, None
+    while True:
+        [(part, cursor)] = yield Round((store.strip_codes(space_id, BATCH_POINTS, cursor, in_place=in_place),))
+        number += int(part)
+        progress(part)
+        if cursor is None:
+            break
+    yield Round((store.drop_room(space_id),))
+    return number
+
+
+def _batches(points: Points, size: int) -> Iterator[Points]:
+    for start in range(0, len(points), size):
+        rows = slice(start, start + size)
+        yield Points(
+            points.ids[rows],
+            None if points.vectors is None else points.vectors[rows],
+            points.payloads[rows],
+            None if points.codes is None else points.codes.take(np.arange(len(points))[rows]),
+            None if points.factor_scores is None else points.factor_scores[rows],
+        )

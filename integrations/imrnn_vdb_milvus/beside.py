@@ -1,0 +1,205 @@
+"""The operations of a Milvus collection whose codes lie in a sidecar (:mod:`imrnn_vdb_milvus.sidecar`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.connection import Operation
+from imrnn_vdb.errors import CollectionNotFoundError, StoreError
+from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.store import Candidates, PointId, Points
+from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of
+from imrnn_vdb_milvus.rows import Row, batches, candidates_of, entities_of
+from imrnn_vdb_milvus.schema import Schema, Server, search_params
+from imrnn_vdb_milvus.sidecar import (
+    sidecar_indexes,
+    sidecar_layout,
+    sidecar_name,
+    sidecar_rows,
+    sidecar_schema,
+    with_codes,
+)
+from imrnn_vdb_milvus.steps import IDS_PER_CALL, MAX_WINDOW, SESSION, MilvusSteps
+
+_FEW = 2_000
+"""Up to how many matching points a factor filter goes into the search as a list of ids."""
+_GROWTH, _STEPS = 4, 3
+"""How a window grows for a factor filter that matches more: to 4, 16 and 64 times its size, at most."""
+_STRONG = {"consistency_level": "Strong"}
+
+
+class SidecarSteps(MilvusSteps):
+    """Steps for codes in a sidecar."""
+
+    def _look_beside(self, server: Server, schema: Schema) -> Operation[Schema | None]:
+        """Find the sidecar; one that is not loaded, as a backfill may have left it when it was killed, is none yet."""
+        if schema.code_home(self.layout) in {"vector", "column"}:
+            return None
+        name = self._sidecar_name
+        if not (yield from self._about(name, "has_collection")):
+            return None
+        if server.lite:
+            yield from self._about(name, "load_collection")
+        elif (yield from self._about(name, "get_load_state"))["state"].name != "Loaded":
+            return None
+        return (yield from self._describe(name))
+
+    @property
+    def _sidecar_name(self) -> str:
+        return sidecar_name(self.collection, self.layout.space_id)
+
+    @property
+    def _beside(self) -> Schema:
+        if self._sidecar is None:
+            raise StoreError(f"collection {self.collection!r} has no sidecar for space {self.layout.space_id}")
+        return self._sidecar
+
+    def _make_sidecar(self, server: Server, schema: Schema) -> Operation[None]:
+        """Create the sidecar, or finish one whose creation was cut short; idempotent."""
+        name, indexes = self._sidecar_name, sidecar_indexes(self.layout, server)
+        if (yield from self._about(name, "has_collection")):
+            if not (yield from self._about(name, "list_indexes")):
+                yield from self._about(name, "create_index", index_params=indexes, sync=False)
+            yield from self._about(name, "load_collection")
+        else:
+            yield from self._create(name, sidecar_schema(schema, self.layout), indexes)
+        self._sidecar = yield from self._describe(name)
+
+    def _search_beside(
+        self,
+        schema: Schema,
+        question: dict[str, Any],
+        limit: int,
+        given: str | None,
+        factor_filter: FactorFilter | None,
+    ) -> Operation[list[Candidates]]:
+        """Search the base, then read the codes; a factor filter that matches many points lets the window grow."""
+        condition = self._factor_condition(factor_filter)
+        if condition:
+            few = yield from self._few_matching(condition)
+            if few == []:
+                return [self._nothing(schema, question["anns_field"]) for _ in question["data"]]
+            given = given if few is None else every(given, is_one_of(schema.key, few))
+        fields = [self._beside.key, self.layout.code_field]
+        window = limit
+        for steps_left in reversed(range(_STEPS + 1 if condition else 1)):
+            params = search_params(schema.index_types[question["anns_field"]], window)
+            reply = yield from self._ask("search", limit=window, filter=given or "", search_params=params, **question)
+            codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields, condition)
+            found = [self._joined_hits(hits, schema, question["anns_field"], codes, condition, limit) for hits in reply]
+            answered = all(len(c) == limit or len(hits) < window for c, hits in zip(found, reply, strict=True))
+            if answered or not steps_left or window == MAX_WINDOW:
+                break
+            window = min(_GROWTH * window, MAX_WINDOW)
+        return found
+
+    def _nothing(self, schema: Schema, base: str) -> Candidates:
+        return candidates_of([], [], [], schema, self.layout, schema.vectors[base].metric)
+
+    def _joined_hits(
+        self, hits: Any, schema: Schema, base: str, codes: dict[PointId, Row], condition: str, limit: int
+    ) -> Candidates:
+        picked = [i for i, key in enumerate(hits.ids) if not condition or key in codes][:limit]
+        entities = entities_of(hits)
+        rows = [with_codes(entities[i], hits.ids[i], codes) for i in picked]
+        ids, distances = [hits.ids[i] for i in picked], [hits.distances[i] for i in picked]
+        return candidates_of(ids, distances, rows, schema, self.layout, schema.vectors[base].metric)
+
+    def _factor_condition(self, factor_filter: FactorFilter | None) -> str:
+        layout = sidecar_layout(self.layout)
+        return factor_expression(factor_filter, lambda name: self._beside.score_address(layout, name)) or ""
+
+    def _few_matching(self, condition: str) -> Operation[list[PointId] | None]:
+        """Return the keys that match a condition on factor scores, if they are few."""
+        name, key = self._sidecar_name, self._beside.key
+        counted = yield from self._about(name, "query", filter=condition, output_fields=["count(*)"], **SESSION)
+        if int(counted[0]["count(*)"]) > _FEW:
+            return None
+        found = yield from self._about(name, "query", filter=condition, output_fields=[key], limit=2 * _FEW, **SESSION)
+        return [row[key] for row in found]
+
+    def _codes(self, keys: Sequence[PointId], fields: list[str], condition: str = "") -> Operation[dict[PointId, Row]]:
+        """Read rows of the sidecar; a sidecar that was removed meanwhile has none."""
+        schema = self._beside
+        found: dict[PointId, Row] = {}
+        try:
+            for start in range(0, len(keys), IDS_PER_CALL):
+                wanted = every(is_one_of(schema.key, keys[start : start + IDS_PER_CALL]), condition)
+                reply = yield from self._about(
+                    self._sidecar_name, "query", filter=wanted, output_fields=fields, **SESSION
+                )
+                found.update((row[schema.key], row) for row in reply)
+        except CollectionNotFoundError:  # the next operation looks again
+            return {}
+        return found
+
+    def _joined(self, schema: Schema, rows: list[Row]) -> Operation[list[Row]]:
+        if self._sidecar is None:
+            return rows
+        fields = self._beside.own_fields(sidecar_layout(self.layout))
+        codes = yield from self._codes([row[schema.key] for row in rows], fields)
+        return [with_codes(row, row[schema.key], codes) for row in rows]
+
+    def _count_beside(
+        self, server: Server, schema: Schema, given: str | None, factor_filter: FactorFilter
+    ) -> Operation[int]:
+        """Count the points whose scores match: their keys come from the sidecar, page by page."""
+        condition, cursor, number = self._factor_condition(factor_filter), None, 0
+        while True:
+            rows, cursor = yield from self._page(
+                server, self._beside, IDS_PER_CALL, cursor, condition, [self._beside.key]
+            )
+            if rows:
+                wanted = every(is_one_of(schema.key, [row[self._beside.key] for row in rows]), given)
+                reply = yield from self._ask("query", filter=wanted, output_fields=["count(*)"], **SESSION)
+                number += int(reply[0]["count(*)"])
+            if cursor is None:
+                return number
+
+    def _write_beside(
+        self, server: Server, schema: Schema, ids: Sequence[PointId], codes: Codes, scores: FloatArray
+    ) -> Operation[None]:
+        """Write codes of those points that exist."""
+        keys = schema.usable_keys(ids)
+        existing = yield from self._rows(schema, keys, [schema.key])
+        last = {value: row for row, value in enumerate(ids) if value in existing}
+        rows = np.fromiter(last.values(), np.intp, len(last))
+        yield from self._put(server, list(last), codes.take(rows), scores[rows])
+
+    def _upsert_beside(self, server: Server, points: Points) -> Operation[None]:
+        """Write the codes of whole points, and remove those of points that come without one."""
+        last = {value: row for row, value in enumerate(points.ids)}
+        current = [] if points.codes is None else [(v, row) for v, row in last.items() if points.codes.current[row]]
+        if current and points.codes is not None:
+            rows = np.array([row for _, row in current], np.intp)
+            scores = None if points.factor_scores is None else points.factor_scores[rows]
+            yield from self._put(server, [value for value, _ in current], points.codes.take(rows), scores)
+        yield from self._forget([value for value in last if value not in dict(current)])
+
+    def _put(self, server: Server, ids: Sequence[PointId], codes: Codes, scores: FloatArray | None) -> Operation[None]:
+        for batch in batches(sidecar_rows(ids, codes, scores, self._beside, self.layout)):
+            yield from self._write(server, batch, self._sidecar_name)
+
+    def _forget(self, keys: Sequence[PointId]) -> Operation[None]:
+        for start in range(0, len(keys), IDS_PER_CALL):
+            gone = is_one_of(self._beside.key, keys[start : start + IDS_PER_CALL])
+            yield from self._about(self._sidecar_name, "delete", filter=gone)
+
+    def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:
+        """Remove sidecar rows whose points are gone; nothing without a sidecar."""
+        server, schema = yield from self._look()
+        if self._sidecar is None:
+            return 0, None
+        rows, last = yield from self._page(server, self._sidecar, limit, cursor, None, [self._sidecar.key])
+        keys = [row[self._sidecar.key] for row in rows]
+        alive = yield from self._rows(schema, keys, [schema.key])
+        gone = [key for key in keys if key not in alive]
+        if gone and not server.lite:  # perhaps only not seen yet
+            alive = yield from self._rows(schema, gone, [schema.key], **_STRONG)
+            gone = [key for key in gone if key not in alive]
+        yield from self._forget(gone)
+        return len(gone), last

@@ -1,0 +1,166 @@
+"""What the operations of a Milvus store are made of: calls about the collection or its sidecar, rows, pages, writes."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from imrnn_vdb.connection import Call, Operation
+from imrnn_vdb.errors import CollectionNotFoundError, StoreError
+from imrnn_vdb.store import Layout, PointId, Store
+from imrnn_vdb_milvus.expressions import every, is_one_of, literal
+from imrnn_vdb_milvus.quiet import quiet, quietly
+from imrnn_vdb_milvus.rows import Row
+from imrnn_vdb_milvus.schema import Schema, Server
+
+MAX_WINDOW = 16_384
+"""Most rows of one reply, and most queries of one request: Milvus's own limits, which Milvus Lite does not enforce."""
+
+IDS_PER_CALL = 500
+LITE_UNFLUSHED_ROWS = 256
+"""Rows that a search in Milvus Lite may find unflushed; unknown at first, as an earlier process may have left some."""
+SESSION: dict[str, Any] = {"consistency_level": "Session"}
+
+
+class MilvusSteps(Store):
+    """Steps of operations on one collection; what is known of it is found out once."""
+
+    def __init__(self, collection: str, layout: Layout) -> None:
+        super().__init__(collection, layout)
+        self._found: tuple[Server, Schema] | None = None
+        self._sidecar: Schema | None = None
+        self._unflushed: dict[str, int] = {}
+
+    @abstractmethod
+    def _look_beside(self, server: Server, schema: Schema) -> Operation[Schema | None]:
+        """Find the sidecar, if there is one that answers."""
+
+    def _look(self) -> Operation[tuple[Server, Schema]]:
+        """Describe the collection, once; a Milvus Lite collection is loaded, as no one else can."""
+        if self._found is None:
+            server = Server.parse((yield call_of("get_server_version")))
+            schema = yield from self._describe(self.collection)
+            if server.lite and schema.vectors:
+                yield from self._ask("load_collection")
+            self._sidecar = yield from self._look_beside(server, schema)
+            self._found = server, schema
+        return self._found
+
+    def _describe(self, name: str) -> Operation[Schema]:
+        description = yield from self._about(name, "describe_collection")
+        indexes = []
+        for index in (yield from self._about(name, "list_indexes")):
+            indexes.append((yield from self._about(name, "describe_index", index_name=index)))
+        return Schema.parse(description, [index for index in indexes if index])
+
+    def _rows(
+        self, schema: Schema, keys: Sequence[PointId], fields: list[str], **where: Any
+    ) -> Operation[dict[PointId, Row]]:
+        found: dict[PointId, Row] = {}
+        for start in range(0, len(keys), IDS_PER_CALL):
+            # not ids=, which pymilvus puts into an expression without escaping quotes
+            wanted = is_one_of(schema.key, keys[start : start + IDS_PER_CALL])
+            arguments = {"filter": wanted, "output_fields": fields, **SESSION, **where}
+            reply = yield from self._about(schema.collection, "query", **arguments)
+            found.update((row[schema.key], row) for row in reply)
+        return found
+
+    def _page(
+        self, server: Server, schema: Schema, limit: int, cursor: Any, given: str | None, fields: list[str]
+    ) -> Operation[tuple[list[Row], Any]]:
+        read = self._page_of_lite if server.lite else self._page_of_server
+        return read(schema, limit, cursor, given, fields)
+
+    def _page_of_server(
+        self, schema: Schema, limit: int, cursor: Any, given: str | None, fields: list[str]
+    ) -> Operation[tuple[list[Row], Any]]:
+        """Read one page in the way of pymilvus's own iterator.
+
+        A reply holds the lowest keys without a gap, but with several segments fewer or more of them than the limit
+        (seen on 2.3.5); an empty one is the end.
+        """
+        if cursor is None:  # an iterator's reads have no session consistency: wait for our own writes once
+            first = {"filter": given or "", "output_fields": [schema.key], "limit": 1}
+            yield from self._about(schema.collection, "query", **first, **SESSION)
+        rows: list[Row] = []
+        while len(rows) < limit:
+            reply = yield from self._about(
+                schema.collection,
+                "query",
+                filter=every(_beyond(schema, cursor), given),
+                output_fields=fields,
+                limit=min(limit - len(rows), MAX_WINDOW),
+                iterator="True",
+                reduce_stop_for_best="True",
+            )
+            if not reply:
+                return rows, None
+            rows += sorted(reply, key=lambda row: row[schema.key])[: limit - len(rows)]
+            cursor = rows[-1][schema.key]
+        return rows, cursor
+
+    def _page_of_lite(
+        self, schema: Schema, limit: int, cursor: Any, given: str | None, fields: list[str]
+    ) -> Operation[tuple[list[Row], Any]]:
+        """Read one page where a limit takes rows in storage order: all keys first, then the rows of the lowest."""
+        condition = every(_beyond(schema, cursor), given)
+        arguments = {"filter": condition, "output_fields": [schema.key]}
+        reply = yield from self._about(schema.collection, "query", **arguments)
+        keys = sorted(row[schema.key] for row in reply)
+        found = yield from self._rows(schema, keys[:limit], fields)
+        rows = [found[key] for key in keys[:limit] if key in found]
+        return rows, (keys[limit - 1] if len(keys) > limit else None)
+
+    def _create(self, name: str, schema: Any, indexes: Any) -> Operation[None]:
+        yield from self._about(name, "create_collection", schema=schema, **SESSION)
+        try:
+            yield from self._about(name, "create_index", index_params=indexes, sync=False)  # it is empty: no waiting
+            yield from self._about(name, "load_collection")
+        except StoreError:  # half a collection would answer "exists" to the next attempt
+            yield from self._about(name, "drop_collection")
+            raise
+
+    def _write(self, server: Server, rows: list[Row], name: str | None = None, **where: str) -> Operation[None]:
+        """Write whole rows, in place of those that have their keys.
+
+        Milvus Lite merges what is upserted into the row that is there, keys of the dynamic field included; its insert
+        replaces the row. A server's insert would add a second row of the same key.
+        """
+        target = name or self.collection
+        yield from self._about(target, "insert" if server.lite else "upsert", data=rows, **where)
+        self._unflushed[target] = self._unflushed.get(target, LITE_UNFLUSHED_ROWS) + len(rows)
+
+    def _settle(self, server: Server, name: str) -> Operation[None]:
+        """Flush before a search in Milvus Lite, which scans each row that is not flushed: some 50 µs a row."""
+        if server.lite and self._unflushed.get(name, LITE_UNFLUSHED_ROWS) >= LITE_UNFLUSHED_ROWS:
+            yield from self._about(name, "flush")
+            self._unflushed[name] = 0
+
+    def _ask(self, method: str, **arguments: Any) -> Operation[Any]:
+        """Call a method about this collection."""
+        return (yield from self._about(self.collection, method, **arguments))
+
+    def _about(self, name: str, method: str, **arguments: Any) -> Operation[Any]:
+        """Call a method about this collection or its sidecar; servers do not always name the collection they miss."""
+        try:
+            return (yield call_of(method, collection_name=name, **arguments))
+        except CollectionNotFoundError as exc:
+            self._found = None
+            raise CollectionNotFoundError(f"there is no collection {name!r}: check the name, or create it") from exc
+
+
+def call_of(method: str, **arguments: Any) -> Call:
+    """Return a call of a client's method; MilvusClient and AsyncMilvusClient name theirs alike."""
+
+    def send(client: Any, seconds: float) -> Any:
+        with quiet():
+            reply = getattr(client, method)(timeout=seconds, **arguments)
+        return quietly(reply) if inspect.isawaitable(reply) else reply
+
+    return send
+
+
+def _beyond(schema: Schema, cursor: Any) -> str | None:
+    return None if cursor is None else f"{schema.key} > {literal(cursor)}"
