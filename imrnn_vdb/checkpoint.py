@@ -138,7 +138,12 @@ def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> IMRN
     from imrnn_vdb.model import Modulator, ModulatorConfig
     from imrnn_vdb.prior import FeedbackPrior
 
-    space = FactorSpace(tensors.pop(f"{_SPACE}basis"), tuple(config["factor_names"]), tensors.pop(f"{_SPACE}quantiles"))
+    space = FactorSpace(
+        tensors.pop(f"{_SPACE}basis"),
+        tuple(config["factor_names"]),
+        tensors.pop(f"{_SPACE}quantiles"),
+        tensors.pop(f"{_SPACE}added", None),
+    )
     foreign = [name for name in tensors if not name.startswith(_MODULATOR)]
     if foreign:
         raise CheckpointError(f"tensors that do not belong here: {', '.join(sorted(foreign))}")
@@ -165,7 +170,8 @@ def _tensors(model: IMRNNModel) -> dict[str, npt.NDArray[Any]]:
         _MODULATOR + name: np.ascontiguousarray(value.detach().cpu().numpy())
         for name, value in model.modulator.state_dict().items()
     }
-    return {f"{_SPACE}basis": model.space.basis, f"{_SPACE}quantiles": model.space.quantiles, **state}
+    space = {"basis": model.space.basis, "quantiles": model.space.quantiles, "added": model.space.added}
+    return {**{f"{_SPACE}{name}": table for name, table in space.items() if table is not None}, **state}
 
 
 def _fingerprint(tensors: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> str:

@@ -268,6 +268,7 @@ def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layou
         "space_id": space.space_id,
         "num_factors": space.num_factors,
         "factor_names": space.names,
+        "score_ids": space.score_ids,
         "vector_name": settings.vector_name,
         "code_storage": settings.code_storage,
         "code_dtype": settings.code_dtype,

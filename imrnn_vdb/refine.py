@@ -6,6 +6,7 @@ Pure: no I/O. What cannot be modulated keeps its base score and says why; a fail
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,8 @@ class Refined:
     ----------
     scored
         Scores, residuals and contributions, one row a candidate.
-    query
-        Shape (m,): the query's direction code after modulation.
+    asked, query
+        Shape (m,): the query's direction code before and after modulation.
     status
         Shape (k,), values of :class:`CodeStatus`, stale codes found included.
     modulated
@@ -42,6 +43,7 @@ class Refined:
     """
 
     scored: Scored
+    asked: FloatArray
     query: FloatArray
     status: npt.NDArray[np.uint8]
     modulated: npt.NDArray[np.bool_]
@@ -87,7 +89,11 @@ def refine(
             _log.warning("modulation failed, the database's order is returned: %s", exc, exc_info=True)
             failure = f"modulation failed ({type(exc).__name__}): the database's order is kept"
     shrinkage = model.modulator.config.shrinkage
-    return [_score(metric, rows, queries, i, (q_t[i], moved[i]), shrinkage, failure) for i, rows in enumerate(prepared)]
+    turn = model.space.turn
+    return [
+        _score(metric, rows, queries, i, (q_t[i], moved[i]), shrinkage, failure, turn)
+        for i, rows in enumerate(prepared)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,13 +155,14 @@ def _score(
     after: tuple[FloatArray, npt.NDArray[np.float32]],
     shrinkage: float,
     failure: str | None,
+    turn: Callable[[FloatArray], FloatArray],
 ) -> Refined:
     q_t, d_t = after
     usable = rows.usable
     scored = score_candidates(
         metric,
         rows.base_scores[usable],
-        (queries.directions[i], rows.codes.directions[usable], q_t, d_t[usable]),
+        (turn(queries.directions[i]), turn(rows.codes.directions[usable]), turn(q_t), turn(d_t[usable])),
         (float(queries.norms[i]), rows.codes.norms[usable]),
         shrinkage,
     )
@@ -166,11 +173,11 @@ def _score(
     back[rows.order] = np.arange(k)
     modulated = usable[back] if failure is None else np.zeros(k, bool)
     parts = Scored(scores[back], residuals[back], contributions[back])
-    return Refined(parts, q_t, rows.status[back], modulated, failure)
+    return Refined(parts, queries.directions[i], q_t, rows.status[back], modulated, failure)
 
 
 def _unrefined(candidates: Candidates, query: FloatArray, failure: str) -> Refined:
     k, m = candidates.codes.directions.shape
     base = candidates.base_scores
     parts = Scored(base.copy(), base.copy(), np.zeros((k, m)))
-    return Refined(parts, query, candidates.codes.status, np.zeros(k, bool), failure)
+    return Refined(parts, query, query, candidates.codes.status, np.zeros(k, bool), failure)

@@ -14,6 +14,7 @@ from imrnn_vdb.codec import SPACE_ID_CHARS, Codes, FloatArray
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 
 _ORTHONORMAL_TOLERANCE = 1e-4
+_MIN_KEPT = 0.2  # share of a direction's length that the shipped names must leave of a factor that is added
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,10 +26,14 @@ class FactorSpace:
     basis
         Shape (d, m), float32, orthonormal columns: ``U``.
     names
-        Names of the first ``len(names)`` columns, at most m. The other columns are latent factors.
+        Names of the first columns, followed by those of the added factors. The other factors are latent.
     quantiles
         Shape (len(names), Q), float32, non-decreasing along each row: the Q evenly spaced quantiles (0 … 1) of each
         named coordinate over a reference corpus. They turn a coordinate into a factor score in 0..1.
+    added
+        Shape (m, a), float32, orthonormal columns: directions inside the code space that were named after the codes
+        were stored, orthogonal to the p = len(names) − a columns with names. They are read from the same codes, so the
+        space id does not know them. None for none.
 
     Raises
     ------
@@ -39,6 +44,7 @@ class FactorSpace:
     basis: FloatArray
     names: tuple[str, ...]
     quantiles: FloatArray
+    added: FloatArray | None = None
 
     def __post_init__(self) -> None:
         basis = np.ascontiguousarray(self.basis, np.float32)
@@ -48,6 +54,8 @@ class FactorSpace:
         object.__setattr__(self, "names", tuple(self.names))
         _check_basis(basis)
         _check_names(self.names, basis.shape[1])
+        if self.added is not None:
+            object.__setattr__(self, "added", _checked_added(self.added, basis.shape[1], len(self.names)))
         if quantiles.ndim != 2 or quantiles.shape[0] != len(self.names) or quantiles.shape[1] < 2:
             raise InvalidInputError(
                 f"quantiles need the shape ({len(self.names)}, Q) with Q of at least 2, got {quantiles.shape}"
@@ -65,13 +73,76 @@ class FactorSpace:
         """Number of factors m."""
         return int(self.basis.shape[1])
 
+    @property
+    def num_columns(self) -> int:
+        """Number p of basis columns that have a name; the names after them are of added factors."""
+        return len(self.names) - (0 if self.added is None else self.added.shape[1])
+
     @cached_property
     def space_id(self) -> str:
-        """Fingerprint of basis, names and calibration: 8 hex digits, stored with every code."""
-        digest = hashlib.sha256(json.dumps([self.basis.shape, self.quantiles.shape, self.names]).encode())
+        """Fingerprint of basis, and of names and calibration of its columns: 8 hex digits, stored with every code.
+
+        Added factors do not enter: they are read from the codes that are stored already.
+        """
+        quantiles = self.quantiles[: self.num_columns]
+        digest = hashlib.sha256(
+            json.dumps([self.basis.shape, quantiles.shape, self.names[: self.num_columns]]).encode()
+        )
         digest.update(self.basis.astype("<f4").tobytes())
-        digest.update(self.quantiles.astype("<f4").tobytes())
+        digest.update(quantiles.astype("<f4").tobytes())
         return digest.hexdigest()[:SPACE_ID_CHARS]
+
+    @cached_property
+    def score_ids(self) -> dict[str, str]:
+        """Fingerprint of each named factor's score, 8 hex digits: the space id, or an added factor's own.
+
+        Stored scores are keyed by it, so that scores of two factors that share a name never mix.
+        """
+        found = dict.fromkeys(self.names[: self.num_columns], self.space_id)
+        for j, name in enumerate(self.names[self.num_columns :]):
+            assert self.added is not None  # noqa: S101 - only then are there more names than columns
+            digest = hashlib.sha256(json.dumps([self.space_id, name]).encode())
+            digest.update(self.added[:, j].astype("<f4").tobytes())
+            digest.update(self.quantiles[self.num_columns + j].astype("<f4").tobytes())
+            found[name] = digest.hexdigest()[:SPACE_ID_CHARS]
+        return found
+
+    @property
+    def named_axes(self) -> FloatArray:
+        """Shape (d, len(names)), orthonormal: directions of all named factors among base vectors."""
+        columns = self.basis[:, : self.num_columns]
+        return columns if self.added is None else np.concatenate([columns, self.basis @ self.added], axis=1)
+
+    @cached_property
+    def _rest(self) -> FloatArray | None:
+        """Shape (m, m − p): added factors, then an orthonormal basis of the latent factors that they leave."""
+        if self.added is None:
+            return None
+        p, m = self.num_columns, self.num_factors
+        start = np.concatenate([np.eye(m)[:, :p], self.added], axis=1)
+        return complete_basis(start, np.eye(m)[:, p:], m)[:, p:]
+
+    def turn(self, directions: FloatArray) -> FloatArray:
+        """Turn codes so that the added factors are coordinates too; inner products and norms stay as they are.
+
+        Parameters
+        ----------
+        directions
+            Shape (…, m): codes.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (…, m): the p named coordinates to the bit, those of the added factors, then latent ones. The same
+            array where there are no added factors.
+        """
+        if self._rest is None:
+            return directions
+        return np.concatenate([directions[..., : self.num_columns], directions @ self._rest], axis=-1)
+
+    def coordinates(self, directions: npt.ArrayLike) -> FloatArray:
+        """Return the coordinates of codes, shape (n, m), on all named factors: shape (n, len(names))."""
+        return self.turn(np.asarray(directions, np.float32))[:, : len(self.names)]
 
     def encode(self, vectors: npt.ArrayLike) -> Codes:
         """Compute the factor codes of vectors.
@@ -113,11 +184,78 @@ class FactorSpace:
         numpy.ndarray
             Shape (n, len(names)), float32, each in 0..1.
         """
-        coordinates = np.asarray(directions, np.float32)
+        coordinates = self.coordinates(directions)
         levels = np.linspace(0.0, 1.0, self.quantiles.shape[1])
         columns = [np.interp(coordinates[:, j], row, levels) for j, row in enumerate(self.quantiles)]
         scores = np.stack(columns, axis=1) if columns else np.zeros((len(coordinates), 0))
         return scores.astype(np.float32)
+
+    def prominence(self, query: FloatArray, directions: npt.ArrayLike) -> FloatArray:
+        """Say how much of a factor query and documents share beyond what is usual, by named factor.
+
+        ``max(z_q[j] − c_j, 0)·max(z_d[j] − c_j, 0)``, c_j the median of the reference corpus, where the factor score is
+        0.5. What everything carries is no reason for a match, and neither is what both sides lack.
+
+        Parameters
+        ----------
+        query
+            Shape (m,): direction of the query's code.
+        directions
+            Shape (n, m): directions of the documents' codes.
+
+        Returns
+        -------
+        numpy.ndarray
+            Shape (n, len(names)), float32, 0 or above; larger is more telling.
+        """
+        usual = np.quantile(self.quantiles, 0.5, axis=1).astype(np.float32)
+        above = (self.coordinates(table) - usual for table in (query[None], directions))
+        asked, found = (table.clip(0) for table in above)
+        return np.asarray(asked * found, np.float32)
+
+    def with_factor(self, name: str, direction: npt.ArrayLike, quantiles: npt.ArrayLike) -> FactorSpace:
+        """Add a named factor that stored codes can be read for; codes, named axes and their scores stay as they are.
+
+        Parameters
+        ----------
+        name
+            An identifier that is new here.
+        direction
+            Shape (m,): a direction among codes. What it shares with the named factors is taken out.
+        quantiles
+            Shape (Q,): evenly spaced quantiles of the new coordinate over a reference corpus; see `added_axis`.
+
+        Raises
+        ------
+        InvalidInputError
+            If the name is taken or no identifier, or the named factors leave too little of the direction.
+        """
+        axis = self.added_axis(direction)[:, None]
+        added = axis if self.added is None else np.concatenate([self.added, axis], axis=1)
+        rows = np.concatenate([self.quantiles, np.asarray(quantiles, np.float32)[None]])
+        return FactorSpace(self.basis, (*self.names, name), rows, added)
+
+    def added_axis(self, direction: npt.ArrayLike) -> FloatArray:
+        """Return the unit axis, shape (m,), that a direction of that shape becomes when it is added.
+
+        Raises
+        ------
+        InvalidInputError
+            If less than a fifth of its length lies outside the named factors.
+        """
+        whole = np.asarray(direction, np.float64)
+        if whole.shape != (self.num_factors,) or not np.isfinite(whole).all() or not whole.any():
+            raise InvalidInputError(f"a factor's direction has {self.num_factors} finite numbers, not all zero")
+        rest = whole / np.linalg.norm(whole)
+        rest[: self.num_columns] = 0
+        for _ in range(0 if self.added is None else 2):  # the second pass removes what rounding left of the first
+            rest -= self.added @ (self.added.T @ rest)  # type: ignore[union-attr]
+        length = float(np.linalg.norm(rest))
+        if length < _MIN_KEPT:
+            raise InvalidInputError(
+                f"the named factors leave {length:.2f} of this direction: it is a mixture of them; filter by those"
+            )
+        return np.asarray(rest / length, np.float32)
 
     def index(self, name: str) -> int:
         """Return the column of a named factor.
@@ -201,6 +339,18 @@ def _check_basis(basis: FloatArray) -> None:
     error = np.abs(basis.T @ basis - np.eye(basis.shape[1], dtype=np.float32)).max()
     if not error < _ORTHONORMAL_TOLERANCE:
         raise InvalidInputError(f"the basis is not orthonormal: UᵀU differs from the identity by {error:.2g}")
+
+
+def _checked_added(added: FloatArray, num_factors: int, num_names: int) -> FloatArray | None:
+    table = np.ascontiguousarray(added, np.float32)
+    if table.ndim != 2 or table.shape[0] != num_factors or table.shape[1] > num_names:
+        raise InvalidInputError(f"added factors have the shape ({num_factors}, a), got {table.shape}")
+    if not table.shape[1]:
+        return None
+    _check_basis(table)
+    if np.abs(table[: num_names - table.shape[1]]).max(initial=0) > _ORTHONORMAL_TOLERANCE:
+        raise InvalidInputError("an added factor must be orthogonal to the named columns")
+    return table
 
 
 def _check_names(names: tuple[str, ...], num_factors: int) -> None:

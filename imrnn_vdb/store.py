@@ -57,6 +57,8 @@ class Layout:
         ``"payload"``: text under ``code_field``. ``"vector"``: a second vector of that name, of m + 1 floats.
     code_dtype
         Width of a stored coordinate in the text form.
+    score_ids
+        Fingerprints of those scores that have one of their own, by factor name: of factors added to the space.
     """
 
     space_id: str
@@ -65,6 +67,7 @@ class Layout:
     vector_name: str = ""
     code_storage: CodeStorage = "payload"
     code_dtype: CodeDtype = "float16"
+    score_ids: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def code_field(self) -> str:
@@ -73,7 +76,7 @@ class Layout:
 
     def factor_field(self, name: str) -> str:
         """Return the payload key of a named factor's score; it names the space, so that scores of two never mix."""
-        return f"{FACTOR_PREFIX}{self.space_id}_{name}"
+        return f"{FACTOR_PREFIX}{self.score_ids.get(name, self.space_id)}_{name}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def starting_space(examples: Examples, settings: TrainingSettings, space: Factor
         raise SpaceMismatchError(f"the space was made for {space.dim} dimensions, the vectors have {dim}")
     if space is not None and not settings.train_basis:
         return space
-    named = np.zeros((dim, 0), np.float32) if space is None else space.basis[:, : len(space.names)]
+    named = np.zeros((dim, 0), np.float32) if space is None else space.named_axes
     num_factors = min(settings.num_factors or DEFAULT_LATENT + named.shape[1], dim)
     basis = complete_basis(named, principal_components(examples.documents.numpy()), num_factors)
     names, quantiles = ((), np.zeros((0, 2), np.float32)) if space is None else (space.names, space.quantiles)
