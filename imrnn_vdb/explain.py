@@ -58,8 +58,8 @@ def headline(result: SearchResult) -> str:
 
 
 def tags(explanation: Explanation, count: int = 3) -> str:
-    """Return the named factors that raised a score most, for example ``"entity +0.031 · numeric +0.012"``."""
-    return " · ".join(f"{name} {value:+.3f}" for name, value in explanation.top(count) if value > 0)
+    """Return the named factors that speak most for a match, for example ``"entity +0.031 · numeric +0.012"``."""
+    return " · ".join(f"{name} {value:+.3f}" for name, value in explanation.reasons(count))
 
 
 def moved(result: SearchResult) -> str:

@@ -36,11 +36,15 @@ class Explanation:
         m signed parts, in the order of the factors; named ones first.
     names
         Names of the first factors.
+    prominence
+        By named factor: how much of it query and document share beyond what is usual, 0 or above; see
+        :meth:`FactorSpace.prominence`. Empty where there is no usable code.
     """
 
     residual: float
     contributions: tuple[float, ...]
     names: tuple[str, ...]
+    prominence: tuple[float, ...] = ()
 
     @property
     def named(self) -> dict[str, float]:
@@ -60,6 +64,17 @@ class Explanation:
     def top(self, count: int = 3) -> list[tuple[str, float]]:
         """Return the named factors that raised the score most, largest contribution first."""
         return sorted(self.named.items(), key=lambda item: -item[1])[:count]
+
+    def reasons(self, count: int = 3) -> list[tuple[str, float]]:
+        """Return the named factors that speak most for this match, with their contributions, all above 0.
+
+        A factor that raises the score of everything is a large part of a score and no reason for a match. So the order
+        is by `prominence`, and where that is 0 or not known, by contribution.
+        """
+        weights = self.prominence or (0.0,) * len(self.names)
+        raising = (j for j in range(len(self.names)) if self.contributions[j] > 0)
+        order = sorted(raising, key=lambda j: (-weights[j], -self.contributions[j]))
+        return [(self.names[j], self.contributions[j]) for j in order[:count]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return residual, named contributions and the latent sum, ready for JSON."""
@@ -216,7 +231,8 @@ def _result(
     explanation = None
     if explain:
         parts = tuple(refined.scored.contributions[row].tolist())
-        explanation = Explanation(float(refined.scored.residuals[row]), parts, space.names)
+        told = space.prominence(refined.asked, candidates.codes.directions[row : row + 1])[0] if usable else ()
+        explanation = Explanation(float(refined.scored.residuals[row]), parts, space.names, tuple(map(float, told)))
     return SearchResult(
         id=candidates.ids[row],
         rank=ranks[0],
