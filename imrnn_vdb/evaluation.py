@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.datasets import Qrels, Run
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
-from imrnn_vdb.metric import Metric
+from imrnn_vdb.exact import nearest, rankings
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -83,7 +82,8 @@ class Evaluation:
     runs
         The two rankings, as ``"base"`` and ``"modulated"``.
     settings
-        What was measured: data set, split, number of candidates, model id, whether the model is switched on.
+        What was measured: data set, split, window, passes, mean number of candidates, model id, whether the model is
+        switched on.
     """
 
     base: dict[str, float]
@@ -115,7 +115,12 @@ class Evaluation:
 
 
 def evaluate(
-    model: IMRNNModel, embedded: EmbeddedDataset, split: str = "test", coarse_k: int = 100, batch_size: int = 64
+    model: IMRNNModel,
+    embedded: EmbeddedDataset,
+    split: str = "test",
+    coarse_k: int = 100,
+    passes: int = 1,
+    batch_size: int = 64,
 ) -> Evaluation:
     """Measure a model on one split, through the code path that serves searches.
 
@@ -131,13 +136,15 @@ def evaluate(
         Which judgements.
     coarse_k
         Candidates per query, at least 1.
+    passes
+        1, or 2: the refined query is searched for as well, and its ``coarse_k`` candidates join the first ones.
     batch_size
         Queries modulated at once.
 
     Raises
     ------
     InvalidInputError
-        If the split is not there, or ``coarse_k`` is below 1.
+        If the split is not there, ``coarse_k`` is below 1, or ``passes`` is neither 1 nor 2.
     SpaceMismatchError
         If the vectors do not have the model's dimension.
     MissingExtraError
@@ -145,16 +152,20 @@ def evaluate(
     """
     if coarse_k < 1:
         raise InvalidInputError(f"coarse_k must be at least 1, got {coarse_k}")
+    if passes not in (1, 2):
+        raise InvalidInputError(f"passes must be 1 or 2, got {passes}")
     qrels = embedded.data.split(split)
     rows = [i for i, query in enumerate(embedded.query_ids) if query in qrels]
     query_ids = [embedded.query_ids[i] for i in rows]
-    base, modulated = _rankings(model, embedded, np.array(rows), coarse_k, batch_size)
+    base, modulated = rankings(model, embedded, np.array(rows), coarse_k, passes, batch_size)
     runs: dict[str, Run] = {"base": dict(zip(query_ids, base, strict=True))}
     runs["modulated"] = dict(zip(query_ids, modulated, strict=True))
     settings = {
         "data": embedded.data.name,
         "split": split,
         "coarse_k": coarse_k,
+        "passes": passes,
+        "candidates": float(np.mean([len(ranking) for ranking in modulated])),
         "model_id": model.model_id,
         "active": model.active,
     }
@@ -271,59 +282,6 @@ def paired_test(differences: npt.ArrayLike, seed: int = 0) -> PairedTest:
     wins, losses = int((values > _TIE).sum()), int((values < -_TIE).sum())
     p_value = (extreme + 1) / (_RESAMPLES + 1)
     return PairedTest(mean, float(low), float(high), p_value, wins, losses, len(values) - wins - losses)
-
-
-def nearest(queries: FloatArray, documents: FloatArray, k: int) -> tuple[npt.NDArray[np.intp], FloatArray]:
-    """Find the k documents with the largest inner product, exactly.
-
-    Parameters
-    ----------
-    queries, documents
-        Shapes (q, d) and (n, d), unit vectors.
-    k
-        At least 1; n if there are fewer.
-
-    Returns
-    -------
-    tuple
-        Indices and inner products, each of shape (q, min(k, n)), best first; ties by index.
-    """
-    k = min(k, len(documents))
-    indices, scores = np.zeros((len(queries), k), np.intp), np.zeros((len(queries), k), np.float32)
-    for start in range(0, len(queries), _BLOCK):
-        block = queries[start : start + _BLOCK] @ documents.T
-        rows = np.arange(len(block))[:, None]
-        part = np.sort(np.argpartition(-block, k - 1, axis=1)[:, :k], axis=1)
-        best = part[rows, np.argsort(-block[rows, part], axis=1, kind="stable")]
-        indices[start : start + len(block)], scores[start : start + len(block)] = best, block[rows, best]
-    return indices, scores
-
-
-def _rankings(
-    model: IMRNNModel, embedded: EmbeddedDataset, rows: npt.NDArray[np.intp], coarse_k: int, batch_size: int
-) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
-    from imrnn_vdb.refine import refine
-    from imrnn_vdb.store import Candidates
-
-    codes = model.space.encode(embedded.document_vectors)
-    queries = embedded.query_vectors[rows]
-    found, scores = nearest(queries, embedded.document_vectors, coarse_k)
-    base: list[dict[str, float]] = []
-    modulated: list[dict[str, float]] = []
-    for start in range(0, len(rows), batch_size):
-        batch = []
-        for indices, values in zip(found[start : start + batch_size], scores[start : start + batch_size], strict=True):
-            ids = [embedded.document_ids[i] for i in indices]
-            payloads: list[dict[str, Any]] = [{} for _ in ids]
-            batch.append(Candidates(list(ids), values.astype(np.float64), codes.take(indices), payloads))
-        refined = refine(model, Metric.COSINE, queries[start : start + batch_size], batch, active=True)
-        for candidates, result in zip(batch, refined, strict=True):
-            if result.failure is not None:
-                raise InvalidInputError(f"the model could not be evaluated: {result.failure}")
-            ids = [str(point_id) for point_id in candidates.ids]
-            base.append(dict(zip(ids, candidates.base_scores.tolist(), strict=True)))
-            modulated.append(dict(zip(ids, result.scored.scores.tolist(), strict=True)))
-    return base, modulated
 
 
 def _means(values: PerQuery) -> dict[str, float]:

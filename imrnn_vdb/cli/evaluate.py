@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option("--encoder", default=None, help="Text encoder, if not the checkpoint's own.")
 @click.option("--split", default="test", show_default=True, help="Judgements to measure against.")
 @click.option("--coarse-k", type=click.IntRange(1), default=100, show_default=True, help="Candidates per query.")
+@click.option("--passes", type=click.IntRange(1, 2), default=1, show_default=True, help="2 searches again, refined.")
 @click.option(
     "--run", "run_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking, TREC format."
 )
@@ -33,6 +34,7 @@ def evaluate(
     encoder: str | None,
     split: str,
     coarse_k: int,
+    passes: int,
     run_file: Path | None,
     cache: Path | None,
     as_json: bool,
@@ -51,7 +53,7 @@ def evaluate(
     if source is None:
         raise InvalidInputError("this checkpoint names no encoder: give --encoder")
     embedded = embedded_data(data, as_encoder(source), EmbeddingCache(cache))
-    result = measure(loaded, embedded, split, coarse_k)
+    result = measure(loaded, embedded, split, coarse_k, passes)
     if run_file is not None:
         write_run(run_file, result.runs["modulated"], f"imrnn-{loaded.model_id}")
     if as_json:

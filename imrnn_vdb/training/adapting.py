@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.evaluation import nearest, paired_test
+from imrnn_vdb.evaluation import paired_test
+from imrnn_vdb.exact import nearest
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import cosine_of_refined

@@ -13,7 +13,7 @@ from torch import Tensor
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.datasets import Qrels
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.evaluation import nearest
+from imrnn_vdb.exact import nearest
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 
 _CUT = 10

@@ -8,8 +8,10 @@ import torch
 
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.evaluation import compare_runs, evaluate, measure, nearest, paired_test
+from imrnn_vdb.evaluation import compare_runs, evaluate, measure, paired_test
+from imrnn_vdb.exact import nearest
 from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
 from retrieval_data import DIM, synthetic
 
@@ -108,3 +110,19 @@ def test_a_model_that_fails_is_not_reported_as_base() -> None:
         broken.modulator.query_cell.out.bias.fill_(float("nan"))
     with pytest.raises(InvalidInputError, match="could not be evaluated"):
         evaluate(broken, synthetic(20))
+
+
+def test_a_second_pass_finds_what_the_refined_query_is_near_to() -> None:
+    """The prior moves each query; with a window of 5, newcomers join, and recall in the joined window does not fall."""
+    data = synthetic(30)
+    basis = np.eye(DIM, 12, dtype=np.float32)
+    prior = FeedbackPrior(2.0, low=-0.5, high=-0.4)
+    modulator = Modulator(ModulatorConfig(12, hidden=4, prior=prior)).eval()
+    model = IMRNNModel(FactorSpace(basis, (), np.zeros((0, 2), np.float32)), modulator)
+    once, twice = (evaluate(model, data, coarse_k=5, passes=passes) for passes in (1, 2))
+    assert once.settings["candidates"] == 5
+    assert 5 < twice.settings["candidates"] <= 10
+    assert twice.modulated["recall@100"] >= once.modulated["recall@100"]
+    assert twice.base == once.base
+    with pytest.raises(InvalidInputError, match="passes must be 1 or 2"):
+        evaluate(model, data, passes=3)
