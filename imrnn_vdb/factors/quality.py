@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.evaluation import nearest
+from imrnn_vdb.exact import nearest
 from imrnn_vdb.fitting.probes import ProbeFitter, Source, orthogonalise
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
