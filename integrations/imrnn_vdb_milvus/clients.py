@@ -127,7 +127,18 @@ class LiteClient:
     Writes to it take turns: the engine allows one writer beside any number of readers.
     """
 
-    _WRITES = frozenset({"insert", "upsert", "delete", "create_collection", "drop_collection", "create_index", "flush"})
+    _WRITES = frozenset(
+        {
+            "insert",
+            "upsert",
+            "delete",
+            "create_collection",
+            "drop_collection",
+            "create_index",
+            "load_collection",
+            "flush",
+        }
+    )
     _open_lock = threading.Lock()
 
     def __init__(self, path: str) -> None:
