@@ -143,10 +143,12 @@ def points_of(records: Sequence[Any], layout: Layout, base: str, with_vectors: b
 
     Factor scores that a point lacks are NaN. Where vectors are wanted, points without the base vector are left out.
     """
+    vectors: list[Any] = []
     if with_vectors:  # no query ever returns a point without the base vector, so nothing can be scored or written there
-        records = [record for record in records if vector_of(record, base) is not None]
+        found = [(record, vector_of(record, base)) for record in records]  # once: Edge builds a list each time
+        records = [record for record, vector in found if vector is not None]
+        vectors = [vector for _, vector in found if vector is not None]
     payloads = [record.payload or {} for record in records]
-    vectors = [vector_of(record, base) for record in records] if with_vectors else []
     return Points(
         ids=[original_id(record.id, payload) for record, payload in zip(records, payloads, strict=True)],
         vectors=np.asarray(vectors, np.float32).reshape(len(vectors), -1 if vectors else 0) if with_vectors else None,
