@@ -19,6 +19,7 @@ from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
     from imrnn_vdb.model import Modulator
+    from imrnn_vdb.recurrence import FusedRecurrence
 
 FORMAT = "imrnn_vdb"
 FORMAT_VERSION = 1
@@ -56,6 +57,13 @@ class IMRNNModel:
     def model_id(self) -> str:
         """Fingerprint of all weights and settings that scores depend on: 16 hex digits."""
         return _fingerprint(_tensors(self), asdict(self.modulator.config))
+
+    @cached_property
+    def recurrence(self) -> FusedRecurrence | None:
+        """The modulator's learned steps as they are served on a CPU; None on another device."""
+        from imrnn_vdb.recurrence import FusedRecurrence
+
+        return FusedRecurrence(self.modulator) if self.modulator.pool.device.type == "cpu" else None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint; an existing one of the same name is replaced file by file.

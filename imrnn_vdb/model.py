@@ -6,6 +6,7 @@ every document, with one set of factors F that the query's topical hint picks fr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -73,6 +74,10 @@ class ModulatorConfig:
             raise InvalidInputError("an adapter needs at least one query that it was taught on")
         if not (0 <= self.dropout < 1 and 0 <= self.shrinkage <= 1):
             raise InvalidInputError("dropout must be in 0..1 (1 excluded) and shrinkage in 0..1")
+
+
+Recurrence = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""The arguments and results of :meth:`Modulator.recur`."""
 
 
 class Modulated(NamedTuple):
@@ -163,6 +168,11 @@ class Modulator(nn.Module):
             parts += list(adapter.parameters())
         return any(bool(part.detach().any()) for part in parts if part is not None)
 
+    @property
+    def selective(self) -> bool:
+        """Whether training set what queries are familiar; until then, every query is."""
+        return bool(self.config.num_familiar) or float(self.familiar_norms[1]) >= 0
+
     def familiarity(self, query: Tensor) -> Tensor:
         """Say how much each query resembles those that the model was trained on.
 
@@ -187,7 +197,14 @@ class Modulator(nn.Module):
             trust = trust * resemblance(query, self.familiar_queries, self.familiar_similarities)
         return trust
 
-    def forward(self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Modulated:
+    def forward(
+        self,
+        query: Tensor,
+        candidates: Tensor,
+        cosines: Tensor,
+        mask: Tensor,
+        recurrence: Recurrence | None = None,
+    ) -> Modulated:
         """Refine a batch of queries with their candidates.
 
         Parameters
@@ -200,6 +217,8 @@ class Modulator(nn.Module):
             Shape (B, k): base cosines, any value where padded.
         mask
             Shape (B, k), bool: True for real candidates with a usable code. The others are not seen by the query.
+        recurrence
+            What computes the learned steps; None for :meth:`recur`, which defines them.
 
         Returns
         -------
@@ -208,6 +227,31 @@ class Modulator(nn.Module):
         """
         prior = self.config.prior
         start = query + prior.shift(candidates, cosines, mask) if prior.strength > 0 else query
+        trust = self.familiarity(query) if self.selective else None
+        z_q, z_d = (recurrence or self.recur)(start, trust, query, candidates, cosines, mask)
+        for adapter in self.adapters:
+            z_q = z_q + adapter(query)
+        return Modulated(z_q, z_d)
+
+    def recur(
+        self, start: Tensor, trust: Tensor | None, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Carry out what is learned: the linear maps, then T steps of both cells, as far as each query is familiar.
+
+        Parameters
+        ----------
+        start
+            Shape (B, m): the queries' codes after the prior.
+        trust
+            Shape (B, 1): what :meth:`familiarity` says; None where all is carried out in full.
+        query, candidates, cosines, mask
+            As in :meth:`forward`.
+
+        Returns
+        -------
+        tuple of Tensor
+            Codes of queries, shape (B, m), and of candidates, shape (B, k, m).
+        """
         z_q, z_d = start, candidates
         if self.query_map is not None and self.document_map is not None:
             z_q = z_q + self.drop(query) @ self.query_map
@@ -228,11 +272,9 @@ class Modulator(nn.Module):
             z_d = z_d + self.document_cell.out(h_d)
             if step + 1 < self.config.num_steps:
                 scores = cosine_of_refined(cosines, query.unsqueeze(1), candidates, z_q.unsqueeze(1), z_d)
-        trust = self.familiarity(query)
-        moved = start + trust * (z_q - start)
-        for adapter in self.adapters:
-            moved = moved + adapter(query)
-        return Modulated(moved, candidates + trust.unsqueeze(1) * (z_d - candidates))
+        if trust is None:
+            return z_q, z_d
+        return start + trust * (z_q - start), candidates + trust.unsqueeze(1) * (z_d - candidates)
 
     def _feedback(self, scores: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
         """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i`` over its candidates, shape (B, m)."""

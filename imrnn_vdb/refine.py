@@ -6,7 +6,7 @@ Pure: no I/O. What cannot be modulated keeps its base score and says why; a fail
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, CodeStatus, FloatArray
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.scoring import Scored, base_cosines, breaks_bound, score_candidates
-from imrnn_vdb.store import Candidates
+from imrnn_vdb.store import Candidates, PointId
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -81,7 +81,7 @@ def refine(
         ]
     prepared = [_prepare(metric, queries, i, candidates) for i, candidates in enumerate(batch)]
     failure = None if active else "the model is not switched on: the database's order is kept"
-    q_t, moved = queries.directions, [rows.codes.directions for rows in prepared]
+    q_t, moved = queries.directions, [rows.directions for rows in prepared]
     if active:
         try:
             q_t, moved = _modulate(model, queries.directions, prepared)
@@ -98,53 +98,77 @@ def refine(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """One query's candidates in canonical order, so that the order of arrival cannot change a single bit."""
+    """One query's candidates, and the canonical order in which the model sees them.
 
-    order: npt.NDArray[np.intp]
+    In that order, the order of arrival cannot change a single bit of a sum over all candidates. ``order`` is None where
+    they came in it, as they do from every engine that sorts.
+    """
+
+    order: npt.NDArray[np.intp] | None
     base_scores: npt.NDArray[np.float64]
     cosines: npt.NDArray[np.float64]
-    codes: Codes
+    directions: FloatArray
+    norms: FloatArray
     status: npt.NDArray[np.uint8]
-
-    @property
-    def usable(self) -> npt.NDArray[np.bool_]:
-        return np.asarray(self.status == CodeStatus.CURRENT)
+    usable: npt.NDArray[np.bool_]
 
 
 def _prepare(metric: Metric, queries: Codes, i: int, candidates: Candidates) -> _Rows:
-    ids = np.array([str(point_id) for point_id in candidates.ids])
-    order = np.lexsort((ids, -candidates.base_scores))
-    base, codes = candidates.base_scores[order], candidates.codes.take(order)
+    base, codes = candidates.base_scores, candidates.codes
     cosines = base_cosines(metric, base, queries.norms[i].astype(np.float64), codes.norms.astype(np.float64))
-    status = codes.status.copy()
-    stale = codes.current & breaks_bound(cosines, queries.directions[i], codes.directions)
-    status[stale] = CodeStatus.STALE
-    status[codes.current & (codes.norms == 0)] = CodeStatus.ZERO
-    return _Rows(order, base, cosines, codes, status)
+    usable, status = codes.current, codes.status
+    unfit = breaks_bound(cosines, queries.directions[i], codes.directions) | (codes.norms == 0)
+    if unfit.any():
+        wrong = np.where(codes.norms == 0, np.uint8(CodeStatus.ZERO), np.uint8(CodeStatus.STALE))
+        status = np.where(usable & unfit, wrong, status)
+        usable = usable & ~unfit
+    return _Rows(canonical_order(base, candidates.ids), base, cosines, codes.directions, codes.norms, status, usable)
+
+
+def canonical_order(base_scores: npt.NDArray[np.float64], ids: Sequence[PointId]) -> npt.NDArray[np.intp] | None:
+    """Return the order by falling base score, equal ones by id as text; None where it is the order they have."""
+    if (base_scores[1:] < base_scores[:-1]).all():
+        return None
+    return np.lexsort((np.array([str(point_id) for point_id in ids]), -base_scores))
 
 
 def _modulate(
     model: IMRNNModel, queries: FloatArray, prepared: list[_Rows]
 ) -> tuple[FloatArray, list[npt.NDArray[np.float32]]]:
-    """Run the model once over all queries, candidate sets padded to the longest."""
+    """Run the model once over all queries, candidate sets in canonical order and padded to the longest."""
     import torch
 
-    width = max((len(rows.order) for rows in prepared), default=0)
-    shape = (len(prepared), width)
-    codes = np.zeros((*shape, queries.shape[1]), np.float32)
-    cosines = np.zeros(shape, np.float32)
-    mask = np.zeros(shape, bool)
-    for i, rows in enumerate(prepared):
-        k = len(rows.order)
-        codes[i, :k], cosines[i, :k], mask[i, :k] = rows.codes.directions, rows.cosines, rows.usable
+    inputs = (queries, *_stacked(prepared, queries.shape[1]))
     device = model.modulator.pool.device
     with torch.inference_mode():
-        tensors = (torch.from_numpy(array).to(device) for array in (queries, codes, cosines, mask))
-        modulated = model.modulator(*tensors)
+        tensors = (torch.from_numpy(array).to(device) for array in inputs)
+        modulated = model.modulator(*tensors, recurrence=model.recurrence)
     query, moved = modulated.query.cpu().numpy(), modulated.candidates.cpu().numpy()
-    if not (np.isfinite(query).all() and np.isfinite(moved[mask]).all()):
+    results = [moved[i, : len(rows.status)] for i, rows in enumerate(prepared)]
+    if not (np.isfinite(query).all() and all(np.isfinite(part).all() for part in results)):
         raise ArithmeticError("the model returned values that are not finite")
-    return query, [moved[i, : len(rows.order)] for i, rows in enumerate(prepared)]
+    for i, rows in enumerate(prepared):
+        if rows.order is not None:  # back to the order of arrival
+            back = np.empty_like(results[i])
+            back[rows.order] = results[i]
+            results[i] = back
+    return query, results
+
+
+def _stacked(prepared: list[_Rows], m: int) -> tuple[FloatArray, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Return codes (n, k, m), cosines (n, k) and mask (n, k); codes that are not usable are zero."""
+    if len(prepared) == 1 and prepared[0].order is None and prepared[0].usable.all():
+        rows = prepared[0]
+        return rows.directions[None], rows.cosines.astype(np.float32)[None], rows.usable[None]
+    shape = (len(prepared), max((len(rows.status) for rows in prepared), default=0))
+    codes, cosines, mask = np.zeros((*shape, m), np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
+    for i, rows in enumerate(prepared):
+        k = len(rows.status)
+        order = slice(None) if rows.order is None else rows.order
+        mask[i, :k] = rows.usable[order]
+        codes[i, :k] = rows.directions[order] * mask[i, :k, None]
+        cosines[i, :k] = rows.cosines[order]
+    return codes, cosines, mask
 
 
 def _score(
@@ -158,22 +182,11 @@ def _score(
     turn: Callable[[FloatArray], FloatArray],
 ) -> Refined:
     q_t, d_t = after
-    usable = rows.usable
-    scored = score_candidates(
-        metric,
-        rows.base_scores[usable],
-        (turn(queries.directions[i]), turn(rows.codes.directions[usable]), turn(q_t), turn(d_t[usable])),
-        (float(queries.norms[i]), rows.codes.norms[usable]),
-        shrinkage,
-    )
-    k, m = len(rows.order), queries.directions.shape[1]
-    scores, residuals, contributions = rows.base_scores.copy(), rows.base_scores.copy(), np.zeros((k, m))
-    scores[usable], residuals[usable], contributions[usable] = scored.scores, scored.residuals, scored.contributions
-    back = np.empty(k, np.intp)
-    back[rows.order] = np.arange(k)
-    modulated = usable[back] if failure is None else np.zeros(k, bool)
-    parts = Scored(scores[back], residuals[back], contributions[back])
-    return Refined(parts, queries.directions[i], q_t, rows.status[back], modulated, failure)
+    codes = turn(queries.directions[i]), turn(rows.directions), turn(q_t), turn(d_t)
+    norms = float(queries.norms[i]), rows.norms
+    scored = score_candidates(metric, rows.base_scores, codes, norms, shrinkage, rows.usable)
+    modulated = rows.usable if failure is None else np.zeros(len(rows.status), bool)
+    return Refined(scored, queries.directions[i], q_t, rows.status, modulated, failure)
 
 
 def _unrefined(candidates: Candidates, query: FloatArray, failure: str) -> Refined:

@@ -9,7 +9,9 @@ Shapes: ``…`` is any number of leading dimensions, k the candidates, m the fac
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy.typing as npt
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 
+Column = npt.NDArray[np.float64]
 Array = Any  # numpy.ndarray or torch.Tensor; one formula for both
 _MIN_NORM = 1e-6
 
@@ -72,7 +75,7 @@ def cosine_of_refined(cosines: Array, q0: Array, d0: Array, q_t: Array, d_t: Arr
     return moved / _norm_product(q0, d0, q_t, d_t)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Scored:
     """Scores of one query's candidates, and the parts that they are the sum of.
 
@@ -82,13 +85,18 @@ class Scored:
         Shape (k,), float64, oriented.
     residuals
         Shape (k,), float64: the part outside the factor space.
-    contributions
-        Shape (k, m), float64, signed: ``scores == residuals + contributions.sum(1)`` to rounding.
+    parts
+        The contributions, or a function that computes them when they are first asked for.
     """
 
-    scores: npt.NDArray[np.float64]
-    residuals: npt.NDArray[np.float64]
-    contributions: npt.NDArray[np.float64]
+    scores: Column
+    residuals: Column
+    parts: Column | Callable[[], Column]
+
+    @cached_property
+    def contributions(self) -> Column:
+        """Shape (k, m), float64, signed: ``scores == residuals + contributions.sum(1)`` to rounding."""
+        return self.parts() if callable(self.parts) else self.parts
 
 
 def score_candidates(
@@ -97,6 +105,7 @@ def score_candidates(
     codes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike],
     norms: tuple[float, npt.ArrayLike],
     shrinkage: float = 1.0,
+    usable: npt.NDArray[np.bool_] | None = None,
 ) -> Scored:
     """Score refined candidates exactly, and take the scores apart.
 
@@ -113,6 +122,8 @@ def score_candidates(
         ``(‖q‖, ‖d‖)``: a float and shape (k,).
     shrinkage
         λ in 0..1: ``score = (1 − λ)·base + λ·refined``.
+    usable
+        Shape (k,): False where a candidate has no usable code. It keeps its base score, all of it as residual.
 
     Returns
     -------
@@ -126,27 +137,49 @@ def score_candidates(
     """
     base = np.asarray(base_scores, np.float64)
     q0, d0, q_t, d_t = (np.asarray(code, np.float64) for code in codes)
-    scale = float(norms[0]) * np.asarray(norms[1], np.float64)
+    d_norms = np.asarray(norms[1], np.float64)
+    whole = metric, (q0, d0, q_t, d_t), (float(norms[0]), d_norms)
     if metric is Metric.COSINE:
-        before, after = q0 * d0, q_t * d_t
-        lengths = _norm_product(q0, d0, q_t, d_t)
-        outside = base - before.sum(-1)
-        refined = (base + (after - before).sum(-1)) / lengths
-        after = after / lengths[:, None]
+        lengths = _lengths(q0, d0, q_t, d_t)
+        outside = base - _dot(d0, q0)
+        refined = (base + _change_of_dot(q0, d0, q_t, d_t)) / lengths
         residuals = outside + shrinkage * (outside / lengths - outside)
     elif metric is Metric.DOT:
-        before, after = scale[:, None] * (q0 * d0), scale[:, None] * (q_t * d_t)
-        refined = base + (after - before).sum(-1)
-        residuals = base - before.sum(-1)
+        scale = float(norms[0]) * d_norms
+        refined = base + scale * _change_of_dot(q0, d0, q_t, d_t)
+        residuals = base - scale * _dot(d0, q0)
     elif metric is Metric.EUCLID:
-        d_norms = np.asarray(norms[1], np.float64)[:, None]
-        before, after = (-((norms[0] * q - d_norms * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
-        refined = base + (after - before).sum(-1)
-        residuals = base - before.sum(-1)
+        before, after = (float(norms[0]) * q - d_norms[:, None] * d for q, d in ((q0, d0), (q_t, d_t)))
+        refined = base - _sum_of_products(after - before, after + before)
+        residuals = base + _sum_of_products(before, before)
     else:
         raise InvalidInputError(f"a {metric} score does not split into factors")
-    contributions = before + shrinkage * (after - before)
-    return Scored(base + shrinkage * (refined - base), residuals, contributions)
+    scores = base + shrinkage * (refined - base)
+    if usable is not None and not usable.all():
+        scores, residuals = np.where(usable, scores, base), np.where(usable, residuals, base)
+    return Scored(scores, residuals, partial(_contributions, *whole, shrinkage, usable))
+
+
+def _contributions(
+    metric: Metric,
+    codes: tuple[Column, Column, Column, Column],
+    norms: tuple[float, Column],
+    shrinkage: float,
+    usable: npt.NDArray[np.bool_] | None,
+) -> Column:
+    """Return each coordinate's part of the scores, shape (k, m); 0 where a code is not usable."""
+    q0, d0, q_t, d_t = codes
+    if metric is Metric.EUCLID:
+        before, after = (-((norms[0] * q - norms[1][:, None] * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
+    else:
+        before, after = q0 * d0, q_t * d_t
+        if metric is Metric.COSINE:
+            after = after / _lengths(q0, d0, q_t, d_t)[:, None]
+        else:
+            scale = (norms[0] * norms[1])[:, None]
+            before, after = scale * before, scale * after
+    parts: Column = before + shrinkage * (after - before)
+    return parts if usable is None else np.where(usable[:, None], parts, 0.0)
 
 
 def breaks_bound(
@@ -171,12 +204,40 @@ def breaks_bound(
         Shape (k,), True where ``|s0 − q0·d0| > √((1 − ‖q0‖²)(1 − ‖d0‖²))``: the code is certainly stale.
     """
     q, d = np.asarray(q0, np.float64), np.asarray(d0, np.float64)
-    outside = np.abs(np.asarray(cosines, np.float64) - d @ q)
-    room = (1 - (q**2).sum()).clip(0) * (1 - (d**2).sum(-1)).clip(0)
+    outside = np.abs(np.asarray(cosines, np.float64) - _dot(d, q))
+    room = max(0.0, 1 - float(q @ q)) * (1 - _sum_of_products(d, d)).clip(0)
     return np.asarray(outside > np.sqrt(room) + tolerance)
 
 
+# Row sums by einsum: no threads, no temporary arrays, and no row depends on where it stands.
+
+
+def _dot(d: Column, q: Column) -> Column:
+    """Σ_j d[i, j]·q[j], shape (k,)."""
+    products: Column = np.einsum("kj,j->k", d, q)
+    return products
+
+
+def _sum_of_products(a: Column, b: Column) -> Column:
+    """Σ_j a[i, j]·b[i, j], shape (k,)."""
+    sums: Column = np.einsum("kj,kj->k", a, b)
+    return sums
+
+
+def _change_of_dot(q0: Column, d0: Column, q_t: Column, d_t: Column) -> Column:
+    """q_t·d_t − q0·d0, shape (k,); exactly 0 where nothing moved."""
+    return _dot(d_t, q_t - q0) + _dot(d_t - d0, q0)
+
+
+def _lengths(q0: Column, d0: Column, q_t: Column, d_t: Column) -> Column:
+    """‖q_t‖·‖d_t‖ of one query, shape (k,): :func:`_norm_product` without threads."""
+    query = max(_MIN_NORM, 1 + float((q_t - q0) @ (q_t + q0)))
+    squares = 1 + _sum_of_products(d_t - d0, d_t + d0)
+    lengths: Column = np.sqrt(query * squares.clip(_MIN_NORM))
+    return lengths
+
+
 def _norm_product(q0: Array, d0: Array, q_t: Array, d_t: Array) -> Array:
-    """‖q_t‖·‖d_t‖ of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``."""
-    squares = [(1 + ((z_t**2).sum(-1) - (z_0**2).sum(-1))).clip(_MIN_NORM) for z_0, z_t in ((q0, q_t), (d0, d_t))]
+    """‖q_t‖·‖d_t‖ of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``; exactly 1 where nothing moved."""
+    squares = [(1 + ((z_t - z_0) * (z_t + z_0)).sum(-1)).clip(_MIN_NORM) for z_0, z_t in ((q0, q_t), (d0, d_t))]
     return (squares[0] * squares[1]) ** 0.5

@@ -184,11 +184,31 @@ class FactorSpace:
         numpy.ndarray
             Shape (n, len(names)), float32, each in 0..1.
         """
-        coordinates = self.coordinates(directions)
-        levels = np.linspace(0.0, 1.0, self.quantiles.shape[1])
-        columns = [np.interp(coordinates[:, j], row, levels) for j, row in enumerate(self.quantiles)]
-        scores = np.stack(columns, axis=1) if columns else np.zeros((len(coordinates), 0))
-        return scores.astype(np.float32)
+        quantiles, line, offsets = self._calibration
+        count, steps = len(quantiles), quantiles.shape[1] - 1
+        if not count:
+            return np.zeros((len(np.asarray(directions)), 0), np.float32)
+        lowest = quantiles[:, 0]
+        named = self.coordinates(directions).astype(np.float64).clip(lowest - 0.5, quantiles[:, -1])
+        found = np.searchsorted(line, named + offsets, side="right") - 1 - np.arange(count) * (steps + 1)
+        columns, below = np.arange(count), found.clip(0, steps - 1)
+        lower, upper = quantiles[columns, below], quantiles[columns, below + 1]
+        within = np.divide(named - lower, upper - lower, out=np.ones_like(named), where=upper > lower)
+        return np.where(named < lowest, 0.0, (below + within) / steps).astype(np.float32)
+
+    @cached_property
+    def _usual(self) -> FloatArray:
+        """The median of each named coordinate over the reference corpus."""
+        usual: FloatArray = np.quantile(self.quantiles, 0.5, axis=1).astype(np.float32)
+        return usual
+
+    @cached_property
+    def _calibration(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The quantiles; all of them on one ascending line, so that one search serves all; where each factor begins."""
+        quantiles = self.quantiles.astype(np.float64)
+        width = float(np.ptp(quantiles)) + 1 if quantiles.size else 1.0
+        offsets: npt.NDArray[np.float64] = width * np.arange(len(quantiles), dtype=np.float64)
+        return quantiles, (quantiles + offsets[:, None]).ravel(), offsets
 
     def prominence(self, query: FloatArray, directions: npt.ArrayLike) -> FloatArray:
         """Say how much of a factor query and documents share beyond what is usual, by named factor.
@@ -208,8 +228,7 @@ class FactorSpace:
         numpy.ndarray
             Shape (n, len(names)), float32, 0 or above; larger is more telling.
         """
-        usual = np.quantile(self.quantiles, 0.5, axis=1).astype(np.float32)
-        above = (self.coordinates(table) - usual for table in (query[None], directions))
+        above = (self.coordinates(table) - self._usual for table in (query[None], directions))
         asked, found = (table.clip(0) for table in above)
         return np.asarray(asked * found, np.float32)
 

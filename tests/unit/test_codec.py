@@ -99,3 +99,26 @@ def test_only_current_codes_are_stored():
         encode_texts(codes, SPACE)
     with pytest.raises(InvalidInputError, match="8 hex digits"):
         encode_texts(codes_of(np.zeros((1, 4))), "xyz")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("spoilt", ["none", "missing", "space", "short", "character", "padding"])
+def test_one_step_for_all_and_one_by_one_read_the_same(dtype, spoilt, rng):
+    codes = Codes(rng.normal(size=(9, 12)).astype(np.float32), np.ones(9, np.float32), np.zeros(9, np.uint8))
+    texts: list[object] = list(encode_texts(codes, SPACE, dtype))
+    text = str(texts[4])
+    damage = {
+        "none": text,
+        "missing": None,
+        "space": "ffffffff" + text[8:],
+        "short": text[:-4],
+        "character": text[:20] + "-" + text[21:],
+        "padding": text[:-1] + "=",
+    }
+    texts[4] = damage[spoilt]
+    together = decode_texts(texts, SPACE, 12)
+    for row, text_of_row in enumerate(texts):
+        alone = decode_texts([text_of_row, None], SPACE, 12)  # the None sends it the long way
+        np.testing.assert_array_equal(together.directions[row], alone.directions[0])
+        assert together.status[row] == alone.status[0]
+    assert together.current.sum() == (9 if spoilt == "none" else 8)
