@@ -352,6 +352,10 @@ class IMRNNCollection(_Shell):
         """Read points by id, in the order asked for; ids that do not exist are left out."""
         return self._connection.run(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
 
+    def sample(self, limit: int = 5000, seed: int = 0) -> Points:
+        """Draw points with vectors and payloads evenly from the whole collection: all of them where there are fewer."""
+        return self._connection.run(self._core.sample(limit, seed))
+
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
         """Count points exactly."""
         return self._connection.run(self._core.count(payload_filter, factor_filter))
@@ -498,6 +502,10 @@ class AsyncIMRNNCollection(_Shell):
     async def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
         return await self._connection.arun(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
+
+    async def sample(self, limit: int = 5000, seed: int = 0) -> Points:
+        """Draw points evenly from the whole collection; see :meth:`IMRNNCollection.sample`."""
+        return await self._connection.arun(self._core.sample(limit, seed))
 
     async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
         """Count points exactly."""

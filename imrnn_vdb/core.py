@@ -38,6 +38,7 @@ from imrnn_vdb.store import (
 from imrnn_vdb.timing import Stopwatch
 
 Query = str | npt.ArrayLike
+_SAMPLE_PAGE = 500
 
 
 @dataclass(slots=True)
@@ -142,6 +143,28 @@ class CollectionCore:
             )
             for page, candidates, rows in zip(pages, batch, refined, strict=True)
         ]
+
+    def sample(self, limit: int, seed: int) -> Operation[Points]:
+        """Draw points with their vectors evenly from the whole collection, which is read once, page by page."""
+        rng = np.random.default_rng(seed)
+        kept: list[tuple[PointId, FloatArray, Payload]] = []
+        seen, cursor, more = 0, None, True
+        while more:
+            page = yield from self.store.scroll(_SAMPLE_PAGE, cursor, with_vectors=True)
+            points, cursor = page.points, page.cursor
+            more = cursor is not None
+            table = points.vectors if points.vectors is not None else np.zeros((0, self.model.space.dim), np.float32)
+            for row in zip(points.ids, table, points.payloads, strict=True):
+                seen += 1
+                place = len(kept) if len(kept) < limit else int(rng.integers(seen))
+                if place < limit:  # reservoir sampling: every point stays with the same probability
+                    kept[place : place + 1] = [row]
+        vectors = [vector for _, vector, _ in kept]
+        return Points(
+            [point_id for point_id, _, _ in kept],
+            np.stack(vectors) if vectors else np.zeros((0, self.model.space.dim), np.float32),
+            [payload for _, _, payload in kept],
+        )
 
     def count(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[int]:
         """Count points exactly."""

@@ -18,6 +18,7 @@ _COMMANDS = {
     "demo": "search the Python standard library's documentation, plain and modulated side by side",
     "doctor": "say what works with a collection, and why",
     "evaluate": "measure a model against the base ranking",
+    "factors": "say how good factors are, add one's own, find topics",
     "fit": "fit a factor space with named factors to an encoder",
     "index": "put a JSONL corpus into a collection",
     "pydocs": "export the labelled set over the standard library's documentation",

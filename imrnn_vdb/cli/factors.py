@@ -1,0 +1,193 @@
+"""``imrnn-vdb factors``: report, add and topics."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+
+if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.codec import FloatArray
+    from imrnn_vdb.store import Points
+
+_file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_QUERIES = 60  # whose explanations are checked against the full vectors
+
+
+@click.group()
+def factors() -> None:
+    """Say how good factors are, add one's own, find topics of a collection."""
+
+
+@factors.command()
+@model_option
+@json_option
+@exit_codes
+def report(model: str, as_json: bool) -> None:
+    """Measure a model's named factors: held-out AUC, correlation, faithfulness, agreement with judged reasons."""
+    found = _measured(model)
+    if as_json:
+        print_json(found)
+        return
+    out = console()
+    for name, row in found["factors"].items():
+        auc = "  -  " if row["auc"] is None else f"{row['auc']:.3f}"
+        out.print(f"{name:<16} AUC {auc}   most like {row['most_like']} ({row['correlation']:+.2f})", markup=False)
+    told, faithful = found["agreement"], found["faithfulness"]
+    for part, share in told["reasons"].items():
+        out.print(f"judged reason among the top three, {part}: {share['value']:.1%} of {share['cases']}")
+    out.print(f"  by largest contribution instead: {told['contributions']['all']['value']:.1%}")
+    out.print(f"removing the top three changes a score by their sum to {faithful['largest_error']:.1e}")
+    out.print(f"  and ranks as predicted: {faithful['ranks_as_predicted']:.1%} of {faithful['results']} results")
+
+
+@factors.command()
+@url_options
+@click.argument("name")
+@model_option
+@click.option("--positive", type=_file, help="Texts that carry the factor, one a line.")
+@click.option("--negative", type=_file, help="Texts that do not, one a line.")
+@click.option("--field", help="Payload field that tells the two apart.")
+@click.option("--value", help="Value of that field in points that carry the factor.")
+@click.option("--words", help="Weak rule: texts with most of these words carry the factor.")
+@click.option("--sample", type=click.IntRange(1), default=5000, show_default=True, help="Points read at most.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the model.")
+@json_option
+@exit_codes
+def add(name: str, sample: int, out: Path, as_json: bool, **options: Any) -> None:
+    """Add the factor NAME, fitted on examples, to the model of the collection at URL."""
+    from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.factors.own import add_factor
+
+    given = {key: options.pop(key) for key in ("positive", "negative", "field", "value", "words")}
+    with IMRNNCollection.open(**options) as collection:
+        points, model = collection.sample(sample), collection.model
+        codes = _codes(model, points)
+        if given["positive"] and given["negative"]:
+            yes, no = (
+                model.space.encode(collection.encode_passages(_lines(given[key]))).directions
+                for key in ("positive", "negative")
+            )
+        else:
+            labels = _labels(points, given["field"], given["value"], given["words"])
+            yes, no = codes[labels == 1], codes[labels == 0]
+    own = add_factor(model.space, name, yes, no, reference=codes)
+    evidence = {**model.evidence, "own": {**model.evidence.get("own", {}), name: own.evidence()}}
+    replace(model, space=own.space, evidence=evidence).save_pretrained(out)
+    if as_json:
+        print_json({"name": name, "out": str(out), "space_id": own.space.space_id, **own.evidence()})
+        return
+    click.echo(f"{name}: held-out AUC {own.auc:.3f} on {own.positives} positive and {own.negatives} negative examples")
+    click.echo(f"{own.kept:.0%} of it is new to the named factors; saved to {out}, stored codes stay valid")
+
+
+@factors.command()
+@url_options
+@model_option
+@click.option("--coarse", type=click.IntRange(1), default=12, show_default=True, help="Coarse topics.")
+@click.option("--fine", type=click.IntRange(0), default=4, show_default=True, help="Finer topics under each.")
+@click.option("--sample", type=click.IntRange(1), default=5000, show_default=True, help="Points read at most.")
+@click.option("--extend", type=_file, help="Topics found before: keep them, append what is new.")
+@click.option("--rename", multiple=True, metavar="OLD=NEW", help="Give a topic another name.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the topics.")
+@json_option
+@exit_codes
+def topics(
+    coarse: int,
+    fine: int,
+    sample: int,
+    extend: Path | None,
+    rename: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Find topics of the collection at URL, named by their terms."""
+    from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.factors.topics import Topics, find_topics
+
+    with IMRNNCollection.open(**options) as collection:
+        points, model = collection.sample(sample), collection.model
+    codes, texts = _codes(model, points), _texts(points)
+    if extend:
+        found = Topics.load(extend).checked(model.space).extended(codes, texts, coarse)
+    else:
+        found = find_topics(model.space, codes, texts, coarse, fine)
+    for pair in rename:
+        old, _, new = pair.partition("=")
+        found = found.renamed(old, new)
+    if out:
+        found.save(out)
+    if as_json:
+        print_json([{key: value for key, value in asdict(topic).items() if key != "centre"} for topic in found.topics])
+        return
+    for topic in found.level():
+        click.echo(f"{topic.count:>6}  {topic.name}: {', '.join(topic.terms)}")
+        for finer in found.level(topic.name):
+            click.echo(f"{finer.count:>10}  {finer.name}")
+
+
+def _measured(name: str) -> dict[str, Any]:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
+    from imrnn_vdb.factors import quality
+    from imrnn_vdb.pydocs import read_stdlib
+    from imrnn_vdb.pydocs.reasons import read_reasons
+    from imrnn_vdb.training.embeddings import EmbeddingCache, unit_vectors
+
+    model = IMRNNModel.from_pretrained(name)
+    encoder, entries = TransformerEncoder(model.encoder or EncoderConfig("minilm")), read_stdlib()
+    passages = [f"{entry.title}\n{entry.text}" for entry in entries]
+    cached = EmbeddingCache().encode(encoder.encoder_id, "passage", passages, encoder.encode_passages)
+    documents, triples = unit_vectors(cached), read_reasons(entries)
+    queries = unit_vectors(encoder.encode_queries([triple.query for triple in triples]))
+    space, stored = model.space, quality.stored_auc(model)
+    alike = quality.strongest(space.names, quality.correlations(space, space.encode(documents).directions))
+    return {
+        "model_id": model.model_id,
+        "space_id": space.space_id,
+        "factors": {
+            factor: {
+                "auc": stored.get(factor, {}).get("auc"),
+                "most_like": alike[factor][0],
+                "correlation": alike[factor][1],
+            }
+            for factor in space.names
+        },
+        "agreement": asdict(quality.agreement(model, triples, queries, [entry.id for entry in entries], documents)),
+        "faithfulness": asdict(quality.faithfulness(model, queries[:_QUERIES], documents)),
+    }
+
+
+def _labels(points: Points, field: str | None, value: str | None, words: str | None) -> Any:
+    from imrnn_vdb.errors import InvalidInputError
+    from imrnn_vdb.factors.own import split_by_field, split_by_rule
+    from imrnn_vdb.fitting.labels import from_words
+
+    if field and value is not None:
+        return split_by_field(points.payloads, field, value)
+    if words:
+        return split_by_rule(_texts(points), from_words(words))
+    raise InvalidInputError("say what carries the factor: --positive and --negative, --field and --value, or --words")
+
+
+def _codes(model: IMRNNModel, points: Points) -> FloatArray:
+    from imrnn_vdb.errors import InvalidInputError
+
+    if points.vectors is None or not len(points):
+        raise InvalidInputError("the collection is empty: there is nothing to fit on")
+    return model.space.encode(points.vectors).directions
+
+
+def _texts(points: Points) -> list[str]:
+    fields = ("title", "text")
+    return ["\n".join(str(payload[key]) for key in fields if payload.get(key)) for payload in points.payloads]
+
+
+def _lines(path: Path) -> list[str]:
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
