@@ -106,7 +106,7 @@ def finished_modulator(network: Network, queries: Tensor, shrinkage: float, thre
     norms = torch.linalg.vector_norm(queries @ basis, dim=1)
     low, high = torch.quantile(norms, torch.tensor(_FAMILIAR_QUANTILES)).tolist()
     state = {**network.modulator.state_dict(), "familiar_queries": keys}
-    state["familiar_norms"] = torch.tensor([low, max(high, low + _MIN_RANGE)])
+    state["familiar_norms"] = torch.tensor([min(low, high - _MIN_RANGE), high])
     if len(keys):
         state["familiar_similarities"] = torch.tensor([threshold - _RAMP, threshold + _RAMP])
     modulator.load_state_dict(state)

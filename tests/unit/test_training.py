@@ -180,6 +180,14 @@ def test_queries_unlike_the_training_keep_the_base_ranking(trained: IMRNNModel) 
     torch.testing.assert_close(modulator.familiarity(codes), expected)
 
 
+def test_a_space_of_all_dimensions_holds_every_query(data: EmbeddedDataset) -> None:
+    """There every code has length 1, which tells nothing: no query may count as foreign."""
+    model = train(data, settings=replace(QUICK, num_factors=DIM))
+    trust = model.modulator.familiarity(torch.from_numpy(model.space.encode(data.query_vectors).directions))
+    assert model.active
+    assert float(trust.min()) > 0.99
+
+
 def test_a_trained_model_survives_saving(trained: IMRNNModel, tmp_path: Path) -> None:
     trained.save_pretrained(tmp_path)
     loaded = IMRNNModel.from_pretrained(tmp_path)
