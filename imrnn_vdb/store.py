@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -79,6 +79,33 @@ class Layout:
         return f"{FACTOR_PREFIX}{self.score_ids.get(name, self.space_id)}_{name}"
 
 
+class LazyPayloads(Sequence[Payload]):
+    """Payloads that are made when they are asked for: a search returns ten of a hundred candidates.
+
+    Parameters
+    ----------
+    make
+        Returns the payload of one row, the same each time.
+    count
+        Number of rows.
+    """
+
+    def __init__(self, make: Callable[[int], Payload], count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Payload: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Payload]: ...
+    def __getitem__(self, index: int | slice) -> Payload | list[Payload]:
+        rows = range(self._count)[index]
+        return self._make(rows) if isinstance(rows, int) else [self._make(row) for row in rows]
+
+
 @dataclass(frozen=True, slots=True)
 class Candidates:
     """The first stage's answer to one query, as a struct of arrays, in the order of the database.
@@ -98,7 +125,7 @@ class Candidates:
     ids: list[PointId]
     base_scores: npt.NDArray[np.float64]
     codes: Codes
-    payloads: list[Payload]
+    payloads: Sequence[Payload]
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.base_scores) == len(self.codes) == len(self.payloads):

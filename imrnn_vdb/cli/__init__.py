@@ -15,6 +15,7 @@ from imrnn_vdb._version import __version__
 _COMMANDS = {
     "backfill": "write, check or remove the factor codes of points that are there already",
     "ablate": "measure what each part of the model is worth",
+    "bench": "measure what a modulated search costs beside a plain one",
     "demo": "search the Python standard library's documentation, plain and modulated side by side",
     "doctor": "say what works with a collection, and why",
     "evaluate": "measure a model against the base ranking",

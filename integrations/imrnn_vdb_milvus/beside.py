@@ -13,7 +13,7 @@ from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.store import Candidates, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of
-from imrnn_vdb_milvus.rows import Row, batches, candidates_of, entities_of
+from imrnn_vdb_milvus.rows import HitRows, Row, batches, candidates_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
 from imrnn_vdb_milvus.sidecar import (
     sidecar_indexes,
@@ -104,7 +104,7 @@ class SidecarSteps(MilvusSteps):
         self, hits: Any, schema: Schema, base: str, codes: dict[PointId, Row], condition: str, limit: int
     ) -> Candidates:
         picked = [i for i, key in enumerate(hits.ids) if not condition or key in codes][:limit]
-        entities = entities_of(hits)
+        entities = HitRows(hits)
         rows = [with_codes(entities[i], hits.ids[i], codes) for i in picked]
         ids, distances = [hits.ids[i] for i in picked], [hits.distances[i] for i in picked]
         return candidates_of(ids, distances, rows, schema, self.layout, schema.vectors[base].metric)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from imrnn_vdb.store import (
     RESERVED_PREFIX,
     Candidates,
     Layout,
+    LazyPayloads,
     Payload,
     PointId,
     Points,
@@ -31,6 +32,7 @@ MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_BATCH_ROWS = 1000
 
 Row = dict[str, Any]
+_JSON = 23  # pymilvus's DataType.JSON
 
 
 def rows_of(points: Points, schema: Schema, layout: Layout) -> list[Row]:
@@ -167,13 +169,58 @@ def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-def entities_of(hits: Any) -> list[Row]:
-    """Return the rows of one query's hits; a Hit's own lookup runs Python code for each access."""
-    return [dict.__getitem__(hit, "entity") for hit in hits]
+class HitRows(Sequence[Row]):
+    """The rows of one query's hits. JSON, the dynamic field included, is parsed in the rows that are looked at.
+
+    pymilvus parses the JSON of every hit when the first one is read, and a Hit's own lookup runs Python code for each
+    access. What is not as this class knows it is left to pymilvus.
+
+    Attributes
+    ----------
+    columns
+        The rows without their JSON, as far as pymilvus has made them.
+    """
+
+    def __init__(self, hits: Any) -> None:
+        lazy = getattr(hits, "lazy_field_data", None)
+        if lazy is None or any(int(field.type) != _JSON or len(field.valid_data) for field in lazy):
+            lazy, rows = [], hits
+        else:
+            rows = list.__iter__(hits)  # its own iterator parses everything
+        self.columns: list[Row] = [dict.__getitem__(hit, "entity") for hit in rows]
+        self._lazy = [(field.field_name, field.is_dynamic, field.scalars.json_data.data) for field in lazy]
+        self._first = hits.start if lazy else 0
+        self._wanted = hits.dynamic_fields if lazy else ()
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Row]: ...
+    def __getitem__(self, index: int | slice) -> Row | list[Row]:
+        rows = range(len(self.columns))[index]
+        return self._row(rows) if isinstance(rows, int) else [self._row(row) for row in rows]
+
+    def _row(self, index: int) -> Row:
+        row = dict(self.columns[index])
+        for name, dynamic, texts in self._lazy:
+            value = json.loads(texts[self._first + index])
+            if not dynamic:
+                row[name] = value
+            else:
+                row.update({key: value[key] for key in self._wanted if key in value} if self._wanted else value)
+        return row
 
 
 def candidates_of(
-    ids: Sequence[PointId], distances: Sequence[float], rows: list[Row], schema: Schema, layout: Layout, metric: Metric
+    ids: Sequence[PointId],
+    distances: Sequence[float],
+    rows: Sequence[Row],
+    schema: Schema,
+    layout: Layout,
+    metric: Metric,
 ) -> Candidates:
     """Read the hits of one query: keys, distances as Milvus gives them, and rows."""
     scores = np.asarray(distances, np.float64).reshape(len(rows))
@@ -181,7 +228,7 @@ def candidates_of(
         ids=list(ids),
         base_scores=-scores if metric is Metric.EUCLID else scores,  # L2 is squared already
         codes=_codes_of(rows, schema, layout),
-        payloads=[_payload_of(row, schema) for row in rows],
+        payloads=LazyPayloads(lambda row: _payload_of(rows[row], schema), len(rows)),
     )
 
 
@@ -215,7 +262,10 @@ def _payload_of(row: Row, schema: Schema) -> Payload:
 
 
 def _codes_of(rows: Sequence[Row], schema: Schema, layout: Layout) -> Codes:
-    if schema.code_home(layout) == "vector":
+    home = schema.code_home(layout)
+    if home == "column" and isinstance(rows, HitRows) and all(row.get(layout.code_field) for row in rows.columns):
+        rows = rows.columns  # else the dynamic field may hold a code of another space
+    if home == "vector":
         vectors = [row.get(layout.code_field) for row in rows]
         there = [vector if vector is not None and vector[-1] >= 0 else None for vector in vectors]
         return decode_rows(there, layout.num_factors)

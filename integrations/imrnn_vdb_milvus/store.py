@@ -22,12 +22,12 @@ from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.capabilities import capabilities_of
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, user_filter
 from imrnn_vdb_milvus.rows import (
+    HitRows,
     Row,
     batches,
     candidates_of,
     check_vectors,
     code_fields,
-    entities_of,
     merged,
     points_of,
     rows_of,
@@ -153,9 +153,7 @@ class MilvusStore(SidecarSteps):
             **question,
         )
         metric = schema.vectors[base].metric
-        return [
-            candidates_of(hits.ids, hits.distances, entities_of(hits), schema, self.layout, metric) for hits in reply
-        ]
+        return [candidates_of(hits.ids, hits.distances, HitRows(hits), schema, self.layout, metric) for hits in reply]
 
     def fetch(
         self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True

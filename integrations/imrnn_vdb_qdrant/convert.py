@@ -18,6 +18,7 @@ from imrnn_vdb.store import (
     RESERVED_PREFIX,
     Candidates,
     Layout,
+    LazyPayloads,
     Payload,
     PointId,
     Points,
@@ -134,7 +135,7 @@ def candidates_of(hits: Sequence[Any], layout: Layout, metric: Metric) -> Candid
         ids=[original_id(hit.id, payload) for hit, payload in zip(hits, payloads, strict=True)],
         base_scores=oriented([hit.score for hit in hits], metric),
         codes=_codes_of(hits, payloads, layout),
-        payloads=[own_fields_removed(payload) for payload in payloads],
+        payloads=LazyPayloads(lambda row: own_fields_removed(payloads[row]), len(payloads)),
     )
 
 

@@ -293,7 +293,7 @@ def test_search_agrees_with_brute_force(driver: Driver, rng: np.random.Generator
         assert candidates.base_scores.dtype == np.float64
         np.testing.assert_allclose(candidates.base_scores, row[order], rtol=2e-5, atol=2e-5)
         assert (np.diff(candidates.base_scores) <= 0).all()
-        assert candidates.payloads == [points.payloads[index] for index in order]
+        assert list(candidates.payloads) == [points.payloads[index] for index in order]
         assert_codes(candidates.codes, points.codes.take(order))
 
 

@@ -1,0 +1,64 @@
+"""``imrnn-vdb bench``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from imrnn_vdb.cli.common import console, exit_codes, json_option, print_json
+
+
+@click.command()
+@click.option("--url", help="A collection of yours, to be measured read-only; unset: synthetic points.")
+@click.option("--store", help="Where to make synthetic collections, e.g. milvus://HOST:PORT; unset: Qdrant Edge.")
+@click.option("--model", default="minilm", show_default=True, help="With --url: the checkpoint whose codes it holds.")
+@click.option("--size", "sizes", type=click.IntRange(100), multiple=True, help="Synthetic points; may be repeated.")
+@click.option("--coarse-k", type=click.IntRange(10), default=100, show_default=True, help="Candidates per query.")
+@click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Turns that each rival gets.")
+@click.option("--calls", type=click.IntRange(1), default=30, show_default=True, help="Calls in one turn.")
+@click.option("--sweep/--no-sweep", default=True, show_default=True, help="Sweep coarse_k, m and batch sizes too.")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the sweeps as a picture.")
+@json_option
+@exit_codes
+def bench(
+    url: str | None,
+    store: str | None,
+    model: str,
+    sizes: tuple[int, ...],
+    sweep: bool,
+    plot: Path | None,
+    as_json: bool,
+    **numbers: Any,
+) -> None:
+    """Measure what a modulated search costs beside a plain one.
+
+    Rivals take turns, so that ratios hold on a busy machine. Synthetic collections are dropped at the end.
+    """
+    from imrnn_vdb.bench import BenchOptions, bench_collection, bench_synthetic
+    from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.errors import InvalidInputError
+
+    if url and (store or sizes):
+        raise InvalidInputError("--url measures what is there: leave --store and --size out")
+    if not sweep:
+        numbers |= {"sweep_coarse_k": (), "sweep_factors": (), "sweep_batch": ()}
+    if sizes:
+        numbers["sizes"] = sizes
+    options = BenchOptions(**numbers)
+    if url:
+        with IMRNNCollection.open(url, model) as collection:
+            report = bench_collection(collection, options, url)
+    else:
+        report = bench_synthetic(options, store, lambda text: click.echo(text, err=True))
+    if plot is not None:
+        report.plot(plot)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    out = console()
+    out.print(" · ".join(f"{name} {value}" for name, value in report.setting.items()))
+    for table in report.tables():
+        out.print(table)
+        out.print()
