@@ -14,6 +14,8 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.errors import UnsupportedError
 
+_SECONDS = 60.0
+
 Fetch = Callable[[FloatArray, int, bool], tuple[list[Any], FloatArray | None]]
 """Takes a query (d,), a limit, and whether to bring base vectors; returns ids and the vectors (k, d)."""
 
@@ -39,20 +41,21 @@ def vendor_search(collection: IMRNNCollection) -> Fetch:
 
 
 def _milvus(client: Any, name: str, vector: str) -> Fetch:
-    index = client.describe_index(name, client.list_indexes(name, field_name=vector)[0])
+    [found] = client.list_indexes(collection_name=name, field_name=vector, timeout=_SECONDS)[:1]
+    index = client.describe_index(collection_name=name, index_name=found, timeout=_SECONDS)
     hnsw = str(index.get("index_type")) == "HNSW"
 
     def fetch(query: FloatArray, limit: int, with_vectors: bool) -> tuple[list[Any], FloatArray | None]:
         params = {"params": {"ef": max(64, 2 * limit)}} if hnsw else {}
         (hits,) = client.search(
-            name,
+            collection_name=name,
             data=[query],
             anns_field=vector,
             limit=limit,
             output_fields=[vector] if with_vectors else None,
             search_params=params,
             consistency_level="Session",
-            timeout=60,
+            timeout=_SECONDS,
         )
         table = np.array([hit["entity"][vector] for hit in hits], np.float32) if with_vectors else None
         return list(hits.ids), table
