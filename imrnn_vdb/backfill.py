@@ -10,7 +10,7 @@ boundedly often; a point that is gone stays gone. What changes later is found by
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -196,6 +196,13 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
     return Plan([points.ids[row] for row in rows], codes.take(rows), scores[rows], current, tuple(failures))
 
 
+def _written(wanted: Plan, ids: list[PointId]) -> dict[str, Any]:
+    """Return what was written for the points of these ids, as they would be read back."""
+    row_of = {value: row for row, value in enumerate(wanted.ids)}
+    rows = np.array([row_of[value] for value in ids], np.intp)
+    return {"codes": wanted.codes.take(rows), "factor_scores": wanted.scores[rows]}
+
+
 def same_codes(stored: Codes | None, fresh: Codes) -> npt.NDArray[np.bool_]:
     """Say which stored codes are current and are what their vectors give, at the precision they were stored in."""
     if stored is None:
@@ -265,8 +272,8 @@ class Filler:
             if self.options.in_place:  # nobody else writes
                 return report + BackfillReport(written=len(written))
             ids = [value for value in wanted.ids if value not in lost]
-            again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False)
-            wanted = plan(self.space, self.metric, again)
+            again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False, with_codes=False)
+            wanted = plan(self.space, self.metric, replace(again, **_written(wanted, again.ids)))
             if not wanted.ids:
                 return report + BackfillReport(written=len(written))
         return report + BackfillReport(written=len(written), unsettled=len(wanted.ids))

@@ -305,11 +305,16 @@ class Store(ABC):
 
     @abstractmethod
     def fetch(
-        self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True
+        self,
+        ids: Sequence[PointId],
+        with_vectors: bool = False,
+        with_payloads: bool = True,
+        with_codes: bool = True,
     ) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out.
 
-        Without payloads, only what this layer wrote is read, and the payloads are empty.
+        Without payloads, only what this layer wrote is read, and the payloads are empty; without codes as well, neither
+        codes nor factor scores are read (codes are missing then).
         """
 
     @abstractmethod

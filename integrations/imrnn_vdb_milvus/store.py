@@ -156,16 +156,24 @@ class MilvusStore(SidecarSteps):
         return [candidates_of(hits.ids, hits.distances, HitRows(hits), schema, self.layout, metric) for hits in reply]
 
     def fetch(
-        self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True
+        self,
+        ids: Sequence[PointId],
+        with_vectors: bool = False,
+        with_payloads: bool = True,
+        with_codes: bool = True,
     ) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
         if not len(ids):
             return Points([], np.zeros((0, 0), np.float32) if with_vectors else None, [])
         _, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        fields = self._fields(schema, base, with_payloads)
+        if not with_codes and not with_payloads:
+            fields = [schema.key, *([base] if base else [])]
+        else:
+            fields = self._fields(schema, base, with_payloads)
         found = yield from self._rows(schema, schema.usable_keys(ids), fields)
-        rows = yield from self._joined(schema, [found[value] for value in ids if value in found])
+        rows = [found[value] for value in ids if value in found]
+        rows = (yield from self._joined(schema, rows)) if with_codes else rows
         return self._points(rows, schema, base, with_payloads)
 
     def scroll(

@@ -171,7 +171,11 @@ class NativeStore(Store):
         return [candidates_of(hits, self.layout, metric) for hits in replies]
 
     def fetch(
-        self, ids: Sequence[PointId], with_vectors: bool = False, with_payloads: bool = True
+        self,
+        ids: Sequence[PointId],
+        with_vectors: bool = False,
+        with_payloads: bool = True,
+        with_codes: bool = True,
     ) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out.
 
@@ -181,9 +185,10 @@ class NativeStore(Store):
             return points_of([], self.layout, "", with_vectors)
         base, wanted = yield from self._vectors_to_read(with_vectors)
         keys = [native_id(value) for value in ids]
+        own = self._own_paths if with_codes else [ID_FIELD]
         found: dict[NativeId, Any] = {}
         for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
-            records = yield from self._ask(self._retrieve(part, with_payloads or self._own_paths, wanted))
+            records = yield from self._ask(self._retrieve(part, with_payloads or own, wanted))
             found.update((_key(record.id), record) for record in records)
         return points_of([found[key] for key in keys if key in found], self.layout, base, with_vectors)
 

@@ -1,0 +1,150 @@
+"""Decisions of a backfill, against a store in memory that other writers change at the worst moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory import DIM, make_space
+from imrnn_vdb.backfill import BackfillOptions, BackfillReport, Filler, Pace, backfill_script, fresh_codes, plan
+from imrnn_vdb.codec import Codes, CodeStatus
+from imrnn_vdb.connection import Connection
+from imrnn_vdb.errors import InvalidInputError, StoreError, StoreUnavailableError
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.scripts import run_script
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.store import Page, Points
+
+
+class MemoryStore:
+    """Just what a backfill asks for: vectors by id, and codes beside them."""
+
+    in_flight = 1
+
+    def __init__(self, space: FactorSpace, vectors: dict[int, np.ndarray]) -> None:
+        self.space, self.vectors, self.written = space, vectors, list[list[int]]()
+        self.refused: set[int] = set()
+        self.error: Exception = StoreError("refused")
+        self.after_write: Callable[[], None] = lambda: None
+        self.codes: dict[int, Codes] = {}
+
+    def prepare_codes(self, *, in_place: bool) -> Any:
+        yield from ()
+
+    def sweep(self, limit: int, cursor: Any) -> Any:
+        yield from ()
+        return 0, None
+
+    def _points(self, ids: Sequence[int]) -> Points:
+        nothing = Codes(np.zeros((1, 8), np.float32), np.zeros(1, np.float32), np.full(1, CodeStatus.MISSING, np.uint8))
+        held = [self.codes.get(key, nothing) for key in ids]
+        joined = Codes(*(np.concatenate([getattr(c, n) for c in held]) for n in ("directions", "norms", "status")))
+        vectors = np.stack([self.vectors[key] for key in ids])
+        return Points(list(ids), vectors, [{} for _ in ids], joined, self.space.factor_scores(joined.directions))
+
+    def scroll(self, limit: int, cursor: Any, payload_filter: Any, **_: bool) -> Any:
+        yield from ()
+        ids = sorted(key for key in self.vectors if cursor is None or key > cursor)[:limit]
+        return Page(self._points(ids), ids[-1] if len(ids) == limit else None)
+
+    def fetch(self, ids: Sequence[int], **_: bool) -> Any:
+        yield from ()
+        return self._points([key for key in ids if key in self.vectors])
+
+    def write_codes(self, ids: Sequence[int], codes: Codes, scores: np.ndarray) -> Any:
+        yield from ()
+        if self.refused & set(ids):
+            raise self.error
+        self.written.append(list(ids))
+        for row, key in enumerate(ids):
+            self.codes[key] = codes.take(np.array([row]))
+        self.after_write()
+
+
+@pytest.fixture
+def store(space: FactorSpace, rng: np.random.Generator) -> MemoryStore:
+    return MemoryStore(space, {key: rng.normal(size=DIM).astype(np.float32) for key in range(10)})
+
+
+def fill(store: MemoryStore, **options: Any) -> BackfillReport:
+    filler = Filler(store, store.space, Metric.DOT, BackfillOptions(**options))  # type: ignore[arg-type]
+    return run_script(Connection(None, lambda exc: StoreError(str(exc))), backfill_script(filler, lambda _count: None))
+
+
+def test_points_that_are_refused_are_listed_and_do_not_stop_the_rest(store: MemoryStore) -> None:
+    store.refused = {3, 7}
+    report = fill(store)
+    assert (report.seen, report.written, report.failed) == (10, 8, 2)
+    assert [(failure.id, failure.reason) for failure in report.failures] == [(3, "refused"), (7, "refused")]
+    assert sorted(store.codes) == [0, 1, 2, 4, 5, 6, 8, 9]
+
+
+def test_a_database_that_is_gone_ends_the_backfill(store: MemoryStore) -> None:
+    store.refused, store.error = {3}, StoreUnavailableError("gone")
+    with pytest.raises(StoreUnavailableError):
+        fill(store)
+
+
+def test_vectors_that_hold_nan_are_listed(store: MemoryStore) -> None:
+    store.vectors[4][0] = np.nan
+    report = fill(store)
+    assert (report.written, [failure.id for failure in report.failures]) == (9, [4])
+    assert "NaN" in report.failures[0].reason
+
+
+def test_a_vector_that_changes_under_the_write_gets_its_code_again(store: MemoryStore) -> None:
+    changes = [np.full(DIM, 2.0, np.float32)]
+
+    def change() -> None:
+        if changes:
+            store.vectors[5] = changes.pop()
+
+    store.after_write = change
+    report = fill(store)
+    assert (report.written, report.unsettled) == (10, 0)
+    assert store.written == [list(range(10)), [5]]
+    np.testing.assert_allclose(
+        store.codes[5].directions, fresh_codes(store.space, Metric.DOT, [[2.0] * DIM]).directions, rtol=1e-5
+    )
+
+
+def test_a_vector_that_never_rests_is_left_to_the_next_pass(store: MemoryStore, rng: np.random.Generator) -> None:
+    def change() -> None:
+        store.vectors[5] = rng.normal(size=DIM).astype(np.float32)
+
+    store.after_write = change
+    assert fill(store).unsettled == 1
+    store.after_write = lambda: None
+    report = fill(store)
+    assert (report.written, report.current, report.unsettled) == (1, 9, 0)
+
+
+def test_a_point_that_is_deleted_under_the_write_stays_deleted(store: MemoryStore) -> None:
+    store.after_write = lambda: store.vectors.pop(6, None)
+    assert fill(store).unsettled == 0
+    assert len(store.written) == 1
+
+
+def test_a_pace_spreads_points_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imrnn_vdb.backfill.monotonic", lambda: 100.0)
+    pace = Pace(50.0)
+    assert [pace.delay(25), pace.delay(25), pace.delay(0)] == [0.0, 0.5, 1.0]
+    assert Pace(None).delay(10**9) == 0.0
+
+
+def test_batches_are_bounded_by_bytes() -> None:
+    assert BackfillOptions(batch_size=500).batch_points(384) == 500
+    assert BackfillOptions(batch_size=5000).batch_points(4096) == 512
+
+
+@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"limit": 0}, {"rate": 0.0}, {"rate": float("nan")}])
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError):
+        BackfillOptions(**wrong)
+
+
+def test_nothing_needs_nothing() -> None:
+    assert plan(make_space(), Metric.COSINE, Points([], None, [])).ids == []
