@@ -230,10 +230,10 @@ def open_core(
     backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
 ) -> Operation[CollectionCore]:
     """Look at a collection, check that it fits the model, and make its core."""
-    probe = backend.store(connection, collection, make_layout(model.space, settings))
+    probe = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
     info = yield from probe.info()
     name = choose_vector(collection, info, model.space.dim, settings.vector_name)
-    store = backend.store(connection, collection, found_layout(model.space, settings, info, name))
+    store = backend.store(connection, collection, found_layout(model.space, settings, info, name), settings.guard)
     return CollectionCore(model, store, info.vectors[name].metric, settings.text_field, settings.encoder)
 
 
@@ -241,7 +241,7 @@ def create_core(
     backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
 ) -> Operation[CollectionCore]:
     """Create a collection with room for codes, and make its core."""
-    store = backend.store(connection, collection, make_layout(model.space, settings))
+    store = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
     yield from store.create(model.space.dim, Metric(settings.metric), settings.id_type)
     return (yield from open_core(backend, connection, collection, model, settings))
 

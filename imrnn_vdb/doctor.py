@@ -55,7 +55,7 @@ def diagnose(
     backend: Backend, connection: Connection, collection: str, space: FactorSpace, settings: Settings
 ) -> Operation[Diagnosis]:
     """Read server and collection, and a sample of its points."""
-    store = backend.store(connection, collection, make_layout(space, settings))
+    store = backend.store(connection, collection, make_layout(space, settings), settings.guard)
     info = yield from store.info()
     try:
         name = choose_vector(collection, info, space.dim, settings.vector_name)
@@ -69,7 +69,7 @@ def diagnose(
         if field.metric.factorable
         else Capability("exact scores", "no", f"a {field.metric} distance does not split: the database's order is kept")
     )
-    store = backend.store(connection, collection, found_layout(space, settings, info, name))
+    store = backend.store(connection, collection, found_layout(space, settings, info, name), settings.guard)
     page = yield from store.scroll(_SAMPLE)
     codes: Counter[str] = Counter()
     if page.points.codes is not None:

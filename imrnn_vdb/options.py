@@ -15,6 +15,7 @@ from imrnn_vdb.codec import CodeDtype
 from imrnn_vdb.encoders import Encoder, EncoderConfig
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.guard import Guard, checked_guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import CodeStorage, ConnectionOptions
 
@@ -104,6 +105,7 @@ class ClientOptions(TypedDict, total=False):
     attempts: int
     device: str
     code_dtype: CodeDtype
+    guard: Guard
 
 
 class OpenOptions(ClientOptions, total=False):
@@ -140,6 +142,9 @@ class Settings:
         How often a call is sent at most when it fails for a reason that passes by itself.
     device
         Torch device of the modulator, ``"cpu"`` or ``"cuda"``.
+    guard
+        A condition that all points have which are read, counted, given codes or deleted: a mapping of payload keys to
+        values, such as ``{"tenant": "a"}``, or the database's own filter; see :mod:`imrnn_vdb.guard`.
     api_key
         Secret for the server; None takes the environment variable ``IMRNN_API_KEY``. Never shown.
     tls
@@ -160,6 +165,7 @@ class Settings:
     timeout: float = 10.0
     attempts: int = 4
     device: str = "cpu"
+    guard: Guard = None
     api_key: str | None = field(default=None, repr=False)
     tls: bool | None = None
     metric: Metric | str = Metric.COSINE
@@ -168,6 +174,7 @@ class Settings:
     code_dtype: CodeDtype = "float16"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "guard", checked_guard(self.guard))
         _one_of("metric", str(self.metric), [str(metric) for metric in Metric])
         _one_of("id_type", self.id_type, ["int", "str"])
         _one_of("code_storage", self.code_storage, ["payload", "vector"])

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import CodeDtype, Codes, FloatArray
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError
+from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, UnsupportedError
 from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.guard import Guard, admit, checked_guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.urls import CollectionURL
 
@@ -254,13 +255,50 @@ class Store(ABC):
     ----------
     in_flight
         How many operations of a backfill may run beside one another; 1 where the client is not made for threads.
+
+
+    Parameters
+    ----------
+    collection
+        Its name.
+    layout
+        Where things lie in it.
+    guard
+        A condition that all points have which are read, counted, given codes or deleted through this store; see
+        :mod:`imrnn_vdb.guard`. To a guarded store, other points do not exist.
     """
 
     in_flight = 4
 
-    def __init__(self, collection: str, layout: Layout) -> None:
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         self.collection = collection
         self.layout = layout
+        self._guard = checked_guard(guard)
+
+    @abstractmethod
+    def unguarded(self) -> Store:
+        """Return a store of the same collection without the guard, to see whether an id is taken."""
+
+    def _admit(self, points: Points) -> Operation[None]:
+        """Refuse to write points that lie outside the guard, or whose ids belong to points outside it."""
+        if self._guard is None:
+            return
+        admit(self._guard, points.payloads)
+        mine = yield from self.fetch(points.ids)
+        taken = yield from self.unguarded().fetch(points.ids)
+        foreign = len(set(taken.ids) - set(mine.ids))
+        if foreign:
+            raise InvalidInputError(
+                f"{foreign} of the ids are taken by points outside the guard, which an upsert would replace; nothing "
+                "was written: give ids a prefix of the tenant's own"
+            )
+
+    def _check_droppable(self) -> None:
+        if self._guard is not None:
+            raise UnsupportedError(
+                f"collection {self.collection!r} was opened with a guard, and this would remove what belongs to points "
+                "outside it: open it without one"
+            )
 
     @abstractmethod
     def info(self) -> Operation[CollectionInfo]:
@@ -391,8 +429,8 @@ class Backend(ABC):
         """Wrap a client that the caller built and keeps owning; None if it is not one of this product's."""
 
     @abstractmethod
-    def store(self, connection: Connection, collection: str, layout: Layout) -> Store:
-        """Make the store of one collection; no call is sent."""
+    def store(self, connection: Connection, collection: str, layout: Layout, guard: Guard = None) -> Store:
+        """Make the store of one collection, with its guard; no call is sent."""
 
 
 def load_backend(scheme: str) -> Backend:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.store import Backend, ConnectionOptions, Layout
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_milvus import quiet
@@ -55,9 +56,15 @@ class MilvusBackend(Backend):
             return _connection(client, options, owned=False)
         return None
 
-    def store(self, connection: Connection, collection: str, layout: Layout) -> MilvusStore:  # noqa: ARG002 - no client needed
-        """Make the store of one collection; no call is sent."""
-        return MilvusStore(collection, layout)
+    def store(
+        self,
+        connection: Connection,  # noqa: ARG002 - no client needed
+        collection: str,
+        layout: Layout,
+        guard: Guard = None,
+    ) -> MilvusStore:
+        """Make the store of one collection, with its guard; no call is sent."""
+        return MilvusStore(collection, layout, guard)
 
 
 def _connection(client: Any, options: ConnectionOptions, **how: bool) -> Connection:

@@ -190,9 +190,9 @@ class SidecarSteps(MilvusSteps):
             yield from self._about(self._sidecar_name, "delete", filter=gone)
 
     def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:
-        """Remove sidecar rows whose points are gone; nothing without a sidecar."""
+        """Remove sidecar rows whose points are gone; nothing without a sidecar, or where a guard hides points."""
         server, schema = yield from self._look()
-        if self._sidecar is None:
+        if self._sidecar is None or self._guard is not None:
             return 0, None
         rows, last = yield from self._page(server, self._sidecar, limit, cursor, None, [self._sidecar.key])
         keys = [row[self._sidecar.key] for row in rows]

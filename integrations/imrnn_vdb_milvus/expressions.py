@@ -18,6 +18,9 @@ from imrnn_vdb.payloads import valid_text
 
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_TOKEN = re.compile(r""""(?:[^"\\\r\n]|\\[^\r\n])*"|'(?:[^'\\\r\n]|\\[^\r\n])*'|["'()\[\]{}]""")
+"""A text in either quotation mark, a bracket, or a quotation mark that begins no text."""
+_CLOSING = {")": "(", "]": "[", "}": "{"}
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 """The escapes that Milvus's grammar and Milvus Lite's tokenizer both know; every other character stands for itself."""
 
@@ -105,13 +108,34 @@ def user_filter(payload_filter: object) -> str | None:
     Raises
     ------
     InvalidInputError
-        If it is not text.
+        If it is not text, or not whole: with a bracket or a quotation mark left open it would reach the conditions
+        beside it, the guard among them.
     """
-    if payload_filter is None or isinstance(payload_filter, str):
-        return payload_filter if payload_filter and not payload_filter.isspace() else None
+    if payload_filter is None or (isinstance(payload_filter, str) and not payload_filter.strip()):
+        return None
+    if isinstance(payload_filter, str):
+        return _whole(payload_filter)
     raise InvalidInputError(
         f"a payload filter for Milvus is an expression such as 'year > 2020', got {type(payload_filter).__name__}"
     )
+
+
+def _whole(expression: str) -> str:
+    """Return an expression whose brackets and texts all close inside it."""
+    open_brackets: list[str] = []
+    for token in _TOKEN.findall(expression):
+        if token in _CLOSING.values():
+            open_brackets.append(token)
+        elif token in _CLOSING:
+            if not open_brackets or open_brackets.pop() != _CLOSING[token]:
+                raise InvalidInputError(f"{token!r} closes nothing in the payload filter {expression!r}")
+        elif token in {'"', "'"}:  # a text would have matched whole
+            raise InvalidInputError(
+                f"a text is not closed in the payload filter {expression!r}; a line break inside one is written \\n"
+            )
+    if open_brackets:
+        raise InvalidInputError(f"{open_brackets[-1]!r} is not closed in the payload filter {expression!r}")
+    return expression
 
 
 def factor_expression(tree: FactorFilter | None, address: Callable[[str], str]) -> str | None:

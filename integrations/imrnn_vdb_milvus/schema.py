@@ -182,6 +182,20 @@ class Schema:
         """Every field of a row, to write it again."""
         return [*self.stored, *([DYNAMIC_FIELD] if self.dynamic else [])]
 
+    def address(self, field: str) -> str:
+        """Return the expression that addresses a payload key: the key, a column, or a key of the dynamic field.
+
+        Raises
+        ------
+        InvalidInputError
+            If the collection has no such field, nor a dynamic field.
+        """
+        if field == self.key or field in self.columns:
+            return identifier(field)
+        if self.dynamic:
+            return dynamic_key(field)
+        raise InvalidInputError(f"collection {self.collection!r} has no field {field!r} to filter on")
+
     def score_address(self, layout: Layout, name: str) -> str:
         """Return the expression that addresses the score of a named factor."""
         field = layout.factor_field(name)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.store import Layout, PointId, Store
-from imrnn_vdb_milvus.expressions import every, is_one_of, literal
+from imrnn_vdb_milvus.expressions import every, is_one_of, literal, user_filter
 from imrnn_vdb_milvus.quiet import quiet, quietly
 from imrnn_vdb_milvus.rows import Row
 from imrnn_vdb_milvus.schema import Schema, Server
@@ -21,14 +22,16 @@ MAX_WINDOW = 16_384
 IDS_PER_CALL = 500
 LITE_UNFLUSHED_ROWS = 256
 """Rows that a search in Milvus Lite may find unflushed; unknown at first, as an earlier process may have left some."""
+_READS = frozenset({"search", "query", "delete"})
+"""Methods of a client that take a condition."""
 SESSION: dict[str, Any] = {"consistency_level": "Session"}
 
 
 class MilvusSteps(Store):
     """Steps of operations on one collection; what is known of it is found out once."""
 
-    def __init__(self, collection: str, layout: Layout) -> None:
-        super().__init__(collection, layout)
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
+        super().__init__(collection, layout, guard)
         self._found: tuple[Server, Schema] | None = None
         self._sidecar: Schema | None = None
         self._unflushed: dict[str, int] = {}
@@ -143,12 +146,26 @@ class MilvusSteps(Store):
         return (yield from self._about(self.collection, method, **arguments))
 
     def _about(self, name: str, method: str, **arguments: Any) -> Operation[Any]:
-        """Call a method about this collection or its sidecar; servers do not always name the collection they miss."""
+        """Call a method about this collection or its sidecar; servers do not always name the collection they miss.
+
+        Every condition goes through here, and one on the collection itself gets the guard. A sidecar holds no payload:
+        it is asked only for keys that the collection has shown.
+        """
+        if name == self.collection and method in _READS:
+            arguments["filter"] = every(self._guard_text(), arguments.get("filter"))
         try:
             return (yield call_of(method, collection_name=name, **arguments))
         except CollectionNotFoundError as exc:
             self._found = None
             raise CollectionNotFoundError(f"there is no collection {name!r}: check the name, or create it") from exc
+
+    def _guard_text(self) -> str | None:
+        if not isinstance(self._guard, Mapping):
+            return user_filter(self._guard)
+        if self._found is None:
+            raise StoreError(f"collection {self.collection!r} is read before it was described")
+        _, schema = self._found
+        return every(*(f"{schema.address(key)} == {literal(value)}" for key, value in self._guard.items()))
 
 
 def call_of(method: str, **arguments: Any) -> Call:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ from imrnn_vdb.errors import (
     UnsupportedError,
 )
 from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points
 from imrnn_vdb_milvus.beside import SidecarSteps
@@ -51,9 +52,15 @@ class MilvusStore(SidecarSteps):
     writes it back; what another client changes in between is lost.
     """
 
-    def __init__(self, collection: str, layout: Layout) -> None:
-        super().__init__(collection, layout)
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
+        super().__init__(collection, layout, guard)
+        if not isinstance(self._guard, Mapping):
+            user_filter(self._guard)
         self._rewrites = True
+
+    def unguarded(self) -> MilvusStore:
+        """Return a store of the same collection without the guard."""
+        return MilvusStore(self.collection, self.layout)
 
     def info(self) -> Operation[CollectionInfo]:
         """Describe server and collection; `CollectionNotFoundError` if there is none."""
@@ -88,6 +95,7 @@ class MilvusStore(SidecarSteps):
 
     def drop(self) -> Operation[None]:
         """Delete the collection, all its points and its sidecars; what is gone already is no error."""
+        self._check_droppable()
         for name in (yield call_of("list_collections")):
             if is_sidecar_of(self.collection, name):
                 yield from self._about(name, "drop_collection")
@@ -115,6 +123,7 @@ class MilvusStore(SidecarSteps):
             )
         bare = points if self._sidecar is None else replace(points, codes=None, factor_scores=None)
         rows = rows_of(bare, schema, self.layout)
+        yield from self._admit(points)
         check_partitions(schema, (yield from self._ask("list_partitions")))
         for batch in batches(rows):
             yield from self._write(server, batch)
@@ -240,6 +249,8 @@ class MilvusStore(SidecarSteps):
             return
         server, schema = yield from self._look()
         keys = schema.usable_keys(ids)
+        if self._guard is not None:  # a sidecar knows no guard, so it is told only of keys inside
+            keys = list((yield from self._rows(schema, keys, [schema.key])))
         for start in range(0, len(keys), IDS_PER_CALL):
             yield from self._ask("delete", filter=is_one_of(schema.key, keys[start : start + IDS_PER_CALL]))
         if self._sidecar is not None:
@@ -306,6 +317,7 @@ class MilvusStore(SidecarSteps):
 
     def drop_room(self, space_id: str) -> Operation[None]:
         """Drop a space's sidecar, if there is one; a column stays, with empty values."""
+        self._check_droppable()
         name = sidecar_name(self.collection, space_id)
         if (yield from self._about(name, "has_collection")):
             yield from self._about(name, "drop_collection")

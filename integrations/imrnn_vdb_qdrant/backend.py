@@ -7,6 +7,7 @@ from typing import Any
 
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.store import IN_MEMORY, Backend, ConnectionOptions, Layout, Store
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.edge import EdgeStore
@@ -73,11 +74,11 @@ class QdrantBackend(Backend):
             return _connection(LocalClient(client) if is_local(client) else client, options, owned=False)
         return None
 
-    def store(self, connection: Connection, collection: str, layout: Layout) -> Store:
-        """Make the store of one collection; no call is sent."""
+    def store(self, connection: Connection, collection: str, layout: Layout, guard: Guard = None) -> Store:
+        """Make the store of one collection, with its guard; no call is sent."""
         if isinstance(connection.client, EdgeEngine | SingleShard):
-            return EdgeStore(collection, layout)
-        return QdrantStore(collection, layout, local=is_local(connection.client))
+            return EdgeStore(collection, layout, guard)
+        return QdrantStore(collection, layout, guard, local=is_local(connection.client))
 
 
 def _open_local(path: str) -> LocalClient:

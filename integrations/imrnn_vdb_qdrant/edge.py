@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import UnsupportedError
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Capability, CollectionInfo, Layout
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.engine import Engine
-from imrnn_vdb_qdrant.filters import Vocabulary
+from imrnn_vdb_qdrant.filters import Condition, Vocabulary
 from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
 from imrnn_vdb_qdrant.schema import Schema, new_base_name
 from imrnn_vdb_qdrant.vendor import load_edge
@@ -34,9 +35,13 @@ class EdgeStore(NativeStore):
 
     _filter_name = "qdrant_edge.Filter"
 
-    def __init__(self, collection: str, layout: Layout) -> None:
-        super().__init__(collection, layout)
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         self._edge: Any = load_edge()
+        super().__init__(collection, layout, guard)
+
+    def unguarded(self) -> EdgeStore:
+        """Return a store of the same collection without the guard."""
+        return EdgeStore(self.collection, self.layout)
 
     # operations of its own
 
@@ -60,7 +65,14 @@ class EdgeStore(NativeStore):
 
     @property
     def _words(self) -> Vocabulary:
-        return Vocabulary(self._edge.Filter, self._edge.FieldCondition, self._edge.RangeFloat)
+        edge = self._edge
+        return Vocabulary(
+            edge.Filter,
+            edge.FieldCondition,
+            edge.RangeFloat,
+            edge.MatchValue,
+            lambda ids: edge.HasIdCondition(set(ids)),
+        )
 
     def _read_schema(self) -> Call:
         def call(engine: Engine, _: float) -> Schema:
@@ -83,7 +95,7 @@ class EdgeStore(NativeStore):
         return self._update(operations)
 
     def _query(
-        self, vectors: list[list[float]], limit: int, base: str, condition: Any, with_vectors: WithVectors
+        self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
     ) -> Call:
         edge = self._edge
         unused = self._factor_paths  # scores stored for filters stay in the database
@@ -107,7 +119,7 @@ class EdgeStore(NativeStore):
         return lambda engine, _: engine.shard(self.collection).retrieve(ids, wanted, with_vectors)
 
     def _scroll(
-        self, limit: int, cursor: Any, condition: Any, with_payload: WithPayload, with_vectors: WithVectors
+        self, limit: int, cursor: Any, condition: Condition, with_payload: WithPayload, with_vectors: WithVectors
     ) -> Call:
         request = self._edge.ScrollRequest(
             offset=cursor,
@@ -130,12 +142,12 @@ class EdgeStore(NativeStore):
     def _remove_vector(self, name: str) -> Call:
         return self._update([self._edge.UpdateOperation.delete_vector_name(name)])
 
-    def _count(self, condition: Any) -> Call:
+    def _count(self, condition: Condition) -> Call:
         request = self._edge.CountRequest(exact=True, filter=condition)
         return lambda engine, _: engine.shard(self.collection).count(request)
 
-    def _delete(self, ids: list[NativeId]) -> Call:
-        return self._update([self._edge.UpdateOperation.delete_points(ids)])
+    def _delete(self, condition: Condition) -> Call:
+        return self._update([self._edge.UpdateOperation.delete_points_by_filter(condition)])
 
     def _drop(self) -> Call:
         return lambda engine, _: engine.drop(self.collection)

@@ -7,14 +7,15 @@ says whose classes to build.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NewType
 
 import numpy as np
 
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Operator, Or, factor_names
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.store import Layout
 
 _BOUNDS: dict[Operator, str] = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
@@ -33,11 +34,45 @@ class Vocabulary:
         ``FieldCondition(key, range)``.
     interval
         ``Range(gte=, gt=, lte=, lt=)`` over floats.
+    equals
+        The match of one value.
+    has_id
+        The condition that a point has one of some ids.
     """
 
     group: Callable[..., Any]
     field: Callable[..., Any]
     interval: Callable[..., Any]
+    equals: Callable[[Any], Any]
+    has_id: Callable[[list[int | str]], Any]
+
+
+Condition = NewType("Condition", object)
+"""A filter, or None, that holds the guard: what requests are built from, and only :func:`guarded` makes one."""
+
+
+def guarded(words: Vocabulary, guard: Guard, *conditions: Any) -> Condition:
+    """Return one filter that requires the guard and all conditions; None where there is neither.
+
+    Parameters
+    ----------
+    words
+        The vendor's classes.
+    guard
+        The vendor's own filter, a mapping of payload keys to values, or None.
+    conditions
+        The vendor's filters and conditions; None is left out. Each lies in its own place under ``must``, so that none
+        can reach another.
+    """
+    required = [condition for condition in conditions if condition is not None]
+    if isinstance(guard, Mapping):
+        fields = (words.field(key=payload_path(key), match=words.equals(value)) for key, value in guard.items())
+        required = [*fields, *required]
+    elif guard is not None:
+        required = [guard, *required]
+    if len(required) == 1 and isinstance(required[0], words.group):  # type: ignore[arg-type]  # a class of the vendor's
+        return Condition(required[0])
+    return Condition(words.group(must=required) if required else None)
 
 
 def combine(words: Vocabulary, layout: Layout, payload_filter: Any, factor_filter: FactorFilter | None) -> Any:

@@ -11,6 +11,7 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.filters import FactorFilter, factor_names
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import (
     CODE_PREFIX,
@@ -35,7 +36,7 @@ from imrnn_vdb_qdrant.convert import (
     rows_of,
 )
 from imrnn_vdb_qdrant.faults import PointVanishedError
-from imrnn_vdb_qdrant.filters import Vocabulary, combine, payload_path
+from imrnn_vdb_qdrant.filters import Condition, Vocabulary, combine, guarded, payload_path
 from imrnn_vdb_qdrant.ids import native_id
 from imrnn_vdb_qdrant.schema import Schema
 
@@ -60,8 +61,10 @@ class NativeStore(Store):
     exact = False
     _filter_name: ClassVar[str]
 
-    def __init__(self, collection: str, layout: Layout) -> None:
-        super().__init__(collection, layout)
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
+        super().__init__(collection, layout, guard)
+        if not isinstance(self._guard, Mapping):
+            self._check_filter(self._guard)
         self._factor_paths = [payload_path(layout.factor_field(name)) for name in layout.factor_names]
         self._own_paths = [ID_FIELD, layout.code_field, *self._factor_paths]
         self._known: Schema | None = None
@@ -84,7 +87,7 @@ class NativeStore(Store):
 
     @abstractmethod
     def _query(
-        self, vectors: list[list[float]], limit: int, base: str, condition: Any, with_vectors: WithVectors
+        self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
     ) -> Call: ...
 
     @abstractmethod
@@ -92,7 +95,7 @@ class NativeStore(Store):
 
     @abstractmethod
     def _scroll(
-        self, limit: int, cursor: Any, condition: Any, with_payload: WithPayload, with_vectors: WithVectors
+        self, limit: int, cursor: Any, condition: Condition, with_payload: WithPayload, with_vectors: WithVectors
     ) -> Call: ...
 
     @abstractmethod
@@ -105,10 +108,10 @@ class NativeStore(Store):
     def _remove_vector(self, name: str) -> Call: ...
 
     @abstractmethod
-    def _count(self, condition: Any) -> Call: ...
+    def _count(self, condition: Condition) -> Call: ...
 
     @abstractmethod
-    def _delete(self, ids: list[NativeId]) -> Call: ...
+    def _delete(self, condition: Condition) -> Call: ...
 
     @abstractmethod
     def _drop(self) -> Call: ...
@@ -132,6 +135,7 @@ class NativeStore(Store):
 
     def drop(self) -> Operation[None]:
         """Delete the collection and all its points; nothing if there is none."""
+        self._check_droppable()
         yield from self._ask(self._drop())
         self._known = None
 
@@ -140,6 +144,7 @@ class NativeStore(Store):
         if not len(points):
             return
         rows = rows_of(points, self.layout)
+        yield from self._admit(points)
         schema = yield from self._schema()
         if any(row.code is not None for row in rows):
             yield from self._make_room(schema)
@@ -188,7 +193,7 @@ class NativeStore(Store):
         own = self._own_paths if with_codes else [ID_FIELD]
         found: dict[NativeId, Any] = {}
         for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
-            records = yield from self._ask(self._retrieve(part, with_payloads or own, wanted))
+            records = yield from self._records(part, with_payloads or own, wanted)
             found.update((_key(record.id), record) for record in records)
         return points_of([found[key] for key in keys if key in found], self.layout, base, with_vectors)
 
@@ -205,9 +210,9 @@ class NativeStore(Store):
         The cursor is the key of the next point, an integer or a text: it can be kept, and used by another process.
         """
         base, wanted = yield from self._vectors_to_read(with_vectors)
-        self._check_filter(payload_filter)
+        condition = yield from self._condition(payload_filter, None)
         read = with_payloads or self._own_paths
-        records, following = yield from self._ask(self._scroll(limit, cursor, payload_filter, read, wanted))
+        records, following = yield from self._ask(self._scroll(limit, cursor, condition, read, wanted))
         points = points_of(records, self.layout, base, with_vectors)
         return Page(points, None if following is None else _key(following))
 
@@ -237,7 +242,7 @@ class NativeStore(Store):
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
         for part in _parts([native_id(value) for value in ids], _MAX_KEYS):
-            yield from self._ask(self._delete(part))
+            yield from self._ask(self._delete(guarded(self._words, self._guard, self._words.has_id(part))))
 
     def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:  # noqa: ARG002 - keys are set one by one
         """Make room for codes before a backfill; the keys of a payload need none."""
@@ -254,7 +259,9 @@ class NativeStore(Store):
         in_place: bool = False,  # noqa: ARG002 - as above
     ) -> Operation[tuple[int, Any]]:
         """Delete the keys of a space from the next points, key by key."""
-        records, following = yield from self._ask(self._scroll(limit, cursor, None, True, False))
+        records, following = yield from self._ask(
+            self._scroll(limit, cursor, guarded(self._words, self._guard), True, False)
+        )
         own = {record.id: _keys_of(space_id, record.payload or {}) for record in records}
         ids = [_key(native) for native, keys in own.items() if keys]
         if ids:
@@ -264,6 +271,7 @@ class NativeStore(Store):
 
     def drop_room(self, space_id: str) -> Operation[None]:
         """Remove a space's payload indexes, and its vector where there is one."""
+        self._check_droppable()
         schema = yield from self._schema(fresh=True)
         for path in sorted(schema.indexed):
             if _is_of_space(space_id, path.strip('"')):
@@ -299,12 +307,22 @@ class NativeStore(Store):
         name = self.layout.code_field
         return [name] if self.layout.code_storage == "vector" and name in schema.vectors else []
 
-    def _condition(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[Any]:
+    def _records(
+        self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors
+    ) -> Operation[list[Any]]:
+        """Read points by id: a retrieval takes no filter, so under a guard they are scrolled for."""
+        if self._guard is None:
+            return list((yield from self._ask(self._retrieve(ids, with_payload, with_vectors))))
+        condition = guarded(self._words, self._guard, self._words.has_id(ids))
+        records, _ = yield from self._ask(self._scroll(max(len(ids), 1), None, condition, with_payload, with_vectors))
+        return list(records)
+
+    def _condition(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[Condition]:
         self._check_filter(payload_filter)
         if factor_filter is not None:
             schema = yield from self._schema()
             yield from self._prepare_filter(schema, self._paths_of(factor_filter))
-        return combine(self._words, self.layout, payload_filter, factor_filter)
+        return guarded(self._words, self._guard, combine(self._words, self.layout, payload_filter, factor_filter))
 
     def _check_filter(self, payload_filter: Any) -> None:
         kind: Any = self._words.group
@@ -332,6 +350,11 @@ class NativeStore(Store):
         """Write codes to those points that exist: the engine answers a write to a missing point with an error."""
         by_id, existing = {row.id: row for row in rows}, list(rows)
         for rounds_left in reversed(range(_WRITE_ROUNDS)):
+            if self._guard is not None:
+                records = yield from self._records([row.id for row in existing], False, False)
+                existing = [by_id[_key(record.id)] for record in records]
+                if not existing:
+                    return
             try:
                 yield from self._ask(self._send_codes(existing))
             except PointVanishedError:  # deleted, perhaps just now
@@ -339,7 +362,7 @@ class NativeStore(Store):
                     raise
             else:
                 return
-            records = yield from self._ask(self._retrieve(list(by_id), False, False))
+            records = yield from self._records(list(by_id), False, False)
             existing = [by_id[_key(record.id)] for record in records]
             if not existing:
                 return

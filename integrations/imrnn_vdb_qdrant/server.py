@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
+from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Capability, CollectionInfo, ConnectionOptions, Layout
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.convert import CodeRow, Row
-from imrnn_vdb_qdrant.filters import Vocabulary
+from imrnn_vdb_qdrant.filters import Condition, Vocabulary
 from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
 from imrnn_vdb_qdrant.schema import Schema, new_base_name, schema_from_client
 from imrnn_vdb_qdrant.vendor import load_client, then
@@ -65,17 +66,23 @@ class QdrantStore(NativeStore):
         Its name.
     layout
         Where things lie in it.
+    guard
+        A ``models.Filter``, or a mapping of payload keys to values; see :mod:`imrnn_vdb.guard`.
     local
         Whether the client works in this process.
     """
 
     _filter_name = "qdrant_client.models.Filter"
 
-    def __init__(self, collection: str, layout: Layout, *, local: bool = False) -> None:
-        super().__init__(collection, layout)
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None, *, local: bool = False) -> None:
         self._local = local
         self.in_flight = 1 if local else type(self).in_flight
         self._models: Any = load_client().models
+        super().__init__(collection, layout, guard)
+
+    def unguarded(self) -> QdrantStore:
+        """Return a store of the same collection without the guard."""
+        return QdrantStore(self.collection, self.layout, local=self._local)
 
     # operations of its own
 
@@ -127,7 +134,11 @@ class QdrantStore(NativeStore):
 
     @property
     def _words(self) -> Vocabulary:
-        return Vocabulary(self._models.Filter, self._models.FieldCondition, self._models.Range)
+        m = self._models
+        return Vocabulary(m.Filter, m.FieldCondition, m.Range, lambda value: m.MatchValue(value=value), self._has_id)
+
+    def _has_id(self, ids: list[NativeId]) -> Any:
+        return self._models.HasIdCondition(has_id=ids)
 
     def _read_schema(self) -> Call:
         return lambda client, _: then(client.get_collection(self.collection), schema_from_client)
@@ -156,7 +167,7 @@ class QdrantStore(NativeStore):
         )
 
     def _query(
-        self, vectors: list[list[float]], limit: int, base: str, condition: Any, with_vectors: WithVectors
+        self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
     ) -> Call:
         m = self._models
         unused = self._factor_paths  # scores stored for filters stay in the database
@@ -184,7 +195,7 @@ class QdrantStore(NativeStore):
         )
 
     def _scroll(
-        self, limit: int, cursor: Any, condition: Any, with_payload: WithPayload, with_vectors: WithVectors
+        self, limit: int, cursor: Any, condition: Condition, with_payload: WithPayload, with_vectors: WithVectors
     ) -> Call:
         return lambda client, seconds: client.scroll(
             self.collection,
@@ -196,15 +207,16 @@ class QdrantStore(NativeStore):
             timeout=_whole(seconds),
         )
 
-    def _count(self, condition: Any) -> Call:
+    def _count(self, condition: Condition) -> Call:
         return lambda client, seconds: then(
             client.count(self.collection, count_filter=condition, exact=True, timeout=_whole(seconds)),
             lambda reply: reply.count,
         )
 
-    def _delete(self, ids: list[NativeId]) -> Call:
+    def _delete(self, condition: Condition) -> Call:
+        selector = self._models.FilterSelector(filter=condition)
         return lambda client, seconds: then(
-            client.delete(self.collection, ids, wait=True, timeout=_whole(seconds)), _completed
+            client.delete(self.collection, selector, wait=True, timeout=_whole(seconds)), _completed
         )
 
     def _drop(self) -> Call:

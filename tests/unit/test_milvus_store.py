@@ -145,6 +145,29 @@ def test_no_dynamic_field_means_no_codes_in_rows(client: MilvusClient, connectio
     assert client.query("docs", filter="key == 1", output_fields=["*"])[0].keys() == row(1).keys() - {"more"}
 
 
+def test_a_guard_holds_for_codes_in_a_sidecar(client: MilvusClient, connection: Connection) -> None:
+    """A sidecar holds the codes of all tenants, and no payload to tell them apart."""
+    make(client, dynamic=False)
+    client.insert("docs", [row(key) for key in range(6)])
+    whole = store(connection)
+    connection.run(whole.prepare_codes())
+    connection.run(whole.write_codes(list(range(6)), codes(6), np.ones((6, 1), np.float32)))
+    mine = MilvusBackend().store(connection, "docs", whole.layout, {"title": "t2"})
+    condition = factor("entity") > 0
+    assert connection.run(mine.count(factor_filter=condition)) == 1
+    assert connection.run(mine.search(np.ones((1, 2), np.float32), 6, factor_filter=condition))[0].ids == [2]
+    connection.run(mine.write_codes([1, 2], codes(2), np.full((2, 1), 0.5, np.float32)))
+    assert connection.run(whole.fetch([1, 2])).factor_scores.tolist() == [[1.0], [0.5]]
+    connection.run(mine.delete([1, 2, 3]))
+    assert connection.run(mine.sweep(10)) == (0, None)
+    for operation in (mine.drop(), mine.drop_room(mine.layout.space_id)):
+        with pytest.raises(UnsupportedError, match="guard"):
+            connection.run(operation)
+    left = connection.run(whole.fetch(list(range(6))))
+    assert left.ids == [0, 1, 3, 4, 5]
+    assert left.codes.current.all()
+
+
 def test_generated_keys_are_not_rewritten(client: MilvusClient, connection: Connection) -> None:
     make(client, auto_id=True)
     values = row(0)
