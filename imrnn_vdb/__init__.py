@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from imrnn_vdb._version import __version__
 
 if TYPE_CHECKING:
+    from imrnn_vdb.attach import Attachment
     from imrnn_vdb.backfill import BackfillReport
     from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
     from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.verify import VerifyReport
 
 _HOMES = {
+    "attach": ("Attachment",),
     "backfill": ("BackfillReport",),
     "checkpoint": ("IMRNNModel", "shipped_checkpoints"),
     "collection": ("AsyncIMRNNCollection", "IMRNNCollection"),
@@ -63,6 +65,7 @@ _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "AsyncIMRNNCollection",
+    "Attachment",
     "BackfillReport",
     "CallableEncoder",
     "CheckpointError",

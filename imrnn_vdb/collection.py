@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from imrnn_vdb.attach import Attachment
 from imrnn_vdb.backfill import (
     BackfillOptions,
     BackfillReport,
@@ -129,6 +131,27 @@ class IMRNNCollection(_Shell):
             If the model cannot be loaded.
         """
         return cls._start(url, model, Settings(**options), open_core)
+
+    @classmethod
+    def from_attachment(cls, path: str | Path, **options: Unpack[OpenOptions]) -> Self:
+        """Open the collection that a file made by ``imrnn-vdb attach`` names.
+
+        Parameters
+        ----------
+        path
+            The file.
+        options
+            As for :meth:`open`; they go before what the file says, but a guard of the file stays.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file is no attachment, or has a guard and ``guard=`` is given.
+        SpaceMismatchError
+            If the model now has another space than the one that was attached.
+        """
+        attachment, model, merged = _attached(path, options)
+        return cls.open(attachment.url, model, **merged)
 
     @classmethod
     def from_client(
@@ -397,6 +420,12 @@ class AsyncIMRNNCollection(_Shell):
         return await cls._start(url, model, Settings(**options), open_core)
 
     @classmethod
+    async def from_attachment(cls, path: str | Path, **options: Unpack[OpenOptions]) -> Self:
+        """Open the collection that a file names; see :meth:`IMRNNCollection.from_attachment`."""
+        attachment, model, merged = await asyncio.to_thread(_attached, path, options)
+        return await cls.open(attachment.url, model, **merged)
+
+    @classmethod
     async def from_client(
         cls, client: object, collection: str, model: Model = "minilm", **options: Unpack[ClientOptions]
     ) -> Self:
@@ -534,6 +563,14 @@ class AsyncIMRNNCollection(_Shell):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def _attached(path: str | Path, options: OpenOptions) -> tuple[Attachment, IMRNNModel, OpenOptions]:
+    attachment = Attachment.load(path)
+    merged: Any = attachment.merged(options)
+    model = Settings(**merged).load(attachment.model)
+    attachment.check(model.space)
+    return attachment, model, merged
 
 
 def _adopt(client: object, settings: Settings, *, asynchronous: bool) -> tuple[Backend, Connection]:

@@ -13,6 +13,7 @@ import click
 from imrnn_vdb._version import __version__
 
 _COMMANDS = {
+    "attach": "record how a collection is opened; fit a model to it",
     "backfill": "write, check or remove the factor codes of points that are there already",
     "ablate": "measure what each part of the model is worth",
     "bench": "measure what a modulated search costs beside a plain one",

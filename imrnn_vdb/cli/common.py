@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -26,7 +27,8 @@ model_option = click.option(
 
 
 def url_options(command: Command) -> Command:
-    """Add the argument URL and the options of a connection."""
+    """Add the argument URL, which may be an attachment's file, and the options of a connection."""
+    command = _with_attachment(command)
     for decorate in (
         click.argument("url"),
         click.option("--api-key", envvar="IMRNN_API_KEY", help="Secret for the server; better in IMRNN_API_KEY."),
@@ -36,6 +38,24 @@ def url_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def _with_attachment(command: Command) -> Command:
+    """Take what an attachment says, where URL is its file; what stands on the command line goes first."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **options: Any) -> Any:
+        if Path(options["url"]).is_file():
+            from imrnn_vdb.attach import Attachment
+
+            attachment = Attachment.load(options["url"])
+            given = {name: options[name] for name in ("vector_name", "text_field", "guard") if options.get(name)}
+            options = {**options, **attachment.merged(given), "url": attachment.url}
+            if click.get_current_context().get_parameter_source("model") is click.core.ParameterSource.DEFAULT:
+                options["model"] = attachment.model
+        return command(*args, **options)
+
+    return exit_codes(wrapped)  # type: ignore[return-value]
 
 
 def exit_codes(command: Command) -> Command:

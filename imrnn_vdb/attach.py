@@ -1,0 +1,152 @@
+"""Attaching to a collection that is already in production: what was decided about it, in one small file.
+
+An attachment says where the collection is, which of its vectors and fields are used, which model and space, and which
+guard. It holds no key: a key comes by keyword or environment when the collection is opened.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.core import choose_vector, make_layout
+from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.options import Settings
+from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.store import Backend
+from imrnn_vdb.urls import parse_url
+
+FORMAT, VERSION = "imrnn_vdb attachment", 1
+_SAMPLE = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """How a collection is opened.
+
+    Attributes
+    ----------
+    url
+        Its URL, without a key.
+    model
+        The checkpoint: a folder, a shipped name or a hub repo id.
+    space_id
+        Fingerprint of that model's factor space; another one is refused when the collection is opened.
+    vector_name
+        The base vector; "" for the only or unnamed one.
+    text_field
+        Payload key of the text.
+    guard
+        A condition of every read, see :mod:`imrnn_vdb.guard`; None for none.
+    """
+
+    url: str
+    model: str
+    space_id: str
+    vector_name: str = ""
+    text_field: str = "text"
+    guard: dict[str, Any] | str | None = None
+
+    def __post_init__(self) -> None:
+        parse_url(self.url)  # refuses a user name or key
+        if self.guard is not None and not isinstance(self.guard, Mapping | str):
+            raise InvalidInputError("an attachment holds a guard that is a mapping or a text, not a filter object")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keywords of ``IMRNNCollection.open`` beside URL and model."""
+        return {"vector_name": self.vector_name, "text_field": self.text_field, "guard": self.guard}
+
+    def merged(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attachment's keywords with the caller's over them.
+
+        Raises
+        ------
+        InvalidInputError
+            If the caller names a guard where the attachment has one.
+        """
+        if self.guard is not None and options.get("guard") is not None:
+            raise InvalidInputError("this attachment has a guard, which no caller can change: edit the file")
+        given = {name: value for name, value in options.items() if name != "guard" or value is not None}
+        return {**self.options, **given}
+
+    def check(self, space: FactorSpace) -> None:
+        """Raise `SpaceMismatchError` if a model is not the one that the collection was attached with."""
+        if space.space_id != self.space_id:
+            raise SpaceMismatchError(
+                f"the collection was attached with factor space {self.space_id}, but the model {self.model!r} now has "
+                f"{space.space_id}: attach again, and backfill"
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Write the file.
+
+        Raises
+        ------
+        InvalidInputError
+            If it cannot be written.
+        """
+        guard = self.guard if self.guard is None or isinstance(self.guard, str) else dict(self.guard)
+        text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self), "guard": guard}, indent=2)
+        try:
+            Path(path).write_text(text + "\n", "utf-8")
+        except OSError as exc:
+            raise InvalidInputError(f"the attachment cannot be written to {path}: {exc}") from exc
+
+    @classmethod
+    def load(cls, path: str | Path) -> Attachment:
+        """Read a file.
+
+        Raises
+        ------
+        InvalidInputError
+            If it is none of ours, of another version, or holds what it should not.
+        """
+        try:
+            values = json.loads(Path(path).read_text("utf-8"))
+        except (OSError, ValueError) as exc:
+            raise InvalidInputError(f"{path} is no attachment that can be read: {exc}") from exc
+        if not isinstance(values, dict) or values.pop("format", None) != FORMAT or values.pop("version", 0) != VERSION:
+            raise InvalidInputError(f"{path} is no attachment of version {VERSION}: make one with imrnn-vdb attach")
+        names = {field.name for field in fields(cls)}
+        if set(values) != names or not all(isinstance(values[name], str) for name in names - {"guard"}):
+            raise InvalidInputError(f"{path} holds other keys or values than an attachment: make it again")
+        return cls(**values)
+
+
+def attach(
+    backend: Backend, connection: Connection, url: str, model: str, space: FactorSpace, settings: Settings
+) -> Operation[Attachment]:
+    """Look at a collection, check that it fits the model, and say how it is opened. Changes nothing.
+
+    Raises
+    ------
+    SpaceMismatchError
+        If no vector has the model's dimension, or if the metric cannot be split into factors.
+    InvalidInputError
+        If several vectors fit, or if no sampled point has the text field.
+    """
+    collection = parse_url(url).collection
+    store = backend.store(connection, collection, make_layout(space, settings), settings.guard)
+    info = yield from store.info()
+    name = choose_vector(collection, info, space.dim, settings.vector_name)
+    if not info.vectors[name].metric.factorable:
+        raise SpaceMismatchError(
+            f"vector {name!r} of collection {collection!r} has the metric {info.vectors[name].metric}, whose distances "
+            "do not split into factors: copy the points into a collection with cosine, dot or euclid"
+        )
+    page = yield from store.scroll(_SAMPLE)
+    if len(page.points) and not any(settings.text_field in payload for payload in page.points.payloads):
+        known = ", ".join(sorted({key for payload in page.points.payloads for key in payload})) or "none"
+        raise InvalidInputError(
+            f"none of {len(page.points)} sampled points has the text field {settings.text_field!r}; they have: {known}."
+            " Name the field with --text-field"
+        )
+    guard = dict(settings.guard) if isinstance(settings.guard, Mapping) else settings.guard
+    folder = Path(model).expanduser()
+    where = str(folder.resolve()) if folder.is_dir() else model
+    return Attachment(url, where, space.space_id, name, settings.text_field, guard)

@@ -1,0 +1,96 @@
+"""``imrnn-vdb attach``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from imrnn_vdb.cli.common import exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.connection import Connection
+    from imrnn_vdb.options import Settings
+    from imrnn_vdb.store import Backend
+
+
+@click.command()
+@url_options
+@model_option
+@click.option("--text-field", default="text", show_default=True, help="Payload key of the text.")
+@click.option(
+    "--guard", help="JSON object of payload keys and values that every read requires; or a Milvus expression."
+)
+@click.option(
+    "--fit", "folder", type=click.Path(path_type=Path), help="Fit a model to the collection, into this folder."
+)
+@click.option("--sample", type=click.IntRange(100), default=20_000, show_default=True, help="Points that --fit reads.")
+@click.option("--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Of --fit.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="imrnn.json", show_default=True)
+@json_option
+@exit_codes
+def attach(
+    url: str,
+    model: str,
+    guard: str | None,
+    folder: Path | None,
+    sample: int,
+    num_factors: int,
+    out: Path,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Check that the collection at URL fits a model, and record how it is opened. Changes nothing in the database."""
+    from imrnn_vdb.attach import attach as look
+    from imrnn_vdb.options import Settings
+    from imrnn_vdb.store import connect
+    from imrnn_vdb.urls import parse_url
+
+    settings = Settings(**options, guard=_guard(guard))
+    backend, connection = connect(parse_url(url), settings.connection, asynchronous=False)
+    try:
+        if folder is not None:
+            fitted = _fit(backend, connection, parse_url(url).collection, settings, sample, num_factors)
+            fitted.save_pretrained(folder)
+            model = str(folder)
+        loaded = settings.load(model)
+        found = connection.run(look(backend, connection, url, model, loaded.space, settings))
+    finally:
+        connection.close()
+    found.save(out)
+    measured = loaded.evidence.get("fit", {}) if folder is not None else {}
+    factors = {name: factor["auc"] for name, factor in measured.get("factors", {}).items()}
+    if as_json:
+        print_json({"out": str(out), "model": found.model, "space_id": found.space_id, "held_out_auc": factors})
+        return
+    for name, auc in factors.items():
+        click.echo(f"{name}: held-out AUC {'not measured' if auc is None else format(auc, '.3f')}")
+    for name, reason in measured.get("rejected", {}).items():
+        click.echo(f"left out: {name}: {reason}")
+    click.echo(f"attached: {out}; next: imrnn-vdb doctor {out}, imrnn-vdb backfill {out}")
+
+
+def _guard(text: str | None) -> Any:
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as exc:
+        raise InvalidInputError(f"--guard is no JSON object: {exc}") from exc
+
+
+def _fit(
+    backend: Backend, connection: Connection, collection: str, settings: Settings, sample: int, num_factors: int
+) -> IMRNNModel:
+    from imrnn_vdb.fitting.collection import fit_sample, sample_points
+    from imrnn_vdb.progress import track
+    from imrnn_vdb.store import Layout
+
+    store = backend.store(connection, collection, Layout("00000000", 1, (), settings.vector_name), settings.guard)
+    with track("reading a sample", sample) as advance:
+        texts, vectors = sample_points(connection, store, settings.text_field, sample, progress=advance)
+    return fit_sample(texts, vectors, num_factors=num_factors)[0]

@@ -1,0 +1,174 @@
+"""Attaching: what is checked, what the file holds, and a space fitted to vectors of an encoder we know nothing of."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from factory import make_model
+from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection
+from imrnn_vdb.attach import Attachment
+from imrnn_vdb.cli import main
+from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.fitting.collection import prior_of
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[str, str]:
+    """A collection of two tenants, and the folder of its model."""
+    url, model = f"qdrant+edge:{tmp_path}/articles", str(tmp_path / "model")
+    made = make_model()
+    made.save_pretrained(model)
+    with IMRNNCollection.create(url, made) as collection:
+        payloads = [{"body": f"text {row}", "tenant": "ab"[row % 2]} for row in range(10)]
+        collection.upsert(range(10), vectors=np.random.default_rng(0).normal(size=(10, 32)), payloads=payloads)
+    return url, model
+
+
+def run(*arguments: object) -> str:
+    done = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+async def test_what_was_attached_is_opened_as_it_was(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    out = tmp_path / "articles.json"
+    run("attach", url, "--model", model, "--text-field", "body", "--guard", '{"tenant": "a"}', "--out", out)
+    with IMRNNCollection.from_attachment(out) as collection:
+        assert collection.count() == 5
+        assert {result.payload["tenant"] for result in collection.search(np.ones(32), limit=10)} == {"a"}
+    with pytest.raises(InvalidInputError, match="no caller can change"):
+        IMRNNCollection.from_attachment(out, guard={"tenant": "b"})
+    opened = await AsyncIMRNNCollection.from_attachment(out)
+    assert await opened.count() == 5
+    await opened.close()
+    assert json.loads(run("doctor", out, "--json"))["count"] == 5
+
+
+def test_what_does_not_fit_is_refused(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    out = tmp_path / "articles.json"
+    for arguments, message in (
+        (["--model", model], "they have: body, tenant"),
+        (["--model", "minilm", "--text-field", "body"], "no vector of collection"),
+        (["--model", model, "--text-field", "body", "--guard", "{"], "no JSON object"),
+    ):
+        done = CliRunner().invoke(main, ["attach", url, *arguments, "--out", str(out)])
+        assert done.exit_code == 2
+        assert message in done.output
+        assert not out.exists()
+
+
+def test_another_space_is_refused(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    Attachment(url, model, "0a1b2c3d").save(tmp_path / "a.json")
+    with pytest.raises(SpaceMismatchError, match="attach again"):
+        IMRNNCollection.from_attachment(tmp_path / "a.json")
+
+
+def test_the_file_holds_no_key_and_is_read_strictly(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    out = tmp_path / "a.json"
+    run("attach", url, "--model", model, "--text-field", "body", "--api-key", "planted-secret", "--out", out)
+    assert "planted-secret" not in out.read_text()
+    with pytest.raises(InvalidInputError, match="no user name or key"):
+        Attachment("qdrant://me:planted-secret@host/c", "minilm", "0a1b2c3d")
+    values = json.loads(out.read_text())
+    for changed in ({**values, "version": 2}, {**values, "more": 1}, {**values, "model": 3}, [], {}):
+        out.write_text(json.dumps(changed))
+        with pytest.raises(InvalidInputError):
+            Attachment.load(out)
+
+
+def test_the_priors_limits_are_in_the_encoders_own_unit() -> None:
+    """An encoder whose cosines spread half as far gets half the limits and twice the sharpness."""
+    rng = np.random.default_rng(3)
+    core = rng.normal(size=(400, 6)).astype(np.float32)
+    core /= np.linalg.norm(core, axis=1, keepdims=True)
+    narrow = np.hstack([core, np.ones((400, 1), np.float32)])  # every cosine c becomes (c + 1) / 2
+    wide, half = prior_of(core), prior_of(narrow)
+    assert half.low == pytest.approx(wide.low / 2, rel=0.05)
+    assert half.high == pytest.approx(wide.high / 2, rel=0.05)
+    assert half.sharpness == pytest.approx(wide.sharpness * 2, rel=0.1)
+
+
+FIT = """
+import json, sys
+sys.modules["transformers"] = None  # importing it fails
+import numpy as np
+from imrnn_vdb.cli import main
+from imrnn_vdb.pydocs import read_stdlib
+from imrnn_vdb.fitting.labels import tokens
+
+url, folder = sys.argv[1:]
+texts = [entry.title + "\\n" + entry.text for entry in read_stdlib()][:3000]
+words = sorted({word for text in texts for word in tokens(text)})
+place = {word: row for row, word in enumerate(words)}
+projection = np.random.default_rng(1).normal(size=(len(words), 1536)).astype(np.float32)
+vectors = np.stack([sum(projection[place[word]] for word in tokens(text)) for text in texts])
+if url.startswith("milvus"):
+    from pymilvus import DataType, MilvusClient
+    where = url.replace("milvus://", "http://").rpartition("/")
+    client = MilvusClient(where[0])
+    schema = MilvusClient.create_schema(enable_dynamic_field=True)
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=1536)
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("embedding", index_type="FLAT", metric_type="COSINE")
+    client.create_collection(where[2], schema=schema, index_params=indexes)
+    for start in range(0, len(texts), 500):
+        part = range(start, min(start + 500, len(texts)))
+        client.insert(where[2], [{"key": row, "embedding": vectors[row], "text": texts[row][:5000]} for row in part])
+    client.flush(where[2])
+    client.close()
+else:
+    import qdrant_edge as edge
+    from pathlib import Path
+    Path(url.partition(":")[2]).mkdir()
+    config = edge.EdgeConfig(vectors={"": edge.EdgeVectorParams(size=1536, distance=edge.Distance.Cosine)})
+    shard = edge.EdgeShard.create(url.partition(":")[2], config)
+    shard.update(edge.UpdateOperation.upsert_points(
+        [edge.Point(row, vectors[row].tolist(), {"text": text}) for row, text in enumerate(texts)]))
+    shard.close()
+out = folder + "/attached.json"
+main(["attach", url, "--fit", folder + "/model", "--sample", "2500", "--out", out, "--json"], standalone_mode=False)
+main(["backfill", out], standalone_mode=False)
+from imrnn_vdb import IMRNNCollection, factor
+with IMRNNCollection.from_attachment(out, timeout=60.0) as collection:
+    response = collection.search(vectors[17], limit=5, explain=True)
+    assert response.modulated and response[0].id == 17, response.reason
+    assert all(result.modulated for result in response)
+    name = collection.model.space.names[0]
+    assert 0 < collection.count(factor_filter=factor(name) >= 0.5) < len(texts)
+with IMRNNCollection.from_attachment(out, encoder=lambda texts: vectors[:len(texts)]) as collection:
+    assert collection.search("any text")[0].id == 0
+"""
+
+
+def fit_there(url: str, folder: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FIT, url, str(folder)], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout[done.stdout.index("{") : done.stdout.index("\n}") + 2])
+    aucs = [auc for auc in report["held_out_auc"].values() if auc is not None]
+    assert len(aucs) >= 3
+    assert np.mean(aucs) > 0.7, report
+
+
+@pytest.mark.slow
+def test_a_space_for_an_encoder_we_know_nothing_of_on_edge(tmp_path: Path) -> None:
+    fit_there(f"qdrant+edge:{tmp_path}/theirs", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_space_for_an_encoder_we_know_nothing_of_on_milvus(milvus_server_url: str, tmp_path: Path) -> None:
+    fit_there(f"{milvus_server_url}/theirs_1536", tmp_path)
