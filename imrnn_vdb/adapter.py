@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 _MIN_NORM = 1e-6
+_LEAD = (0.0, 0.05)
+"""By how much more a query must resemble an adapter's own queries than older ones: from where on, and for full effect.
+A guess between nothing and the spread of such cosines, not tuned."""
 
 
 def ramp(values: Tensor, bounds: Tensor) -> Tensor:
@@ -13,8 +16,8 @@ def ramp(values: Tensor, bounds: Tensor) -> Tensor:
     return ((values - bounds[0]) / (bounds[1] - bounds[0])).clamp(0.0, 1.0)
 
 
-def resemblance(query: Tensor, keys: Tensor, bounds: Tensor) -> Tensor:
-    """Say how much queries resemble the nearest of some known ones.
+def nearest_cosine(query: Tensor, keys: Tensor) -> Tensor:
+    """Return the cosine of queries with the nearest of some known ones.
 
     Parameters
     ----------
@@ -22,20 +25,22 @@ def resemblance(query: Tensor, keys: Tensor, bounds: Tensor) -> Tensor:
         Shape (B, m): direction codes.
     keys
         Shape (n, m), n at least 1: codes of known queries, unit length.
-    bounds
-        Shape (2,): the cosine up to which a query is unknown, and that from which it is fully known.
 
     Returns
     -------
     Tensor
-        Shape (B, 1), in 0..1.
+        Shape (B, 1), in -1..1; 0 for a zero code.
     """
     norms = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
-    return ramp((query @ keys.T / norms.clamp_min(_MIN_NORM)).amax(dim=-1, keepdim=True), bounds)
+    cosines: Tensor = (query @ keys.T / norms.clamp_min(_MIN_NORM)).amax(dim=-1, keepdim=True)
+    return cosines
 
 
 class Adapter(nn.Module):
     """Moves a query by ``g(z)·(z·A + b)``, where g tells how much it resembles the queries that A and b come from.
+
+    A query that resembles older ones at least as much, which the model learned from before, stays where it is: so an
+    update leaves alone what it was not taught about.
 
     Parameters
     ----------
@@ -45,16 +50,34 @@ class Adapter(nn.Module):
         Number of queries that it was taught on, at least 1.
     """
 
+    keys: Tensor
+    similarities: Tensor
+
     def __init__(self, num_factors: int, num_keys: int) -> None:
         super().__init__()
         self.map = nn.Parameter(torch.zeros(num_factors, num_factors))
         self.shift = nn.Parameter(torch.zeros(num_factors))
-        self.keys: Tensor
-        self.similarities: Tensor
         self.register_buffer("keys", torch.zeros(num_keys, num_factors))
         self.register_buffer("similarities", torch.tensor([0.0, 1.0]))
 
-    def forward(self, query: Tensor) -> Tensor:
-        """Return what is added to the queries: shape (B, m), of direction codes (B, m)."""
+    def forward(self, query: Tensor, older: Tensor) -> Tensor:
+        """Return what is added to the queries.
+
+        Parameters
+        ----------
+        query
+            Shape (B, m): direction codes.
+        older
+            Shape (n, m), n possibly 0: unit codes of the queries that the model had learned from before.
+
+        Returns
+        -------
+        Tensor
+            Shape (B, m).
+        """
         update: Tensor = query @ self.map + self.shift
-        return resemblance(query, self.keys, self.similarities) * update
+        own = nearest_cosine(query, self.keys)
+        trust = ramp(own, self.similarities)
+        if len(older):
+            trust = trust * ramp(own - nearest_cosine(query, older), own.new_tensor(_LEAD))
+        return trust * update

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from imrnn_vdb.adapter import Adapter, ramp, resemblance
+from imrnn_vdb.adapter import Adapter, nearest_cosine, ramp
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import cosine_of_refined
@@ -194,7 +194,7 @@ class Modulator(nn.Module):
         norms = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
         trust = ramp(norms, self.familiar_norms)
         if self.config.num_familiar:
-            trust = trust * resemblance(query, self.familiar_queries, self.familiar_similarities)
+            trust = trust * ramp(nearest_cosine(query, self.familiar_queries), self.familiar_similarities)
         return trust
 
     def forward(
@@ -229,8 +229,10 @@ class Modulator(nn.Module):
         start = query + prior.shift(candidates, cosines, mask) if prior.strength > 0 else query
         trust = self.familiarity(query) if self.selective else None
         z_q, z_d = (recurrence or self.recur)(start, trust, query, candidates, cosines, mask)
+        older = self.familiar_queries
         for adapter in self.adapters:
-            z_q = z_q + adapter(query)
+            z_q = z_q + adapter(query, older)
+            older = torch.cat((older, adapter.get_buffer("keys")))
         return Modulated(z_q, z_d)
 
     def recur(

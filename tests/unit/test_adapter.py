@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from imrnn_vdb.adapter import Adapter, resemblance
+from imrnn_vdb.adapter import Adapter, nearest_cosine, ramp
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import evaluate
@@ -35,15 +35,25 @@ def lists(queries: int = 40) -> tuple[Lists, Network]:
 def test_resemblance_rises_between_its_bounds() -> None:
     keys, bounds = torch.eye(2, 3), torch.tensor([0.6, 0.9])
     queries = torch.tensor([[2.0, 0.0, 0.0], [0.0, 0.75, (1 - 0.75**2) ** 0.5], [0.0, 0.0, 1.0]])
-    torch.testing.assert_close(resemblance(queries, keys, bounds), torch.tensor([[1.0], [0.5], [0.0]]))
+    trust = ramp(nearest_cosine(queries, keys), bounds)
+    torch.testing.assert_close(trust, torch.tensor([[1.0], [0.5], [0.0]]))
 
 
 def test_an_adapter_moves_the_queries_it_knows_and_no_other() -> None:
     adapter = Adapter(3, 1)
     state = {"map": torch.eye(3), "shift": torch.tensor([0.0, 0.0, 1.0]), "keys": torch.eye(1, 3)}
     adapter.load_state_dict({**state, "similarities": torch.tensor([0.5, 0.9])})
-    moved = adapter(torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]))
+    moved = adapter(torch.tensor([[0.5, 0.0, 0.0], [0.0, 0.5, 0.0]]), torch.zeros(0, 3))
     torch.testing.assert_close(moved, torch.tensor([[0.5, 0.0, 1.0], [0.0, 0.0, 0.0]]))
+
+
+def test_an_adapter_leaves_queries_alone_that_older_ones_resemble_as_much() -> None:
+    adapter = Adapter(2, 1)
+    state = {"map": torch.zeros(2, 2), "shift": torch.ones(2), "keys": torch.tensor([[1.0, 0.0]])}
+    adapter.load_state_dict({**state, "similarities": torch.tensor([-1.0, -0.9])})
+    queries = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    moved = adapter(queries, torch.tensor([[0.0, 1.0]]))
+    torch.testing.assert_close(moved, torch.tensor([[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]))
 
 
 def test_an_adapter_needs_a_query_it_was_taught_on() -> None:
