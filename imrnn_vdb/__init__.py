@@ -30,10 +30,13 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         UnsupportedError,
     )
-    from imrnn_vdb.filters import factor
+    from imrnn_vdb.filter_text import format_filter, parse_filter
+    from imrnn_vdb.filters import factor, match
     from imrnn_vdb.metric import Metric
+    from imrnn_vdb.planning import QueryPlan, WindowGrowth
     from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
     from imrnn_vdb.space import FactorSpace
+    from imrnn_vdb.steering import propose_steering
     from imrnn_vdb.verify import VerifyReport
 
 _HOMES = {
@@ -55,10 +58,13 @@ _HOMES = {
         "StoreUnavailableError",
         "UnsupportedError",
     ),
-    "filters": ("factor",),
+    "filter_text": ("format_filter", "parse_filter"),
+    "filters": ("factor", "match"),
     "metric": ("Metric",),
+    "planning": ("QueryPlan", "WindowGrowth"),
     "results": ("Explanation", "SearchResponse", "SearchResult"),
     "space": ("FactorSpace",),
+    "steering": ("propose_steering",),
     "verify": ("VerifyReport",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -80,6 +86,7 @@ __all__ = [
     "InvalidInputError",
     "Metric",
     "MissingExtraError",
+    "QueryPlan",
     "SearchResponse",
     "SearchResult",
     "SpaceMismatchError",
@@ -89,8 +96,13 @@ __all__ = [
     "TransformerEncoder",
     "UnsupportedError",
     "VerifyReport",
+    "WindowGrowth",
     "__version__",
     "factor",
+    "format_filter",
+    "match",
+    "parse_filter",
+    "propose_steering",
     "shipped_checkpoints",
 ]
 

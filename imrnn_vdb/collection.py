@@ -212,8 +212,9 @@ class IMRNNCollection(_Shell):
         query
             A text, or a query vector of shape (d,).
         options
-            ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, threshold=None,
-            explain=False, modulate=None, passes=1``; see :class:`imrnn_vdb.options.SearchRequest`.
+            ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, only=None, steer=None,
+            max_coarse_k=None, threshold=None, explain=False, plan=False, modulate=None, passes=1``; see
+            :class:`imrnn_vdb.options.SearchRequest`.
 
         Returns
         -------

@@ -16,17 +16,15 @@ from imrnn_vdb.codec import FloatArray, encode_rows, encode_texts
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
-from imrnn_vdb.filters import FactorFilter, factor_names
+from imrnn_vdb.filters import FactorFilter, about_documents, factor_names
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import AnyEncoder, SearchRequest, Settings
-from imrnn_vdb.passes import join, refined_queries
-from imrnn_vdb.refine import Refined, refine
+from imrnn_vdb.planning import QueryPlan, largest_window, split_filter
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
     CODE_PREFIX,
     Backend,
-    Candidates,
     CollectionInfo,
     Layout,
     Payload,
@@ -36,6 +34,7 @@ from imrnn_vdb.store import (
     normalize_id,
 )
 from imrnn_vdb.timing import Stopwatch
+from imrnn_vdb.windows import WindowSearch
 
 Query = str | npt.ArrayLike
 _SAMPLE_PAGE = 500
@@ -114,34 +113,33 @@ class CollectionCore:
         """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses."""
         if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
             raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
-        self._check_names(request.factor_filter)
+        plan = self._plan(request)
         if not len(query_vectors):
             return []
         active = self.model.active if request.modulate is None else request.modulate
-        batch = yield from self._coarse(query_vectors, request)
-        watch.lap("database")
-        refined = refine(self.model, self.metric, query_vectors, batch, active)
-        if request.passes == 2 and all(rows.failure is None for rows in refined):
-            batch = yield from self._second_pass(query_vectors, batch, refined, request)
-            watch.lap("second pass")
-            refined = refine(self.model, self.metric, query_vectors, batch, active)
+        windows = yield from WindowSearch(self.model, self.store, self.metric, request, plan, active, watch).run(
+            query_vectors
+        )
         pages = [
-            build_results(self.model.space, candidates, rows, request)
-            for candidates, rows in zip(batch, refined, strict=True)
+            build_results(self.model.space, window.candidates, window.refined, request, window.keep)
+            for window in windows
         ]
         watch.lap("modulate")
         return [
             SearchResponse(
                 results=page,
-                modulated=rows.failure is None,
-                reason=rows.failure,
-                coarse_k=request.window,
-                candidates=len(candidates),
+                modulated=window.refined.failure is None,
+                reason=window.refined.failure,
+                coarse_k=window.size,
+                candidates=len(window.candidates),
                 space_id=self.model.space.space_id,
                 model_id=self.model.model_id,
                 timings=watch.laps,
+                steer=dict(request.steer or {}),
+                growth=window.growth,
+                plan=plan if request.plan else None,
             )
-            for page, candidates, rows in zip(pages, batch, refined, strict=True)
+            for page, window in zip(pages, windows, strict=True)
         ]
 
     def sample(self, limit: int, seed: int) -> Operation[Points]:
@@ -166,30 +164,34 @@ class CollectionCore:
             [payload for _, _, payload in kept],
         )
 
+    def _plan(self, request: SearchRequest) -> QueryPlan:
+        """Say what of a request runs where; names are checked, and what this metric cannot answer is refused."""
+        condition = request.condition
+        self._check_names([*(factor_names(condition) if condition is not None else ()), *(request.steer or ())])
+        on_matches = condition is not None and not about_documents(condition)
+        if not self.metric.factorable and (request.steer or on_matches):
+            raise InvalidInputError(
+                f"a {self.metric} distance does not split into factors: steering and match(...) need cosine, dot or "
+                "euclid"
+            )
+        largest = largest_window(request.window, request.max_coarse_k, self.store.largest_window)
+        database, here = split_filter(condition, self.store.filters_factors)
+        if here is None:
+            largest = request.window
+        return QueryPlan(database, here, request.payload_filter is not None, request.window, largest)
+
     def count(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[int]:
         """Count points exactly."""
-        self._check_names(factor_filter)
-        return (yield from self.store.count(payload_filter, factor_filter))
+        self._check_names(factor_names(factor_filter) if factor_filter is not None else ())
+        database, here = split_filter(factor_filter, self.store.filters_factors)
+        if here is not None:
+            why = "conditions on a match need a query" if self.store.filters_factors else "it stores no factor scores"
+            raise InvalidInputError(f"the database counts, and cannot evaluate this factor filter: {why}")
+        return (yield from self.store.count(payload_filter, database))
 
-    def _check_names(self, factor_filter: FactorFilter | None) -> None:
-        for name in sorted(factor_names(factor_filter)) if factor_filter is not None else ():
+    def _check_names(self, names: Iterable[str]) -> None:
+        for name in sorted(names):
             self.model.space.index(name)
-
-    def _coarse(self, query_vectors: FloatArray, request: SearchRequest) -> Operation[list[Candidates]]:
-        return self.store.search(query_vectors, request.window, request.payload_filter, request.factor_filter)
-
-    def _second_pass(
-        self, query_vectors: FloatArray, batch: list[Candidates], refined: list[Refined], request: SearchRequest
-    ) -> Operation[list[Candidates]]:
-        """Search again with the refined queries, and join what they find to the first candidates."""
-        space = self.model.space
-        moved = np.stack([rows.query for rows in refined])
-        queries = space.encode(query_vectors)
-        again = yield from self._coarse(refined_queries(space, query_vectors, queries, moved), request)
-        return [
-            join(self.metric, first, second, queries.take(np.array([i])), moved[i])
-            for i, (first, second) in enumerate(zip(batch, again, strict=True))
-        ]
 
     def filler(self, options: BackfillOptions) -> Filler:
         """Return what fills in the codes of this collection."""
@@ -248,14 +250,9 @@ def create_core(
 
 def whole_window(request: SearchRequest) -> SearchRequest:
     """Return a request for every candidate of the same window, explained."""
-    return SearchRequest(
-        limit=request.window * request.passes,
-        coarse_k=request.window,
-        payload_filter=request.payload_filter,
-        factor_filter=request.factor_filter,
-        explain=True,
-        modulate=request.modulate,
-        passes=request.passes,
+    everything = request.window * request.passes
+    return replace(
+        request, limit=everything, offset=0, threshold=None, explain=True, max_coarse_k=request.window, plan=False
     )
 
 

@@ -158,7 +158,7 @@ def _valued(number: Token, build: Callable[[], FactorFilter]) -> FactorFilter:
 def _parser() -> Lark:
     from lark import Lark, Transformer
 
-    class Builder(_Builder, Transformer):  # type: ignore[type-arg, misc]
+    class Builder(_Builder, Transformer):  # type: ignore[type-arg]
         pass
 
     return Lark(_GRAMMAR, parser="lalr", transformer=Builder())

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
 import numpy.typing as npt
 
@@ -14,9 +14,11 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype
 from imrnn_vdb.encoders import Encoder, EncoderConfig
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.filter_text import parse_filter
+from imrnn_vdb.filters import FactorFilter, focused_on
 from imrnn_vdb.guard import Guard, checked_guard
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.steering import checked_weights
 from imrnn_vdb.store import CodeStorage, ConnectionOptions
 
 DEFAULT_COARSE_K = 100
@@ -33,9 +35,13 @@ class SearchOptions(TypedDict, total=False):
     offset: int
     coarse_k: int | None
     payload_filter: Any
-    factor_filter: FactorFilter | None
+    factor_filter: FactorFilter | str | None
+    only: str | None
+    steer: Mapping[str, float] | None
+    max_coarse_k: int | None
     threshold: float | None
     explain: bool
+    plan: bool
     modulate: bool | None
     passes: int
 
@@ -55,11 +61,23 @@ class SearchRequest:
     payload_filter
         The database's own filter (a ``models.Filter`` for Qdrant, an expression string for Milvus), passed through.
     factor_filter
-        A condition on document factor scores, for example ``factor("entity") >= 0.6``; applied in the database.
+        A condition on documents, ``factor("entity") >= 0.6``, on matches, ``match("entity") >= 0.05``, or both
+        combined; or the same as text, see :func:`imrnn_vdb.filter_text.parse_filter`. What the database can evaluate
+        runs there, the rest here.
+    only
+        A factor's name: keeps documents in the upper half of that factor that matched because of it, see
+        :func:`imrnn_vdb.filters.focused_on`. Required beside ``factor_filter``.
+    steer
+        Scales contributions: a weight in 0..10 by factor name, 1 for the others.
+    max_coarse_k
+        Largest window, where a filter that runs here leaves fewer results than asked: the window doubles until enough
+        are left or this is reached. None for eight times the first window; ``coarse_k`` for no growth.
     threshold
         Lowest final score, inclusive, applied after scoring; None for none.
     explain
         Whether each result carries its score's parts.
+    plan
+        Whether the response says which part of the filter ran where.
     modulate
         True or False to insist; None to follow the model: on if it proved better than the base ranking.
     passes
@@ -71,9 +89,13 @@ class SearchRequest:
     offset: int = 0
     coarse_k: int | None = None
     payload_filter: Any = None
-    factor_filter: FactorFilter | None = None
+    factor_filter: FactorFilter | str | None = None
+    only: str | None = None
+    steer: Mapping[str, float] | None = None
+    max_coarse_k: int | None = None
     threshold: float | None = None
     explain: bool = False
+    plan: bool = False
     modulate: bool | None = None
     passes: int = 1
 
@@ -88,6 +110,19 @@ class SearchRequest:
                 f"offset + limit is {self.offset + self.limit}, but only {fetched} candidates are fetched: "
                 "pass a larger coarse_k, the same for all pages"
             )
+        if self.steer is not None:
+            object.__setattr__(self, "steer", checked_weights(self.steer))
+        if isinstance(self.factor_filter, str):
+            object.__setattr__(self, "factor_filter", parse_filter(self.factor_filter))
+
+    @property
+    def condition(self) -> FactorFilter | None:
+        """The factor filter and what ``only`` means, together."""
+        given = cast("FactorFilter | None", self.factor_filter)  # text was read when the request was made
+        if self.only is None:
+            return given
+        short = focused_on(self.only)
+        return short if given is None else given & short
 
     @property
     def window(self) -> int:

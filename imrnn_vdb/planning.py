@@ -141,9 +141,7 @@ def largest_window(first: int, wanted: int | None, limit: int) -> int:
     return max(first, min(first * GROWTH**GROWTH_STEPS if wanted is None else wanted, limit))
 
 
-def passing(
-    tree: FactorFilter, space: FactorSpace, candidates: Candidates, refined: Refined
-) -> npt.NDArray[np.bool_]:
+def passing(tree: FactorFilter, space: FactorSpace, candidates: Candidates, refined: Refined) -> npt.NDArray[np.bool_]:
     """Evaluate a filter on candidates after modulation.
 
     Returns
@@ -154,7 +152,7 @@ def passing(
     scores = space.factor_scores(candidates.codes.directions)
     columns = dict(zip(space.names, scores.T, strict=True))
     parts = dict(zip(space.names, refined.scored.contributions.T, strict=False))
-    return matches(tree, columns, parts) & (refined.status == CodeStatus.CURRENT)
+    return np.asarray(matches(tree, columns, parts) & (refined.status == CodeStatus.CURRENT))
 
 
 def _pushed_in(tree: FactorFilter, negated: bool = False) -> FactorFilter:

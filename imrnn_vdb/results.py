@@ -8,9 +8,11 @@ from itertools import count
 from typing import Any, overload
 
 import numpy as np
+import numpy.typing as npt
 
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.planning import QueryPlan, WindowGrowth
 from imrnn_vdb.refine import Refined
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Candidates, Payload, PointId
@@ -95,7 +97,8 @@ class SearchResult:
     base_rank, base_score
         The database's own.
     modulated
-        Whether the model scored this point. If not, ``score == base_score`` and ``reason`` says why.
+        Whether the model scored this point. If not, ``reason`` says why, and ``score == base_score`` unless steering
+        scaled its parts.
     reason
         Why the point was not modulated; None where it was.
     payload
@@ -146,13 +149,19 @@ class SearchResponse(Sequence[SearchResult]):
     reason
         Why it did not; None where it did.
     coarse_k
-        Candidates asked of the database.
+        Candidates asked of the database, in the last window where it grew.
     candidates
         Candidates it returned.
     space_id, model_id
         Fingerprints of what scored.
     timings
         Milliseconds for ``encode``, ``database`` and ``modulate``, each for the whole request.
+    steer
+        The steering weights that were applied.
+    growth
+        How far the window grew for a filter that ran here, and why no further; None without such a filter.
+    plan
+        What ran where, if it was asked for.
     """
 
     results: tuple[SearchResult, ...]
@@ -163,6 +172,9 @@ class SearchResponse(Sequence[SearchResult]):
     space_id: str
     model_id: str
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
+    steer: Mapping[str, float] = field(default_factory=dict)
+    growth: WindowGrowth | None = None
+    plan: QueryPlan | None = None
 
     @overload
     def __getitem__(self, index: int) -> SearchResult: ...
@@ -188,6 +200,9 @@ class SearchResponse(Sequence[SearchResult]):
             "space_id": self.space_id,
             "model_id": self.model_id,
             "timings": dict(self.timings),
+            "steer": dict(self.steer),
+            "growth": self.growth.to_dict() if self.growth else None,
+            "plan": self.plan.to_dict() if self.plan else None,
         }
 
 
@@ -196,16 +211,20 @@ def build_results(
     candidates: Candidates,
     refined: Refined,
     request: SearchRequest,
+    keep: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[SearchResult, ...]:
-    """Order the candidates, cut the page, and only then make Python objects.
+    """Order the candidates, filter, cut the page, and only then make Python objects.
 
-    Ties break by score, then base rank; the database's own order decides between equal base scores.
+    Ties break by score, then base rank; the database's own order decides between equal base scores. ``keep``, of shape
+    (k,), says which candidates pass the filter; None for all.
     """
     scores = refined.scored.scores
     by_base = np.argsort(-candidates.base_scores, kind="stable")
     base_ranks = np.empty(len(candidates), np.intp)
     base_ranks[by_base] = np.arange(1, len(candidates) + 1)
     order = np.lexsort((base_ranks, -scores))
+    if keep is not None:
+        order = order[keep[order]]
     if request.threshold is not None:
         order = order[scores[order] >= request.threshold]
     page = order[request.offset : request.offset + request.limit]

@@ -255,7 +255,10 @@ class Store(ABC):
     ----------
     in_flight
         How many operations of a backfill may run beside one another; 1 where the client is not made for threads.
-
+    filters_factors
+        Whether searches and counts can filter on stored factor scores; where not, such filters run on candidates here.
+    largest_window
+        Candidates that one search returns at most.
 
     Parameters
     ----------
@@ -269,6 +272,8 @@ class Store(ABC):
     """
 
     in_flight = 4
+    filters_factors: bool = True
+    largest_window: int = 2**31 - 1
 
     def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         self.collection = collection

@@ -52,6 +52,8 @@ class MilvusStore(SidecarSteps):
     writes it back; what another client changes in between is lost.
     """
 
+    largest_window = MAX_WINDOW
+
     def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         super().__init__(collection, layout, guard)
         if not isinstance(self._guard, Mapping):

@@ -1,39 +1,42 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from imrnn_vdb import factor
+from expressions import NAMES, columns, naive, rows, trees
+from imrnn_vdb import factor, match
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, factor_names, matches
-
-NAMES = ["entity", "numeric"]
-comparisons = st.builds(
-    Comparison, st.sampled_from(NAMES), st.sampled_from([">=", ">", "<=", "<"]), st.floats(0, 1, width=32)
+from imrnn_vdb.filters import (
+    AmongTop,
+    And,
+    Comparison,
+    MatchComparison,
+    Not,
+    Or,
+    about_documents,
+    factor_names,
+    matches,
 )
-trees: st.SearchStrategy[FactorFilter] = st.recursive(
-    comparisons, lambda inner: st.builds(And, inner, inner) | st.builds(Or, inner, inner) | st.builds(Not, inner)
-)
 
 
-def naive(tree: FactorFilter, scores: dict[str, float]) -> bool:
-    if isinstance(tree, Comparison):
-        value = scores[tree.name]
-        return {">=": value >= tree.value, ">": value > tree.value, "<=": value <= tree.value, "<": value < tree.value}[
-            tree.operator
-        ]
-    if isinstance(tree, Not):
-        return not naive(tree.inner, scores)
-    left, right = naive(tree.left, scores), naive(tree.right, scores)
-    return (left and right) if isinstance(tree, And) else (left or right)
+@given(trees(NAMES), rows)
+def test_a_tree_means_what_it_says(tree, table):
+    expected = [naive(tree, dict(zip(NAMES, row[:3])), dict(zip(NAMES, row[3:]))) for row in table]  # noqa: B905
+    assert matches(tree, *columns(table)).tolist() == expected
 
 
-@given(trees, st.lists(st.tuples(st.floats(0, 1, width=32), st.floats(0, 1, width=32)), min_size=1, max_size=5))
-def test_a_tree_means_what_it_says(tree, rows):
-    table = {name: np.array([row[i] for row in rows], np.float32) for i, name in enumerate(NAMES)}
-    assert matches(tree, table).tolist() == [naive(tree, dict(zip(NAMES, row, strict=True))) for row in rows]
+def test_conditions_on_matches():
+    tree = (match("entity") >= 0.05) & match("numeric").in_top(3)
+    assert tree == And(MatchComparison("entity", ">=", 0.05), AmongTop("numeric", 3))
+    assert factor_names(tree) == {"entity", "numeric"}
+    assert not about_documents(tree)
+    assert not about_documents(tree | (factor("entity") >= 0.1))
+    assert about_documents(~(factor("entity") >= 0.1))
+    for count in (0, -1, 1.5, True):
+        with pytest.raises(InvalidInputError, match="number of factors"):
+            match("entity").in_top(count)
+    with pytest.raises(InvalidInputError, match="a contribution is finite"):
+        _ = match("entity") > float("nan")
 
 
 def test_operators_build_the_tree():

@@ -1,0 +1,145 @@
+"""The candidate windows of a search: fetched, modulated, filtered, and grown where too few are left (DESIGN.md §6).
+
+Operations without I/O of their own: the shells run them. A score depends on its fellow candidates, so a window that
+grows is modulated anew as a whole, and all scores of a response belong to its last window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.connection import Operation
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.passes import join, refined_queries
+from imrnn_vdb.planning import QueryPlan, WindowGrowth, next_window, passing
+from imrnn_vdb.refine import Refined, refine
+from imrnn_vdb.steering import steered
+from imrnn_vdb.store import Candidates, Store
+from imrnn_vdb.timing import Stopwatch
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One query's candidates, refined.
+
+    Attributes
+    ----------
+    candidates, refined
+        What the database returned, and what the model made of it.
+    size
+        Candidates asked of the database.
+    full
+        Whether it returned as many, so that there may be more.
+    keep
+        Shape (k,), bool: candidates that pass the filter evaluated here; None where there is none.
+    growth
+        How far the window grew for that filter; None where there is none.
+    """
+
+    candidates: Candidates
+    refined: Refined
+    size: int
+    full: bool
+    keep: npt.NDArray[np.bool_] | None = None
+    growth: WindowGrowth | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSearch:
+    """Fetches, modulates and filters the windows of one request.
+
+    Attributes
+    ----------
+    model, store, metric
+        Of the collection.
+    request
+        What is asked.
+    plan
+        What of its filter runs where.
+    active
+        Whether the modulator runs.
+    watch
+        Takes the laps.
+    """
+
+    model: IMRNNModel
+    store: Store
+    metric: Metric
+    request: SearchRequest
+    plan: QueryPlan
+    active: bool
+    watch: Stopwatch
+
+    def run(self, query_vectors: FloatArray) -> Operation[list[Window]]:
+        """Return one window a query: one round trip for all, and one more for those that must grow, each time."""
+        windows = yield from self._fetch(query_vectors, self.plan.window)
+        if self.plan.here is None:
+            return windows
+        windows = [self._filtered(window, ()) for window in windows]
+        sizes: tuple[int, ...] = (self.plan.window,)
+        while short := [i for i, window in enumerate(windows) if window.growth and not window.growth.reason]:
+            size = next_window(sizes[-1], self.plan.largest_window)
+            larger = yield from self._fetch(query_vectors[short], size)
+            for i, window in zip(short, larger, strict=True):
+                windows[i] = self._filtered(window, sizes)
+            sizes = (*sizes, size)
+        return windows
+
+    def _fetch(self, query_vectors: FloatArray, size: int) -> Operation[list[Window]]:
+        """Fetch and modulate windows of one size, with a second pass where the request wants one."""
+        batch = yield from self._coarse(query_vectors, size)
+        full = [len(candidates) >= size for candidates in batch]
+        self.watch.lap("database")
+        refined = refine(self.model, self.metric, query_vectors, batch, self.active)
+        self.watch.lap("modulate")
+        if self.request.passes == 2 and all(rows.failure is None for rows in refined):
+            batch = yield from self._second_pass(query_vectors, batch, refined, size)
+            self.watch.lap("second pass")
+            refined = refine(self.model, self.metric, query_vectors, batch, self.active)
+        self.watch.lap("modulate")
+        if self.request.steer:
+            refined = [steered(rows, self.model.space, self.request.steer) for rows in refined]
+        return [
+            Window(candidates, rows, size, more) for candidates, rows, more in zip(batch, refined, full, strict=True)
+        ]
+
+    def _coarse(self, query_vectors: FloatArray, size: int) -> Operation[list[Candidates]]:
+        return self.store.search(query_vectors, size, self.request.payload_filter, self.plan.database)
+
+    def _second_pass(
+        self, query_vectors: FloatArray, batch: list[Candidates], refined: list[Refined], size: int
+    ) -> Operation[list[Candidates]]:
+        """Search again with the refined queries, and join what they find to the first candidates."""
+        space = self.model.space
+        moved = np.stack([rows.query for rows in refined])
+        queries = space.encode(query_vectors)
+        again = yield from self._coarse(refined_queries(space, query_vectors, queries, moved), size)
+        return [
+            join(self.metric, first, second, queries.take(np.array([i])), moved[i])
+            for i, (first, second) in enumerate(zip(batch, again, strict=True))
+        ]
+
+    def _filtered(self, window: Window, before: tuple[int, ...]) -> Window:
+        """Evaluate the filter here, and note how far the window has grown, and why it grows no further."""
+        if self.plan.here is None:
+            return window
+        keep = passing(self.plan.here, self.model.space, window.candidates, window.refined)
+        kept = int(keep.sum())
+        growth = WindowGrowth((*before, window.size), kept, self._stop(window, kept))
+        return replace(window, keep=keep, growth=growth)
+
+    def _stop(self, window: Window, kept: int) -> str:
+        """Say why a window grows no further; "" where it should."""
+        if kept >= self.request.offset + self.request.limit:
+            return "enough candidates pass the filter"
+        if not window.full:
+            return "the database has no more candidates"
+        if window.size >= self.plan.largest_window:
+            return f"the window reached its largest size, {self.plan.largest_window}: pass a larger max_coarse_k"
+        return ""
