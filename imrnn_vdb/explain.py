@@ -76,7 +76,7 @@ def results_table(response: SearchResponse, title: str = "") -> Table:
     table.add_column("result", overflow="ellipsis", no_wrap=True)
     explained = any(result.explanation for result in response)
     if explained:
-        table.add_column("raised most by")
+        table.add_column("speaks for it")
     for result in response:
         row = [str(result.rank), moved(result), f"{result.score:.4f}", f"{result.base_score:.4f}"]
         cells: list[Text] = [Text(cell) for cell in row]

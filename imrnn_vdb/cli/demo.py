@@ -77,7 +77,7 @@ def side_by_side(section: ReportSection) -> Table:
     table.add_column("the database alone", overflow="fold")
     table.add_column("with imrnn_vdb", overflow="fold")
     table.add_column("moved", justify="right")
-    table.add_column("raised most by", overflow="fold")
+    table.add_column("speaks for it", overflow="fold")
     for plain, result in zip(section.plain or (), section.response, strict=False):
         table.add_row(
             Text(str(result.rank)),

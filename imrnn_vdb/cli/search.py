@@ -7,6 +7,10 @@ from typing import Any
 import click
 
 from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.errors import InvalidInputError
+
+_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "modulate", "explain")
+"""Options that are keywords of ``IMRNNCollection.search`` as they are."""
 
 
 @click.command()
@@ -17,25 +21,42 @@ from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option,
 @click.option(
     "--coarse-k", type=click.IntRange(1), help="Candidates fetched; the larger of 100 and the limit if unset."
 )
+@click.option("--only", help="A factor's name: only documents that are about it and matched because of it.")
+@click.option("--factor-filter", help="For example 'entity >= 0.6 and not top(money, 3)'; see docs/factors.md.")
+@click.option("--steer", multiple=True, metavar="FACTOR=WEIGHT", help="Scale a factor's contributions; repeatable.")
+@click.option("--plan", is_flag=True, help="Show which part of the filter runs where.")
 @click.option("--modulate/--no-modulate", default=None, help="Insist; unset, the model's own evidence decides.")
 @click.option("--explain", is_flag=True, help="Show each score's parts.")
 @json_option
 @exit_codes
-def search(query: str, limit: int, coarse_k: int | None, explain: bool, as_json: bool, **options: Any) -> None:
+def search(query: str, as_json: bool, **options: Any) -> None:
     """Search the collection at URL for QUERY."""
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.explain import explanation_table, results_table
 
-    modulate = options.pop("modulate")
+    asked = {name: options.pop(name) for name in _ASKED}
+    steer = dict(_weight(text) for text in options.pop("steer")) or None
     with IMRNNCollection.open(**options) as collection:
-        response = collection.search(query, limit=limit, coarse_k=coarse_k, explain=explain, modulate=modulate)
+        response = collection.search(query, steer=steer, **asked)
     if as_json:
         print_json([result.to_dict() for result in response])
         return
     out = console()
     out.print(results_table(response, title=query))
-    if explain:
+    if asked["explain"]:
         for result in response:
             out.print(explanation_table(result))
+    for heading, found in (("plan", response.plan), ("window", response.growth)):
+        if found is not None:
+            out.print(f"{heading}: {found.to_dict()}", style="dim", markup=False)
     if response.reason:
         out.print(f"not modulated: {response.reason}", style="dim", markup=False)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    """Read ``FACTOR=WEIGHT``."""
+    name, _, weight = text.partition("=")
+    try:
+        return name.strip(), float(weight)
+    except ValueError as exc:
+        raise InvalidInputError(f"--steer takes FACTOR=WEIGHT, such as entity=1.5, got {text!r}") from exc

@@ -46,6 +46,30 @@ def test_search_prints_json_as_promised(url):
     assert results[0]["payload"] == {"text": CORPUS[2]["text"]}
 
 
+def test_search_filters_steers_and_says_what_ran_where(url):
+    name = "entity"
+    done = run(
+        "search", url, "small animals", "--modulate", "--factor-filter", f"{name} >= 0 and top({name}, 26)", "--plan"
+    )
+    assert done.exit_code == 0, done.output
+    assert f"'database': '{name} >= 0" in done.stdout
+    assert f"'here': 'top({name}, 26)'" in done.stdout
+    plain, steered = (
+        json.loads(run("search", url, "small animals", "--modulate", "--explain", "--json", *extra).stdout)
+        for extra in ((), ("--steer", f"{name}=2"))
+    )
+    before = {found["id"]: found["explanation"]["named"][name] for found in plain}
+    for found in steered:
+        assert found["explanation"]["named"][name] == pytest.approx(2 * before[found["id"]])
+
+
+def test_a_filter_that_cannot_be_read_points_at_the_place(url):
+    done = run("search", url, "small animals", "--factor-filter", "entity >= ")
+    assert done.exit_code == 2
+    assert "^" in done.stderr
+    assert "FACTOR=WEIGHT" in run("search", url, "q", "--steer", "entity").stderr
+
+
 def test_search_prints_tables_for_people(url):
     done = run("search", url, "small animals", "--explain", "--modulate")
     assert done.exit_code == 0, done.output
