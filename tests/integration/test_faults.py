@@ -1,0 +1,152 @@
+"""Searches through a proxy that delays, cuts, resets and black-holes connections, sync and async, on both protocols.
+
+A search answers rightly or raises one of our errors, never later than its deadline, and works again afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from factory import make_model
+from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection
+from imrnn_vdb.errors import StoreError
+from imrnn_vdb.urls import parse_url
+
+COUNT, TIMEOUT_S, TOLERANCE_S = 30, 2.0, 1.0
+KEY = "planted-secret-7f3a"
+QUERY = np.random.default_rng(5).normal(size=32)
+
+
+class Proxy:
+    """Forwards TCP connections on loopback; ``mode`` says what happens to them, now and from now on."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.mode = "open"
+        self._target = (host, port)
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._listening.settimeout(0.05)
+        self.port = self._listening.getsockname()[1]
+        self._closed = threading.Event()
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while not self._closed.is_set():
+            try:
+                near = self._listening.accept()[0]
+            except TimeoutError:
+                continue
+            thread = threading.Thread(target=self._forward, args=(near,))
+            self._threads.append(thread)
+            thread.start()
+        self._listening.close()
+
+    def _forward(self, near: socket.socket) -> None:
+        with near, socket.create_connection(self._target) as far:
+            pairs = {near: far, far: near}
+            while not self._closed.is_set():
+                if self.mode == "reset":  # a zero linger makes close() send a reset
+                    near.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    return
+                if self.mode == "cut":
+                    return
+                if self.mode == "hole":
+                    time.sleep(0.02)
+                    continue
+                for ready in select.select(list(pairs), [], [], 0.02)[0]:
+                    if self.mode == "slow":
+                        time.sleep(0.1)
+                    try:
+                        data = ready.recv(65536)
+                        if not data:
+                            return
+                        pairs[ready].sendall(data)
+                    except OSError:
+                        return
+
+    def close(self) -> None:
+        self._closed.set()
+        for thread in self._threads:
+            thread.join()
+
+
+@pytest.fixture(
+    params=["qdrant_wire_url", pytest.param("milvus_server_url", marks=pytest.mark.integration)],
+    ids=["qdrant", "milvus"],
+)
+def proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Proxy, str]]:
+    """A proxy before a server with a filled collection, and the collection's URL through the proxy."""
+    base = request.getfixturevalue(request.param)
+    where = parse_url(f"{base}/faults")
+    with IMRNNCollection.create(f"{base}/faults", make_model(), timeout=60.0, id_type="int") as direct:
+        direct.upsert(range(COUNT), vectors=np.random.default_rng(0).normal(size=(COUNT, 32)))
+        made = Proxy(where.host, where.port or 0)
+        yield made, f"{where.scheme}://127.0.0.1:{made.port}/faults"
+        made.mode = "cut"
+        made.close()
+        direct.drop()
+
+
+def check(search: Callable[[], Any], proxy: Proxy) -> None:
+    truth = [result.id for result in search()]
+    assert len(truth) == COUNT
+    for mode in ("slow", "cut", "reset", "hole"):
+        proxy.mode = mode
+        started = time.monotonic()
+        try:
+            found = [result.id for result in search()]
+            said = ""
+        except StoreError as exc:
+            found, said = truth, f"{exc!r}{exc.__cause__!r}"
+        assert found == truth, mode
+        assert KEY not in said
+        assert time.monotonic() - started < TIMEOUT_S + TOLERANCE_S, mode
+        proxy.mode = "open"
+        for _ in range(20):  # gRPC waits before it connects again
+            try:
+                found = [result.id for result in search()]
+                break
+            except StoreError:
+                time.sleep(0.2)
+        assert found == truth, f"after {mode}"
+
+
+OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_S, "api_key": KEY, "tls": False}
+
+
+@pytest.mark.slow
+def test_a_search_never_hangs_nor_loses_a_result(
+    proxy: tuple[Proxy, str], caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    between, url = proxy
+    with caplog.at_level(logging.DEBUG), IMRNNCollection.open(url, make_model(), **OPTIONS) as collection:
+        check(lambda: collection.search(QUERY, limit=COUNT), between)
+        assert KEY not in repr(collection)
+    shown = capfd.readouterr()
+    assert KEY not in caplog.text + shown.out + shown.err
+    assert "Traceback" not in shown.err
+
+
+@pytest.mark.slow
+def test_an_asynchronous_search_never_hangs_nor_loses_a_result(
+    proxy: tuple[Proxy, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    between, url = proxy
+    loop = asyncio.new_event_loop()
+    with caplog.at_level(logging.DEBUG):
+        collection = loop.run_until_complete(AsyncIMRNNCollection.open(url, make_model(), **OPTIONS))
+        check(lambda: loop.run_until_complete(collection.search(QUERY, limit=COUNT)), between)
+        loop.run_until_complete(collection.close())
+    loop.close()
+    assert KEY not in caplog.text
