@@ -23,7 +23,13 @@ from imrnn_vdb_qdrant.convert import MAX_BATCH_BYTES, MAX_BATCH_POINTS, Row, bat
 from imrnn_vdb_qdrant.filters import Vocabulary, combine, payload_path
 from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
 
-WORDS = Vocabulary(models.Filter, models.FieldCondition, models.Range)
+WORDS = Vocabulary(
+    models.Filter,
+    models.FieldCondition,
+    models.Range,
+    lambda value: models.MatchValue(value=value),
+    lambda ids: models.HasIdCondition(has_id=ids),
+)
 LAYOUT = Layout("0a1b2c3d", 4, ("a", "b"))
 
 integers = st.integers(0, 2**64 - 1)
