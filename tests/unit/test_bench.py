@@ -85,7 +85,7 @@ def test_vectors_are_unit_and_repeatable():
 
 @pytest.mark.slow
 def test_modulation_stays_cheap():
-    """Generous bounds, for machines that are shared: several times the figures of docs/benchmark.md, minimum of medians."""
+    """Generous bounds, for machines that are shared: several times those of docs/benchmark.md, minimum of medians."""
     name = "modulate, score, results, explained"
     for k, milliseconds in ((100, 6.0), (1000, 30.0)):
         [figure] = figures("stage", interleaved({name: stage_tasks(random_model(), k)[name]}, rounds=5, calls=10))

@@ -67,6 +67,15 @@ def test_without_a_signal_the_model_is_not_switched_on() -> None:
     assert not any(active)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("signal", [False, True])
+def test_the_gate_holds_with_many_labels(signal: bool) -> None:
+    settings = replace(QUICK, epochs=4, train_basis=None)
+    model = train(synthetic(800, 300, signal=signal), settings=settings)
+    assert model.evidence["training"]["method"] == "whole model"
+    assert model.active is signal
+
+
 def test_not_better_is_said_in_plain_words() -> None:
     model = train(synthetic(20, signal=False, seed=1), settings=QUICK)
     assert verdict(model.evidence["training"]).startswith("not better than the base ranking")
