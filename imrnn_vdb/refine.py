@@ -88,6 +88,7 @@ def refine(
         except Exception as exc:  # noqa: BLE001 - the failure policy: a failing model never fails the search
             _log.warning("modulation failed, the database's order is returned: %s", exc, exc_info=True)
             failure = f"modulation failed ({type(exc).__name__}): the database's order is kept"
+    _log_marked(prepared)
     shrinkage = model.modulator.config.shrinkage
     turn = model.space.turn
     return [
@@ -123,6 +124,14 @@ def _prepare(metric: Metric, queries: Codes, i: int, candidates: Candidates) -> 
         status = np.where(usable & unfit, wrong, status)
         usable = usable & ~unfit
     return _Rows(canonical_order(base, candidates.ids), base, cosines, codes.directions, codes.norms, status, usable)
+
+
+def _log_marked(prepared: Sequence[_Rows]) -> None:
+    """Say in the log how many candidates keep their base score for want of a usable code."""
+    total = sum(len(rows.usable) for rows in prepared)
+    marked = total - sum(int(np.count_nonzero(rows.usable)) for rows in prepared)
+    if marked:
+        _log.info("%d of %d candidates have no usable factor code and keep their base score", marked, total)
 
 
 def canonical_order(base_scores: npt.NDArray[np.float64], ids: Sequence[PointId]) -> npt.NDArray[np.intp] | None:

@@ -139,7 +139,7 @@ class WindowSearch:
         if kept >= self.request.offset + self.request.limit:
             return "enough candidates pass the filter"
         if not window.full:
-            return "the database has no more candidates"
+            return "the database returned no more candidates"
         if window.size >= self.plan.largest_window:
             return f"the window reached its largest size, {self.plan.largest_window}: pass a larger max_coarse_k"
         return ""

@@ -88,7 +88,7 @@ def test_a_window_grows_in_bounded_steps_and_says_so(make, rng):  # noqa: F811
     assert grown.coarse_k == grown.growth.windows[-1]
     assert grown.growth.kept >= len(grown)
     if len(grown) < 20:
-        assert grown.growth.reason == "the database has no more candidates"
+        assert grown.growth.reason == "the database returned no more candidates"
     # the scores are those of the last window
     whole = collection.call("search", query, limit=COUNT, coarse_k=max(COUNT, grown.coarse_k), explain=True)
     if grown.coarse_k >= COUNT:

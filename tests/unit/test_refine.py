@@ -90,7 +90,8 @@ def test_the_order_of_arrival_changes_nothing_to_the_last_bit(model, rng):
 
 
 @pytest.mark.parametrize("status", [CodeStatus.MISSING, CodeStatus.OTHER_SPACE, CodeStatus.MALFORMED])
-def test_a_candidate_without_a_usable_code_keeps_its_base_score_and_is_marked(model, rng, status):
+def test_a_candidate_without_a_usable_code_keeps_its_base_score_and_is_marked(model, rng, status, caplog):
+    caplog.set_level("INFO", logger="imrnn_vdb")
     query, candidates = first_stage(model, rng)
     by_id = {r.id: r for r in search(model, query, marked(candidates, 4, status), explain=True)}
     result = by_id[candidates.ids[4]]
@@ -101,6 +102,7 @@ def test_a_candidate_without_a_usable_code_keeps_its_base_score_and_is_marked(mo
     assert result.explanation is not None
     assert result.explanation.residual == result.score
     assert sum(r.modulated for r in by_id.values()) == K - 1
+    assert f"1 of {K} candidates have no usable factor code" in caplog.text
 
 
 def test_a_candidate_without_a_code_is_not_seen_by_the_others(model, rng):
