@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import select
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +22,7 @@ from imrnn_vdb.urls import parse_url
 from imrnn_vdb_milvus import MilvusBackend
 from imrnn_vdb_milvus.expressions import dynamic_key, is_one_of, literal
 from imrnn_vdb_milvus.store import MilvusStore
+from proxy import Proxy
 
 pytestmark = pytest.mark.integration
 
@@ -277,53 +275,10 @@ def test_a_collection_that_is_not_loaded_says_so(connection: Connection, client:
         connection.run(MilvusStore(name, layout()).count())
 
 
-class Proxy:
-    """Forwards TCP connections to a server, until it is told to go silent or to hang up."""
-
-    def __init__(self, target: tuple[str, int]) -> None:
-        self._target = target
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self.silent = threading.Event()
-        self.closed = threading.Event()
-        self._threads = [threading.Thread(target=self._accept)]
-        self._threads[0].start()
-
-    def _accept(self) -> None:
-        self._listening.settimeout(0.1)
-        while not self.closed.is_set():
-            try:
-                near = self._listening.accept()[0]
-            except TimeoutError:
-                continue
-            thread = threading.Thread(target=self._forward, args=(near,))
-            self._threads.append(thread)
-            thread.start()
-        self._listening.close()
-
-    def _forward(self, near: socket.socket) -> None:
-        with near, socket.create_connection(self._target) as far:
-            pairs = {near: far, far: near}
-            while not self.closed.is_set():
-                if self.silent.is_set():
-                    time.sleep(0.05)
-                    continue
-                for ready in select.select(list(pairs), [], [], 0.05)[0]:
-                    data = ready.recv(65536)
-                    if not data:
-                        return
-                    pairs[ready].sendall(data)
-
-    def close(self) -> None:
-        self.closed.set()
-        for thread in self._threads:
-            thread.join()
-
-
 @pytest.fixture
 def proxy(milvus_server_url: str) -> Iterator[Proxy]:
     where = parse_url(f"{milvus_server_url}/any")
-    made = Proxy((where.host, where.port or 0))
+    made = Proxy(where.host, where.port or 0)
     yield made
     made.close()
 
@@ -343,13 +298,13 @@ def test_a_server_that_goes_silent_or_away(connection: Connection, proxy: Proxy,
         query = points(["q"]).vectors
         assert len(await send(store.search(query, 3))) == 1
         tested.timeout = 1.0
-        proxy.silent.set()
+        proxy.mode = "hole"
         for operation in (store.search(query, 3), store.upsert(points(["a"])), store.delete(["a"]), store.scroll(3)):
             start = time.monotonic()
             with pytest.raises(StoreTimeoutError):
                 await send(operation)
             assert time.monotonic() - start < 2
-        proxy.silent.clear()
+        proxy.mode = "open"
         tested.timeout = 10.0
         assert len(await send(store.search(query, 3))) == 1  # and it is there again
         proxy.close()
