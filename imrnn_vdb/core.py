@@ -16,11 +16,11 @@ from imrnn_vdb.codec import FloatArray, encode_rows, encode_texts
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
-from imrnn_vdb.filters import FactorFilter, about_documents, factor_names
+from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import AnyEncoder, SearchRequest, Settings
-from imrnn_vdb.planning import QueryPlan, largest_window, split_filter
-from imrnn_vdb.results import SearchResponse, SearchResult, build_results
+from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
+from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
     CODE_PREFIX,
@@ -126,16 +126,9 @@ class CollectionCore:
         ]
         watch.lap("modulate")
         return [
-            SearchResponse(
-                results=page,
-                modulated=window.refined.failure is None,
-                reason=window.refined.failure,
+            replace(
+                make_response(self.model, request, window.candidates, window.refined, page, watch.laps),
                 coarse_k=window.size,
-                candidates=len(window.candidates),
-                space_id=self.model.space.space_id,
-                model_id=self.model.model_id,
-                timings=watch.laps,
-                steer=dict(request.steer or {}),
                 growth=window.growth,
                 plan=plan if request.plan else None,
             )
@@ -166,14 +159,7 @@ class CollectionCore:
 
     def _plan(self, request: SearchRequest) -> QueryPlan:
         """Say what of a request runs where; names are checked, and what this metric cannot answer is refused."""
-        condition = request.condition
-        self._check_names([*(factor_names(condition) if condition is not None else ()), *(request.steer or ())])
-        on_matches = condition is not None and not about_documents(condition)
-        if not self.metric.factorable and (request.steer or on_matches):
-            raise InvalidInputError(
-                f"a {self.metric} distance does not split into factors: steering and match(...) need cosine, dot or "
-                "euclid"
-            )
+        condition = checked_condition(self.model.space, self.metric, request)
         largest = largest_window(request.window, request.max_coarse_k, self.store.largest_window)
         database, here = split_filter(condition, self.store.filters_factors)
         if here is None:

@@ -16,9 +16,11 @@ import numpy.typing as npt
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import format_filter
-from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, about_documents, matches
+from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, about_documents, factor_names, matches
 
 if TYPE_CHECKING:
+    from imrnn_vdb.metric import Metric
+    from imrnn_vdb.options import SearchRequest
     from imrnn_vdb.refine import Refined
     from imrnn_vdb.space import FactorSpace
     from imrnn_vdb.store import Candidates
@@ -90,6 +92,25 @@ class WindowGrowth:
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, ready for JSON."""
         return {"windows": list(self.windows), "kept": self.kept, "reason": self.reason}
+
+
+def checked_condition(space: FactorSpace, metric: Metric, request: SearchRequest) -> FactorFilter | None:
+    """Return the factor filter of a request, once its names and those of its steering are known to be right.
+
+    Raises
+    ------
+    InvalidInputError
+        For a name that is no factor's, and for what the metric cannot answer.
+    """
+    condition = request.condition
+    for name in sorted({*(factor_names(condition) if condition is not None else ()), *(request.steer or ())}):
+        space.index(name)
+    on_matches = condition is not None and not about_documents(condition)
+    if not metric.factorable and (request.steer or on_matches):
+        raise InvalidInputError(
+            f"a {metric} distance does not split into factors: steering and match(...) need cosine, dot or euclid"
+        )
+    return condition
 
 
 def split_filter(tree: FactorFilter | None, database_filters: bool) -> tuple[FactorFilter | None, FactorFilter | None]:

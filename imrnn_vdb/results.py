@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ from imrnn_vdb.planning import QueryPlan, WindowGrowth
 from imrnn_vdb.refine import Refined
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Candidates, Payload, PointId
+
+if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel
 
 STATUS_REASONS = {
     CodeStatus.MISSING: "this point has no factor code yet",
@@ -154,6 +157,9 @@ class SearchResponse(Sequence[SearchResult]):
         Candidates it returned.
     space_id, model_id
         Fingerprints of what scored.
+    unusable
+        How many candidates have no usable code, by why: ``missing``, ``other_space``, ``malformed``, ``stale``,
+        ``zero``.
     timings
         Milliseconds for ``encode``, ``database`` and ``modulate``, each for the whole request.
     steer
@@ -171,6 +177,7 @@ class SearchResponse(Sequence[SearchResult]):
     candidates: int
     space_id: str
     model_id: str
+    unusable: Mapping[str, int] = field(default_factory=dict)
     timings: Mapping[str, float] = field(default_factory=dict, compare=False)
     steer: Mapping[str, float] = field(default_factory=dict)
     growth: WindowGrowth | None = None
@@ -199,11 +206,40 @@ class SearchResponse(Sequence[SearchResult]):
             "candidates": self.candidates,
             "space_id": self.space_id,
             "model_id": self.model_id,
+            "unusable": dict(self.unusable),
             "timings": dict(self.timings),
             "steer": dict(self.steer),
             "growth": self.growth.to_dict() if self.growth else None,
             "plan": self.plan.to_dict() if self.plan else None,
         }
+
+
+def make_response(
+    model: IMRNNModel,
+    request: SearchRequest,
+    candidates: Candidates,
+    refined: Refined,
+    page: tuple[SearchResult, ...],
+    timings: Mapping[str, float],
+) -> SearchResponse:
+    """Say what was done for one query, beside its results; a search adds what it knows of windows and plan."""
+    return SearchResponse(
+        results=page,
+        modulated=refined.failure is None,
+        reason=refined.failure,
+        coarse_k=len(candidates),
+        candidates=len(candidates),
+        space_id=model.space.space_id,
+        model_id=model.model_id,
+        unusable=_unusable(refined.status) if refined.status.any() else {},
+        timings=timings,
+        steer=dict(request.steer or {}),
+    )
+
+
+def _unusable(status: npt.NDArray[np.uint8]) -> dict[str, int]:
+    kinds, counts = np.unique(status[status != CodeStatus.CURRENT], return_counts=True)
+    return {CodeStatus(int(kind)).name.lower(): int(n) for kind, n in zip(kinds, counts, strict=True)}
 
 
 def build_results(

@@ -1,0 +1,83 @@
+"""Scoring candidates that somebody else fetched: the second half of a search, without a database (DESIGN.md §6).
+
+Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.planning import checked_condition, passing
+from imrnn_vdb.refine import refine
+from imrnn_vdb.results import SearchResponse, build_results, make_response
+from imrnn_vdb.space import check_vectors
+from imrnn_vdb.steering import steered
+from imrnn_vdb.timing import Stopwatch
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.metric import Metric
+    from imrnn_vdb.options import SearchRequest
+    from imrnn_vdb.store import Candidates
+
+
+def rerank(
+    model: IMRNNModel,
+    metric: Metric,
+    query_vectors: npt.ArrayLike,
+    batch: list[Candidates],
+    request: SearchRequest,
+) -> list[SearchResponse]:
+    """Modulate, filter and score the candidates of several queries as a search does that fetched them itself.
+
+    Parameters
+    ----------
+    model
+        Space and modulator.
+    metric
+        Metric of the base scores.
+    query_vectors
+        Shape (n, d).
+    batch
+        n candidate sets, their base scores oriented (see :mod:`imrnn_vdb.metric`).
+    request
+        What is asked; its filters are evaluated here, and nothing is fetched.
+
+    Returns
+    -------
+    list of SearchResponse
+        n responses.
+
+    Raises
+    ------
+    InvalidInputError
+        For NaN, for a number of candidate sets that is not that of the queries, or for what needs a database.
+    SpaceMismatchError
+        For vectors of another dimension.
+    """
+    watch = Stopwatch()
+    queries = check_vectors(query_vectors, model.space.dim)
+    if len(queries) != len(batch):
+        raise InvalidInputError(f"{len(queries)} queries, but {len(batch)} candidate sets")
+    if request.passes != 1 or request.payload_filter is not None:
+        raise InvalidInputError("candidates that are given are scored as they are: no second pass, no payload filter")
+    for candidates in batch:
+        if not np.isfinite(candidates.base_scores).all():
+            raise InvalidInputError("a base score is NaN or infinite")
+    condition = checked_condition(model.space, metric, request)
+    active = model.active if request.modulate is None else request.modulate
+    refined = refine(model, metric, queries, batch, active)
+    if request.steer:
+        refined = [steered(rows, model.space, request.steer) for rows in refined]
+    responses = []
+    for candidates, rows in zip(batch, refined, strict=True):
+        keep = None if condition is None else passing(condition, model.space, candidates, rows)
+        page = build_results(model.space, candidates, rows, request, keep)
+        responses.append(make_response(model, request, candidates, rows, page, watch.laps))
+    watch.lap("modulate")
+    return responses
