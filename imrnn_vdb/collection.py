@@ -119,7 +119,8 @@ class IMRNNCollection(_Shell):
             A checkpoint: loaded, or a folder, a shipped name, or a Hugging Face repo id.
         options
             ``encoder=None, vector_name="", text_field="text", timeout=10.0, attempts=4, device="cpu",
-            code_dtype="float16", guard=None, api_key=None, tls=None``; see :class:`imrnn_vdb.options.Settings`.
+            code_dtype="float16", guard=None, modulation_timeout=None, api_key=None, tls=None``; see
+            :class:`imrnn_vdb.options.Settings`.
 
         Raises
         ------

@@ -12,12 +12,14 @@ import inspect
 import logging
 import time
 from collections.abc import Callable, Generator
+from concurrent import futures
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import tenacity
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreError, StoreTimeoutError
+from imrnn_vdb.time_limit import LocalWork, OverdueError
 
 T = TypeVar("T")
 
@@ -27,8 +29,8 @@ Call = Callable[[Any, float], Any]
 Every call must be idempotent: it may be sent again after a failure whose outcome is unknown.
 """
 
-Operation = Generator[Call, Any, T]
-"""Yields calls, receives their replies, returns a ``T``."""
+Operation = Generator[Call | LocalWork, Any, T]
+"""Yields calls and work of this process, receives their replies, returns a ``T``."""
 
 _log = logging.getLogger("imrnn_vdb")
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0
@@ -82,7 +84,7 @@ class Connection:
             while True:
                 try:
                     reply = self._send(call, deadline)
-                except StoreError as exc:
+                except (StoreError, OverdueError) as exc:
                     call = operation.throw(exc)
                 else:
                     call = operation.send(reply)
@@ -97,24 +99,31 @@ class Connection:
             while True:
                 try:
                     reply = await self._asend(call, deadline)
-                except StoreError as exc:
+                except (StoreError, OverdueError) as exc:
                     call = operation.throw(exc)
                 else:
                     call = operation.send(reply)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _send(self, call: Call, deadline: float) -> Any:
+    def _send(self, call: Call | LocalWork, deadline: float) -> Any:
+        if isinstance(call, LocalWork):
+            return _wait_for(call)
         return tenacity.Retrying(**self._policy(deadline))(self._attempt, call, deadline)
 
-    async def _asend(self, call: Call, deadline: float) -> Any:
+    async def _asend(self, call: Call | LocalWork, deadline: float) -> Any:
+        if isinstance(call, LocalWork):
+            return await _await_for(call)
         return await tenacity.AsyncRetrying(**self._policy(deadline))(self._aattempt, call, deadline)
 
     def _policy(self, deadline: float) -> dict[str, Any]:
         """Bounded exponential back-off with jitter, never past the deadline, only for what is transient."""
 
         def finished(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline
+            over = state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline
+            if over:
+                _log.info("gave up after %d attempts: %s", state.attempt_number, _error_of(state))
+            return over
 
         return {
             "retry": tenacity.retry_if_exception(lambda exc: isinstance(exc, StoreError) and exc.transient),
@@ -159,6 +168,22 @@ class Connection:
                 await closing
 
 
+def _wait_for(local: LocalWork) -> Any:
+    future = local.limit.start(local.work)
+    if not futures.wait([future], local.limit.seconds).done:
+        raise local.limit.overran(future)
+    return future.result()
+
+
+async def _await_for(local: LocalWork) -> Any:
+    future = local.limit.start(local.work)
+    waiting = asyncio.wrap_future(future)
+    if not (await asyncio.wait([waiting], timeout=local.limit.seconds))[0]:
+        waiting.cancel()
+        raise local.limit.overran(future)
+    return future.result()
+
+
 def _seconds_left(deadline: float) -> float:
     left = deadline - time.monotonic()
     if left <= 0:
@@ -171,11 +196,15 @@ _BACK_OFF = tenacity.wait_random_exponential(multiplier=_FIRST_WAIT_S, max=_MAX_
 
 def _wait(state: tenacity.RetryCallState) -> float:
     """Seconds to wait: random, doubling, and at least what the server asked for."""
-    error = state.outcome.exception() if state.outcome else None
+    error = _error_of(state)
     asked = error.retry_after if isinstance(error, StoreError) else None
     return max(asked or 0.0, _BACK_OFF(state))
 
 
 def _log_retry(state: tenacity.RetryCallState) -> None:
-    error = state.outcome.exception() if state.outcome else None
-    _log.info("attempt %d failed (%s); trying again in %.2f s", state.attempt_number, error, state.upcoming_sleep)
+    again = state.upcoming_sleep
+    _log.info("attempt %d failed (%s); trying again in %.2f s", state.attempt_number, _error_of(state), again)
+
+
+def _error_of(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None

@@ -33,6 +33,7 @@ from imrnn_vdb.store import (
     Store,
     normalize_id,
 )
+from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.windows import WindowSearch
 
@@ -56,6 +57,8 @@ class CollectionCore:
         Payload key of the text.
     encoder
         What the caller gave, or None for the model's own; built when the first text comes.
+    limit
+        Of the time that one modulation may take; None for none.
     """
 
     model: IMRNNModel
@@ -63,6 +66,7 @@ class CollectionCore:
     metric: Metric
     text_field: str
     encoder: AnyEncoder | None
+    limit: TimeLimit | None = None
     _built: Encoder | None = field(default=None, init=False)
     _building: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -117,9 +121,9 @@ class CollectionCore:
         if not len(query_vectors):
             return []
         active = self.model.active if request.modulate is None else request.modulate
-        windows = yield from WindowSearch(self.model, self.store, self.metric, request, plan, active, watch).run(
-            query_vectors
-        )
+        windows = yield from WindowSearch(
+            self.model, self.store, self.metric, request, plan, active, watch, self.limit
+        ).run(query_vectors)
         pages = [
             build_results(self.model.space, window.candidates, window.refined, request, window.keep)
             for window in windows
@@ -222,7 +226,8 @@ def open_core(
     info = yield from probe.info()
     name = choose_vector(collection, info, model.space.dim, settings.vector_name)
     store = backend.store(connection, collection, found_layout(model.space, settings, info, name), settings.guard)
-    return CollectionCore(model, store, info.vectors[name].metric, settings.text_field, settings.encoder)
+    metric = info.vectors[name].metric
+    return CollectionCore(model, store, metric, settings.text_field, settings.encoder, settings.time_limit)
 
 
 def create_core(

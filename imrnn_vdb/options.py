@@ -20,6 +20,7 @@ from imrnn_vdb.guard import Guard, checked_guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.steering import checked_weights
 from imrnn_vdb.store import CodeStorage, ConnectionOptions
+from imrnn_vdb.time_limit import TimeLimit
 
 DEFAULT_COARSE_K = 100
 API_KEY_VARIABLE = "IMRNN_API_KEY"
@@ -141,6 +142,7 @@ class ClientOptions(TypedDict, total=False):
     device: str
     code_dtype: CodeDtype
     guard: Guard
+    modulation_timeout: float | None
 
 
 class OpenOptions(ClientOptions, total=False):
@@ -180,6 +182,10 @@ class Settings:
     guard
         A condition that all points have which are read, counted, given codes or deleted: a mapping of payload keys to
         values, such as ``{"tenant": "a"}``, or the database's own filter; see :mod:`imrnn_vdb.guard`.
+    modulation_timeout
+        Seconds that one modulation may take; past them a search returns the database's order and says so. None for no
+        limit, which costs nothing. What overruns cannot be stopped and goes on in its thread, see
+        :mod:`imrnn_vdb.time_limit`.
     api_key
         Secret for the server; None takes the environment variable ``IMRNN_API_KEY``. Never shown.
     tls
@@ -201,6 +207,7 @@ class Settings:
     attempts: int = 4
     device: str = "cpu"
     guard: Guard = None
+    modulation_timeout: float | None = None
     api_key: str | None = field(default=None, repr=False)
     tls: bool | None = None
     metric: Metric | str = Metric.COSINE
@@ -210,6 +217,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guard", checked_guard(self.guard))
+        _ = self.time_limit  # checks it
         _one_of("metric", str(self.metric), [str(metric) for metric in Metric])
         _one_of("id_type", self.id_type, ["int", "str"])
         _one_of("code_storage", self.code_storage, ["payload", "vector"])
@@ -220,6 +228,11 @@ class Settings:
         """The part that concerns the connection."""
         key = self.api_key if self.api_key is not None else os.environ.get(API_KEY_VARIABLE)
         return ConnectionOptions(key or None, self.tls, self.timeout, self.attempts)
+
+    @property
+    def time_limit(self) -> TimeLimit | None:
+        """A limit for the modulations of one collection."""
+        return None if self.modulation_timeout is None else TimeLimit(self.modulation_timeout)
 
     def load(self, model: Model) -> IMRNNModel:
         """Load the checkpoint, unless it is loaded already."""

@@ -6,7 +6,9 @@ grows is modulated anew as a whole, and all scores of a response belong to its l
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +23,10 @@ from imrnn_vdb.planning import QueryPlan, WindowGrowth, next_window, passing
 from imrnn_vdb.refine import Refined, refine
 from imrnn_vdb.steering import steered
 from imrnn_vdb.store import Candidates, Store
+from imrnn_vdb.time_limit import LocalWork, OverdueError, TimeLimit
 from imrnn_vdb.timing import Stopwatch
+
+_log = logging.getLogger("imrnn_vdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +71,8 @@ class WindowSearch:
         Whether the modulator runs.
     watch
         Takes the laps.
+    limit
+        Of the time that one modulation may take; None for none.
     """
 
     model: IMRNNModel
@@ -75,6 +82,7 @@ class WindowSearch:
     plan: QueryPlan
     active: bool
     watch: Stopwatch
+    limit: TimeLimit | None = None
 
     def run(self, query_vectors: FloatArray) -> Operation[list[Window]]:
         """Return one window a query: one round trip for all, and one more for those that must grow, each time."""
@@ -96,18 +104,32 @@ class WindowSearch:
         batch = yield from self._coarse(query_vectors, size)
         full = [len(candidates) >= size for candidates in batch]
         self.watch.lap("database")
-        refined = refine(self.model, self.metric, query_vectors, batch, self.active)
+        refined = yield from self._refine(query_vectors, batch)
         self.watch.lap("modulate")
         if self.request.passes == 2 and all(rows.failure is None for rows in refined):
             batch = yield from self._second_pass(query_vectors, batch, refined, size)
             self.watch.lap("second pass")
-            refined = refine(self.model, self.metric, query_vectors, batch, self.active)
+            refined = yield from self._refine(query_vectors, batch)
         self.watch.lap("modulate")
         if self.request.steer:
             refined = [steered(rows, self.model.space, self.request.steer) for rows in refined]
         return [
             Window(candidates, rows, size, more) for candidates, rows, more in zip(batch, refined, full, strict=True)
         ]
+
+    def _refine(self, query_vectors: FloatArray, batch: list[Candidates]) -> Operation[list[Refined]]:
+        """Modulate and score; past its time limit, return the database's order with the reason (DESIGN.md §6)."""
+        if self.limit is None or not self.active:
+            return refine(self.model, self.metric, query_vectors, batch, self.active)
+        try:
+            work = partial(refine, self.model, self.metric, query_vectors, batch, True)
+            refined: list[Refined] = yield LocalWork(work, self.limit)
+        except OverdueError as exc:
+            _log.warning("modulation was not waited for, the database's order is returned: %s", exc)
+            failure = f"modulation was not waited for ({exc}): the database's order is kept"
+            kept = refine(self.model, self.metric, query_vectors, batch, False)
+            return [replace(rows, failure=failure) for rows in kept]
+        return refined
 
     def _coarse(self, query_vectors: FloatArray, size: int) -> Operation[list[Candidates]]:
         return self.store.search(query_vectors, size, self.request.payload_filter, self.plan.database)
