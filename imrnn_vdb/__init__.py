@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.backfill import BackfillReport
     from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
     from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
+    from imrnn_vdb.comparison import RankComparison, compare
     from imrnn_vdb.encoders import CallableEncoder, EncoderConfig, TransformerEncoder
     from imrnn_vdb.errors import (
         CheckpointError,
@@ -30,13 +31,20 @@ if TYPE_CHECKING:
         StoreUnavailableError,
         UnsupportedError,
     )
+    from imrnn_vdb.factors.ends import FactorEnds, factor_ends
+    from imrnn_vdb.factors.own import OwnFactor, add_factor
+    from imrnn_vdb.factors.tokens import TokenFactors
+    from imrnn_vdb.factors.topics import Topics, find_topics, topic_factor
     from imrnn_vdb.filter_text import format_filter, parse_filter
     from imrnn_vdb.filters import factor, match
+    from imrnn_vdb.heatmaps import Heatmap, heatmap, heatmap_figure
     from imrnn_vdb.metric import Metric
     from imrnn_vdb.planning import QueryPlan, WindowGrowth
+    from imrnn_vdb.report import ReportSection, explain_search, render_report
     from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
     from imrnn_vdb.space import FactorSpace
     from imrnn_vdb.steering import propose_steering
+    from imrnn_vdb.trace import StepTrace
     from imrnn_vdb.verify import VerifyReport
 
 _HOMES = {
@@ -44,6 +52,7 @@ _HOMES = {
     "backfill": ("BackfillReport",),
     "checkpoint": ("IMRNNModel", "shipped_checkpoints"),
     "collection": ("AsyncIMRNNCollection", "IMRNNCollection"),
+    "comparison": ("RankComparison", "compare"),
     "encoders": ("CallableEncoder", "EncoderConfig", "TransformerEncoder"),
     "errors": (
         "CheckpointError",
@@ -58,13 +67,20 @@ _HOMES = {
         "StoreUnavailableError",
         "UnsupportedError",
     ),
+    "factors.ends": ("FactorEnds", "factor_ends"),
+    "factors.own": ("OwnFactor", "add_factor"),
+    "factors.tokens": ("TokenFactors",),
+    "factors.topics": ("Topics", "find_topics", "topic_factor"),
     "filter_text": ("format_filter", "parse_filter"),
     "filters": ("factor", "match"),
+    "heatmaps": ("Heatmap", "heatmap", "heatmap_figure"),
     "metric": ("Metric",),
     "planning": ("QueryPlan", "WindowGrowth"),
+    "report": ("ReportSection", "explain_search", "render_report"),
     "results": ("Explanation", "SearchResponse", "SearchResult"),
     "space": ("FactorSpace",),
     "steering": ("propose_steering",),
+    "trace": ("StepTrace",),
     "verify": ("VerifyReport",),
 }
 _MODULES = {name: module for module, names in _HOMES.items() for name in names}
@@ -79,31 +95,48 @@ __all__ = [
     "CollectionNotFoundError",
     "EncoderConfig",
     "Explanation",
+    "FactorEnds",
     "FactorSpace",
+    "Heatmap",
     "IMRNNCollection",
     "IMRNNError",
     "IMRNNModel",
     "InvalidInputError",
     "Metric",
     "MissingExtraError",
+    "OwnFactor",
     "QueryPlan",
+    "RankComparison",
+    "ReportSection",
     "SearchResponse",
     "SearchResult",
     "SpaceMismatchError",
+    "StepTrace",
     "StoreError",
     "StoreTimeoutError",
     "StoreUnavailableError",
+    "TokenFactors",
+    "Topics",
     "TransformerEncoder",
     "UnsupportedError",
     "VerifyReport",
     "WindowGrowth",
     "__version__",
+    "add_factor",
+    "compare",
+    "explain_search",
     "factor",
+    "factor_ends",
+    "find_topics",
     "format_filter",
+    "heatmap",
+    "heatmap_figure",
     "match",
     "parse_filter",
     "propose_steering",
+    "render_report",
     "shipped_checkpoints",
+    "topic_factor",
 ]
 
 

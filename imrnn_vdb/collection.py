@@ -21,6 +21,7 @@ from imrnn_vdb.backfill import (
     undo_script,
 )
 from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.comparison import RankComparison, compare
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.core import (
     CollectionCore,
@@ -35,6 +36,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import Model, SearchRequest, Settings
+from imrnn_vdb.payloads import text_of
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.scripts import arun_script, run_script
 from imrnn_vdb.store import (
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.backfill import BackfillKeywords
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.connection import Operation
+    from imrnn_vdb.factors.tokens import TokenFactors
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, SearchOptions
 
     Begin = Callable[[Backend, Connection, str, IMRNNModel, Settings], Operation[CollectionCore]]
@@ -82,6 +85,10 @@ class _Shell:
     def metric(self) -> Metric:
         """Metric of the base vector."""
         return self._core.metric
+
+    def text_of(self, payload: Payload) -> str:
+        """Return a point's title and text, as far as its payload has any."""
+        return text_of(payload, self._core.text_field)
 
     def parse_filter(self, text: str) -> Any:
         """Read a payload filter from text: JSON of a ``models.Filter`` for Qdrant, an expression for Milvus."""
@@ -214,7 +221,7 @@ class IMRNNCollection(_Shell):
             A text, or a query vector of shape (d,).
         options
             ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, only=None, steer=None,
-            max_coarse_k=None, threshold=None, explain=False, plan=False, modulate=None, passes=1``; see
+            max_coarse_k=None, threshold=None, explain=False, plan=False, trace=False, modulate=None, passes=1``; see
             :class:`imrnn_vdb.options.SearchRequest`.
 
         Returns
@@ -262,6 +269,23 @@ class IMRNNCollection(_Shell):
         """
         request = whole_window(SearchRequest(**options))
         return pick(self._search(as_batch(query), request)[0], normalize_id(point_id))
+
+    def compare(
+        self, query: Query, first_id: object, second_id: object, **options: Unpack[SearchOptions]
+    ) -> RankComparison:
+        """Say why one of two points ranks above the other: the exact differences of their parts, and what decides.
+
+        Raises
+        ------
+        InvalidInputError
+            If one of them is not among the query's candidates.
+        """
+        response = self._search(as_batch(query), whole_window(SearchRequest(**options)))[0]
+        return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
+
+    def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
+        """Say which words of a text carry a factor; see :func:`imrnn_vdb.factors.tokens.token_factors`."""
+        return self._core.token_factors(text, query)
 
     def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         watch = Stopwatch()
@@ -468,6 +492,17 @@ class AsyncIMRNNCollection(_Shell):
         """Return one point of a query's window, explained; see :meth:`IMRNNCollection.explain`."""
         request = whole_window(SearchRequest(**options))
         return pick((await self._search(as_batch(query), request))[0], normalize_id(point_id))
+
+    async def compare(
+        self, query: Query, first_id: object, second_id: object, **options: Unpack[SearchOptions]
+    ) -> RankComparison:
+        """Say why one of two points ranks above the other; see :meth:`IMRNNCollection.compare`."""
+        response = (await self._search(as_batch(query), whole_window(SearchRequest(**options))))[0]
+        return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
+
+    async def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
+        """Say which words of a text carry a factor; see :meth:`IMRNNCollection.token_factors`."""
+        return await asyncio.to_thread(self._core.token_factors, text, query)
 
     async def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         watch = Stopwatch()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,11 @@ from imrnn_vdb.store import (
 )
 from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
+from imrnn_vdb.trace import StepTrace, trace_windows
 from imrnn_vdb.windows import WindowSearch
+
+if TYPE_CHECKING:
+    from imrnn_vdb.factors.tokens import TokenFactors
 
 Query = str | npt.ArrayLike
 _SAMPLE_PAGE = 500
@@ -129,14 +133,19 @@ class CollectionCore:
             for window in windows
         ]
         watch.lap("modulate")
+        traces: Sequence[StepTrace | None] = [None] * len(pages)
+        if request.trace:
+            ids = [[result.id for result in page] for page in pages]
+            traces = trace_windows(self.model, self.metric, query_vectors, windows, ids, request.steer)
         return [
             replace(
                 make_response(self.model, request, window.candidates, window.refined, page, watch.laps),
                 coarse_k=window.size,
                 growth=window.growth,
                 plan=plan if request.plan else None,
+                trace=trace,
             )
-            for page, window in zip(pages, windows, strict=True)
+            for page, window, trace in zip(pages, windows, traces, strict=True)
         ]
 
     def sample(self, limit: int, seed: int) -> Operation[Points]:
@@ -207,6 +216,12 @@ class CollectionCore:
         if not len(texts):
             return np.zeros((0, self.model.space.dim), np.float32)
         return _one_each(check_vectors(self._encoder().encode_passages(texts), self.model.space.dim), texts)
+
+    def token_factors(self, text: str, query: bool) -> TokenFactors:
+        """Take a text's code apart by words."""
+        from imrnn_vdb.factors.tokens import token_factors
+
+        return token_factors(self._encoder(), self.model.space, text, query=query)
 
     def _encoder(self) -> Encoder:
         with self._building:  # two first searches at once must not load it twice

@@ -23,10 +23,10 @@ from imrnn_vdb.datasets import Run
 from imrnn_vdb.encoders import TransformerEncoder
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.evaluation import Evaluation, compare_runs
-from imrnn_vdb.explain import ReportSection, render_report
 from imrnn_vdb.filters import FactorFilter, factor
 from imrnn_vdb.options import DEFAULT_COARSE_K
 from imrnn_vdb.pydocs import DocEntry, read_questions, read_stdlib
+from imrnn_vdb.report import ReportSection, render_report
 from imrnn_vdb.training.embeddings import EmbeddingCache
 
 T = TypeVar("T")

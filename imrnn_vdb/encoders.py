@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.errors import InvalidInputError, MissingExtraError
+from imrnn_vdb.errors import InvalidInputError, MissingExtraError, UnsupportedError
 from imrnn_vdb.progress import track
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -33,6 +33,31 @@ class Encoder(Protocol):
 
     def encode_passages(self, texts: Sequence[str]) -> FloatArray:
         """Return passage vectors, shape (n, d)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenStates:
+    """A text's vector as a sum over its tokens.
+
+    Attributes
+    ----------
+    spans
+        For each of t tokens, where its word begins and ends in the text; None for what is not in it: marks of start and
+        end, a prefix.
+    states
+        Shape (t, d), float32: they sum up to the text's vector.
+    """
+
+    spans: tuple[tuple[int, int] | None, ...]
+    states: FloatArray
+
+
+@runtime_checkable
+class TokenEncoder(Protocol):
+    """An encoder that shows how tokens make up a vector."""
+
+    def token_states(self, text: str, *, query: bool = False) -> TokenStates:
+        """Return the shares of one text's tokens in its vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +176,32 @@ class TransformerEncoder:
         """Return passage vectors, shape (n, d); with a progress bar of that title if one is given."""
         return self._encode([self.config.passage_prefix + text for text in texts], progress)
 
+    def token_states(self, text: str, *, query: bool = False) -> TokenStates:
+        """Take a text's vector apart by tokens; pieces of a word have the span of the word.
+
+        Raises
+        ------
+        UnsupportedError
+            If vectors are not the mean over tokens, or the tokenizer does not say where tokens stand.
+        """
+        import torch
+
+        if self.config.pooling != "mean" or not self._tokenizer.is_fast:
+            raise UnsupportedError(
+                f"the encoder {self.config.model!r} cannot be taken apart by tokens: that needs mean pooling and a "
+                "fast tokenizer"
+            )
+        prefix = self.config.query_prefix if query else self.config.passage_prefix
+        batch = self._tokenizer(
+            [prefix + text], truncation=True, max_length=self.config.max_length, return_tensors="pt"
+        ).to(self.device)
+        with torch.inference_mode():
+            states = self._model(**batch).last_hidden_state[0].float()
+        states = states / len(states)
+        if self.config.normalize:
+            states = states / states.sum(0).norm().clamp(min=1e-12)
+        return TokenStates(_word_spans(batch, len(prefix)), states.cpu().numpy())
+
     def _encode(self, texts: list[str], progress: str) -> FloatArray:
         import torch
 
@@ -221,6 +272,16 @@ def resolve_model(name: str) -> tuple[str, bool]:
     if package is not None and package.origin is not None:
         return str(Path(package.origin).parent / "model"), True
     return repo, os.environ.get("HF_HUB_OFFLINE", "").lower() in {"1", "true", "yes", "on"}
+
+
+def _word_spans(batch: Any, prefix: int) -> tuple[tuple[int, int] | None, ...]:
+    """Return the span of each token's word after a prefix of so many characters; None for what is none."""
+    spans: list[tuple[int, int] | None] = []
+    for word in batch.word_ids(0):
+        found = None if word is None else batch.word_to_chars(0, word)
+        inside = found is not None and found.start >= prefix
+        spans.append((found.start - prefix, found.end - prefix) if inside and found is not None else None)
+    return tuple(spans)
 
 
 def _in_hub_cache(repo: str) -> bool:

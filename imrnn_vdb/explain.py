@@ -1,60 +1,28 @@
-"""Explanations for people: tags, terminal tables with bars, and one self-contained HTML file."""
+"""Explanations for people: tags, and terminal tables with bars. The HTML page is :mod:`imrnn_vdb.report`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from imrnn_vdb.comparison import RESIDUAL
+from imrnn_vdb.payloads import headline_of
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
 
 if TYPE_CHECKING:
-    import jinja2
+    from imrnn_vdb.comparison import RankComparison
+    from imrnn_vdb.factors.ends import FactorEnds
+    from imrnn_vdb.factors.tokens import TokenFactors
 
 _BAR_WIDTH = 24
-_HEATMAP_ROWS = 12
-_HEADLINE_CHARS = 90
-_HEADLINE_FIELDS = ("title", "name", "text")
-
-
-@dataclass(frozen=True, slots=True)
-class ReportSection:
-    """One query in a report.
-
-    Attributes
-    ----------
-    query
-        As it was asked.
-    response
-        Results with explanations.
-    plain
-        The database's own answer to the same query, to stand beside it; None for none.
-    note
-        What is special about this query, for example its filter.
-    take_apart
-        Whether the first result's score is to be shown part by part.
-    """
-
-    query: str
-    response: SearchResponse
-    plain: SearchResponse | None = None
-    note: str = ""
-    take_apart: bool = False
 
 
 def headline(result: SearchResult) -> str:
     """Return one line that says what a result is: its title, or the beginning of its text."""
-    for name in _HEADLINE_FIELDS:
-        value = result.payload.get(name)
-        if isinstance(value, str) and value.strip():
-            line = " ".join(value.split())
-            return line if len(line) <= _HEADLINE_CHARS else line[: _HEADLINE_CHARS - 1] + "…"
-    return str(result.id)
+    return headline_of(result.payload, result.id)
 
 
 def tags(explanation: Explanation, count: int = 3) -> str:
@@ -99,82 +67,83 @@ def explanation_table(result: SearchResult, count: int = 8) -> Table:
     if result.explanation is None:
         return table
     parts = explanation_parts(result.explanation, count)
+    _add_bars(table, parts)
+    return table
+
+
+def comparison_table(comparison: RankComparison, count: int = 8) -> Table:
+    """Return a terminal table of the differences between two scores; beyond ``count``, they are summed in one line.
+
+    The lines add up to the gap; those that decide the order are marked with an asterisk.
+    """
+    table = _table(str(comparison))
+    table.add_column("part")
+    table.add_column("difference", justify="right")
+    table.add_column("")
+    deciding = {name for name, _ in comparison.deciding}
+    shown = max(count, len(deciding))
+    first = sorted(comparison.differences, key=lambda item: item[0] not in deciding)
+    parts = [(f"{name} *" if name in deciding else name, value) for name, value in first[:shown]]
+    if first[shown:]:
+        parts.append((f"{len(first) - shown} other parts", sum(value for _, value in first[shown:])))
+    _add_bars(table, parts)
+    return table
+
+
+def trace_table(response: SearchResponse) -> Table:
+    """Return a terminal table of how each step moved the results: rank and score after each stage."""
+    trace = response.trace
+    table = _table("rank and score after each step")
+    table.add_column("result", overflow="ellipsis", no_wrap=True)
+    for stage in trace.stages if trace else ():
+        table.add_column(stage, justify="right")
+    for i, result in enumerate(response if trace else ()):
+        assert trace is not None  # noqa: S101 - else there are no rows
+        cells = (f"{ranks[i]}  {scores[i]:.4f}" for ranks, scores in zip(trace.ranks, trace.scores, strict=True))
+        table.add_row(Text(headline(result)), *map(Text, cells))
+    return table
+
+
+def tokens_table(found: TokenFactors, names: Sequence[str], title: str = "") -> Table:
+    """Return a terminal table of the words that carry factors most."""
+    table = _table(title)
+    table.add_column("factor")
+    table.add_column("carried by")
+    for name in names:
+        words = " · ".join(f"{word} {value:+.4f}" for word, value in found.strongest(name, 5))
+        table.add_row(Text(name), Text(words))
+    return table
+
+
+def ends_table(ends: FactorEnds) -> Table:
+    """Return a terminal table of the two ends of a factor."""
+    table = _table(f"{ends.factor}, in a sample of {ends.sample}")
+    table.add_column("coordinate", justify="right")
+    table.add_column("document", overflow="ellipsis", no_wrap=True)
+    for documents, terms in ((ends.high, ends.high_terms), (ends.low, ends.low_terms)):
+        table.add_row("", Text(", ".join(terms), style="bold"))
+        for document in documents:
+            table.add_row(Text(f"{document.coordinate:+.3f}"), Text(document.headline))
+    return table
+
+
+def _add_bars(table: Table, parts: Sequence[tuple[str, float]]) -> None:
     largest = max((abs(value) for _, value in parts), default=0.0) or 1.0
     for name, value in parts:
         bar = "█" * max(1, round(abs(value) / largest * _BAR_WIDTH)) if value else ""
         table.add_row(Text(name), Text(f"{value:+.4f}"), Text(bar, style="cyan" if value > 0 else "yellow"))
-    return table
 
 
 def explanation_parts(explanation: Explanation, count: int) -> list[tuple[str, float]]:
     """Return residual, the ``count`` largest named parts, and the others summed: together they are the score."""
     named = sorted(explanation.named.items(), key=lambda item: -abs(item[1]))
-    parts = [("outside the factor space", explanation.residual), *named[:count]]
+    parts = [(RESIDUAL, explanation.residual), *named[:count]]
     if named[count:]:
         parts.append((f"{len(named) - count} other named factors", sum(value for _, value in named[count:])))
     latent = len(explanation.contributions) - len(explanation.names)
     if latent > 0:
         parts.append((f"{latent} latent factors", explanation.latent))
     return parts
-
-
-def render_report(title: str, sections: Sequence[ReportSection], introduction: str = "") -> str:
-    """Return a self-contained HTML page: results side by side, and a heatmap factors × results for each query.
-
-    Everything that comes from outside (queries, payloads, ids, names) is escaped.
-
-    Parameters
-    ----------
-    title, introduction
-        Head of the page.
-    sections
-        The queries, with explained responses.
-    """
-    return _template().render(
-        title=title,
-        introduction=introduction,
-        sections=[{"section": section, "heatmap": _heatmap(section.response)} for section in sections],
-        headline=headline,
-        moved=moved,
-    )
-
-
-def _heatmap(response: SearchResponse) -> dict[str, Any] | None:
-    explained = [(result, result.explanation) for result in response if result.explanation is not None]
-    if not explained:
-        return None
-    table = np.array([explanation.contributions for _, explanation in explained])
-    names = explained[0][1].names
-    named = table[:, : len(names)]
-    order = np.argsort(-np.abs(named).max(axis=0, initial=0), kind="stable")
-    shown, others = order[:_HEATMAP_ROWS], order[_HEATMAP_ROWS:]
-    largest = float(np.abs(named).max(initial=0)) or 1.0
-    rows = [(names[column], named[:, column]) for column in shown]
-    if len(others):
-        rows.append((f"{len(others)} other named factors", named[:, others].sum(axis=1)))
-    if table.shape[1] > len(names):
-        rows.append((f"{table.shape[1] - len(names)} latent factors", table[:, len(names) :].sum(axis=1)))
-    return {
-        "results": [result for result, _ in explained],
-        "rows": [
-            {
-                "name": name,
-                "cells": [{"value": value, "strength": min(1.0, abs(value) / largest)} for value in values.tolist()],
-            }
-            for name, values in rows
-        ],
-        "residuals": [explanation.residual for _, explanation in explained],
-    }
-
-
-@cache
-def _template() -> jinja2.Template:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("imrnn_vdb"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template("report.html.j2")
 
 
 def _table(title: str) -> Table:

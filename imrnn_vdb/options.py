@@ -43,6 +43,7 @@ class SearchOptions(TypedDict, total=False):
     threshold: float | None
     explain: bool
     plan: bool
+    trace: bool
     modulate: bool | None
     passes: int
 
@@ -79,6 +80,8 @@ class SearchRequest:
         Whether each result carries its score's parts.
     plan
         Whether the response says which part of the filter ran where.
+    trace
+        Whether the response says how each step moved the results. The window is refined once more for each step.
     modulate
         True or False to insist; None to follow the model: on if it proved better than the base ranking.
     passes
@@ -97,6 +100,7 @@ class SearchRequest:
     threshold: float | None = None
     explain: bool = False
     plan: bool = False
+    trace: bool = False
     modulate: bool | None = None
     passes: int = 1
 

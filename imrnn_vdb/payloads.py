@@ -1,4 +1,4 @@
-"""What a payload may hold: JSON that every engine stores and gives back as it was."""
+"""What a payload may hold: JSON that every engine stores and gives back, and how it reads as a line."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 
 from imrnn_vdb.errors import InvalidInputError
+
+_HEADLINE_CHARS = 90
+_HEADLINE_FIELDS = ("title", "name", "text")
 
 
 def check_json(value: object) -> None:
@@ -34,6 +37,21 @@ def valid_text(text: str) -> str:
     except UnicodeEncodeError as exc:
         raise InvalidInputError(f"{text!r} is no valid Unicode text ({exc.reason})") from exc
     return text
+
+
+def headline_of(payload: Mapping[str, object], point_id: object) -> str:
+    """Return one line that says what a point is: its title, its name, the beginning of its text, or its id."""
+    for name in _HEADLINE_FIELDS:
+        value = payload.get(name)
+        if isinstance(value, str) and value.strip():
+            line = " ".join(value.split())
+            return line if len(line) <= _HEADLINE_CHARS else line[: _HEADLINE_CHARS - 1] + "…"
+    return str(point_id)
+
+
+def text_of(payload: Mapping[str, object], text_field: str = "text") -> str:
+    """Return a point's title and text, one after the other, as far as there are any."""
+    return "\n".join(str(payload[key]) for key in ("title", text_field) if payload.get(key))
 
 
 def _check_scalar(value: object) -> None:

@@ -14,8 +14,10 @@ from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
 from imrnn_vdb.refine import Refined
+from imrnn_vdb.scoring import base_ranks, ranking
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Candidates, Payload, PointId
+from imrnn_vdb.trace import StepTrace
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -82,8 +84,9 @@ class Explanation:
         return [(self.names[j], self.contributions[j]) for j in order[:count]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return residual, named contributions and the latent sum, ready for JSON."""
-        return {"residual": self.residual, "named": self.named, "latent": self.latent}
+        """Return residual, named contributions, the latent sum and, where it is known, prominence, ready for JSON."""
+        told = dict(zip(self.names, self.prominence, strict=True)) if self.prominence else None
+        return {"residual": self.residual, "named": self.named, "latent": self.latent, "prominence": told}
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,8 @@ class SearchResponse(Sequence[SearchResult]):
         How far the window grew for a filter that ran here, and why no further; None without such a filter.
     plan
         What ran where, if it was asked for.
+    trace
+        How each step moved the results, if it was asked for.
     """
 
     results: tuple[SearchResult, ...]
@@ -182,6 +187,7 @@ class SearchResponse(Sequence[SearchResult]):
     steer: Mapping[str, float] = field(default_factory=dict)
     growth: WindowGrowth | None = None
     plan: QueryPlan | None = None
+    trace: StepTrace | None = None
 
     @overload
     def __getitem__(self, index: int) -> SearchResult: ...
@@ -211,6 +217,7 @@ class SearchResponse(Sequence[SearchResult]):
             "steer": dict(self.steer),
             "growth": self.growth.to_dict() if self.growth else None,
             "plan": self.plan.to_dict() if self.plan else None,
+            "trace": self.trace.to_dict() if self.trace else None,
         }
 
 
@@ -255,10 +262,8 @@ def build_results(
     (k,), says which candidates pass the filter; None for all.
     """
     scores = refined.scored.scores
-    by_base = np.argsort(-candidates.base_scores, kind="stable")
-    base_ranks = np.empty(len(candidates), np.intp)
-    base_ranks[by_base] = np.arange(1, len(candidates) + 1)
-    order = np.lexsort((base_ranks, -scores))
+    by_base = base_ranks(candidates.base_scores)
+    order = ranking(candidates.base_scores, scores)
     if keep is not None:
         order = order[keep[order]]
     if request.threshold is not None:
@@ -266,7 +271,7 @@ def build_results(
     page = order[request.offset : request.offset + request.limit]
     factors = space.factor_scores(candidates.codes.directions[page])
     return tuple(
-        _result(space, candidates, refined, int(row), (rank, int(base_ranks[row])), factors[i], request.explain)
+        _result(space, candidates, refined, int(row), (rank, int(by_base[row])), factors[i], request.explain)
         for i, (rank, row) in enumerate(zip(count(request.offset + 1), page, strict=False))
     )
 

@@ -182,6 +182,25 @@ def _contributions(
     return parts if usable is None else np.where(usable[:, None], parts, 0.0)
 
 
+def ranking(base_scores: Column, scores: Column) -> npt.NDArray[np.intp]:
+    """Return the rows of k candidates, shape (k,), best first: by score, ties by base rank.
+
+    Parameters
+    ----------
+    base_scores, scores
+        Shape (k,): oriented. The database's own order decides between equal base scores.
+    """
+    order: npt.NDArray[np.intp] = np.lexsort((base_ranks(base_scores), -scores))
+    return order
+
+
+def base_ranks(base_scores: Column) -> npt.NDArray[np.intp]:
+    """Return the 1-based ranks that the database's order gives, shape (k,)."""
+    ranks = np.empty(len(base_scores), np.intp)
+    ranks[np.argsort(-base_scores, kind="stable")] = np.arange(1, len(base_scores) + 1)
+    return ranks
+
+
 def breaks_bound(
     cosines: npt.ArrayLike, q0: npt.ArrayLike, d0: npt.ArrayLike, tolerance: float = 5e-3
 ) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ _COMMANDS = {
     "demo": "search the Python standard library's documentation, plain and modulated side by side",
     "doctor": "say what works with a collection, and why",
     "evaluate": "measure a model against the base ranking",
+    "explain": "say why a point stands where it stands, and why above another",
     "factors": "say how good factors are, add one's own, find topics",
     "fit": "fit a factor space with named factors to an encoder",
     "index": "put a JSONL corpus into a collection",

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from imrnn_vdb.demo import StoreName
-    from imrnn_vdb.explain import ReportSection
+    from imrnn_vdb.report import ReportSection
 
 
 @click.command()

@@ -185,8 +185,9 @@ def _codes(model: IMRNNModel, points: Points) -> FloatArray:
 
 
 def _texts(points: Points) -> list[str]:
-    fields = ("title", "text")
-    return ["\n".join(str(payload[key]) for key in fields if payload.get(key)) for payload in points.payloads]
+    from imrnn_vdb.payloads import text_of
+
+    return [text_of(payload) for payload in points.payloads]
 
 
 def _lines(path: Path) -> list[str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
 from imrnn_vdb.errors import InvalidInputError
 
-_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "modulate", "explain")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from imrnn_vdb.results import SearchResponse
+
+_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modulate", "explain")
 """Options that are keywords of ``IMRNNCollection.search`` as they are."""
 
 
@@ -27,25 +33,50 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "modulate", "exp
 @click.option("--plan", is_flag=True, help="Show which part of the filter runs where.")
 @click.option("--modulate/--no-modulate", default=None, help="Insist; unset, the model's own evidence decides.")
 @click.option("--explain", is_flag=True, help="Show each score's parts.")
+@click.option("--heatmap", is_flag=True, help="Show factors × results in one table.")
+@click.option("--trace", is_flag=True, help="Show how each step moved the results.")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to one HTML file.")
+@click.option(
+    "--sample", type=click.IntRange(0), default=0, help="With --html: points read to show what latent factors order by."
+)
 @json_option
 @exit_codes
-def search(query: str, as_json: bool, **options: Any) -> None:
+def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: bool, **options: Any) -> None:
     """Search the collection at URL for QUERY."""
     from imrnn_vdb.collection import IMRNNCollection
-    from imrnn_vdb.explain import explanation_table, results_table
+    from imrnn_vdb.report import explain_search, render_report
 
     asked = {name: options.pop(name) for name in _ASKED}
-    steer = dict(_weight(text) for text in options.pop("steer")) or None
+    asked["steer"] = dict(_weight(text) for text in options.pop("steer")) or None
+    shown = asked["explain"]
+    asked["explain"] = shown or heatmap
     with IMRNNCollection.open(**options) as collection:
-        response = collection.search(query, steer=steer, **asked)
+        if html is None:
+            response = collection.search(query, **asked)
+        else:
+            section = explain_search(collection, query, sample, **asked)
+            response = section.response
+            html.write_text(render_report(query, [section]), encoding="utf-8")
     if as_json:
         print_json([result.to_dict() for result in response])
         return
     out = console()
+    _print(out, response, query, {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]})
+    if html is not None:
+        out.print(f"report: {html}", markup=False, soft_wrap=True)
+
+
+def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, bool]) -> None:
+    from imrnn_vdb.explain import explanation_table, results_table, trace_table
+    from imrnn_vdb.heatmaps import heatmap_table
+
     out.print(results_table(response, title=query))
-    if asked["explain"]:
-        for result in response:
-            out.print(explanation_table(result))
+    for result in response if shown["explain"] else ():
+        out.print(explanation_table(result))
+    if shown["heatmap"]:
+        out.print(heatmap_table(response))
+    if shown["trace"]:
+        out.print(trace_table(response))
     for heading, found in (("plan", response.plan), ("window", response.growth)):
         if found is not None:
             out.print(f"{heading}: {found.to_dict()}", style="dim", markup=False)

@@ -232,7 +232,7 @@ def _describe(
     """Name groups of rows by what sets them apart from one another."""
     used = set(taken)
     found = []
-    for rows, terms in zip(groups, _telling_terms(texts, groups), strict=True):
+    for rows, terms in zip(groups, telling_terms(texts, groups), strict=True):
         name = _unused("_".join(terms[:_TERMS_IN_NAME]) or "topic", used)
         used.add(name)
         centre = codes[rows].mean(axis=0) if len(rows) else np.zeros(codes.shape[1])
@@ -241,8 +241,23 @@ def _describe(
     return found
 
 
-def _telling_terms(texts: Sequence[str], groups: Sequence[Rows]) -> list[list[str]]:
-    """Class-based TF-IDF: ``tf(t, group)·log(1 + A / f(t))``, A the mean number of words of a group."""
+def telling_terms(texts: Sequence[str], groups: Sequence[Rows]) -> list[list[str]]:
+    """Return the terms that set groups of texts apart, the most telling first, at most eight a group.
+
+    Class-based TF-IDF: ``tf(t, group)·log(1 + A / f(t))``, A the mean number of words of a group.
+
+    Parameters
+    ----------
+    texts
+        n texts.
+    groups
+        Rows of each group, in 0..n−1.
+
+    Raises
+    ------
+    MissingExtraError
+        If scikit-learn, whose list of function words is used, is not installed.
+    """
     counts = [Counter(word for row in rows for word in _words(texts[row])) for rows in groups]
     spread = Counter(word for rows in groups for row in rows for word in set(_words(texts[row])))
     total: Counter[str] = sum(counts, Counter())

@@ -79,6 +79,31 @@ def test_search_prints_tables_for_people(url):
     assert "\x1b[" not in done.output  # colours only on a terminal
 
 
+def test_search_shows_heatmap_and_trace_and_writes_one_page(url, tmp_path):
+    page = tmp_path / "found.html"
+    done = run("search", url, "small animals", "--modulate", "--heatmap", "--trace", "--html", page, "--sample", 3)
+    assert done.exit_code == 0, done.output
+    assert "other named factors" in done.output
+    assert "database" in done.output
+    assert "█" in done.output
+    html = page.read_text(encoding="utf-8")
+    assert "<script" not in html
+    for told in ("Each score taken apart", "Rank and score after each step", "ranks above", "<mark", "latent_"):
+        assert told in html, told
+
+
+def test_explain_says_why_a_point_stands_where_it_stands(url):
+    done = run("explain", url, "moon landing", "c", "--against", "b", "--words", "--modulate")
+    assert done.exit_code == 0, done.output
+    for told in ("outside the factor space", "'c' ranks above 'b'", "words of the query", "words of the text"):
+        assert told in done.output, told
+    found = json.loads(run("explain", url, "moon landing", "c", "--against", "b", "--words", "--json").stdout)
+    assert found["result"]["id"] == found["comparison"]["above"] == "c"
+    assert sum(found["comparison"]["differences"].values()) == pytest.approx(found["comparison"]["gap"], abs=1e-6)
+    assert found["words"]["text"]
+    assert run("explain", url, "moon landing", "nonesuch").exit_code == 2
+
+
 def test_index_again_replaces_and_keeps_other_fields(url, tmp_path):
     corpus = tmp_path / "more.jsonl"
     corpus.write_text(json.dumps({"_id": "a", "title": "Cats", "text": "Cats purr.", "tags": ["x"]}))

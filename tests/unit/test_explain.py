@@ -1,21 +1,23 @@
 from __future__ import annotations
 
-from html.parser import HTMLParser
-
 import pytest
 from rich.console import Console
 
+from imrnn_vdb.comparison import RankComparison
 from imrnn_vdb.explain import (
-    ReportSection,
+    comparison_table,
+    ends_table,
     explanation_parts,
     explanation_table,
     headline,
     moved,
-    render_report,
     results_table,
     tags,
+    trace_table,
 )
+from imrnn_vdb.factors.ends import EndDocument, FactorEnds
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
+from imrnn_vdb.trace import StepTrace
 
 NAMES = ("entity", "numeric", "temporal")
 HOSTILE = "<script>alert('x')</script> [bold]&amp; \"quoted\""
@@ -48,22 +50,6 @@ def text_of(renderable) -> str:
     out.print(renderable)
     out.file.close()
     return out.export_text()
-
-
-class Page(HTMLParser):
-    """Collects tags and texts as a browser sees them."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-
-    def handle_data(self, data):
-        self.text += data
 
 
 def test_an_explanation_is_the_score_taken_apart():
@@ -103,28 +89,22 @@ def test_terminal_tables_show_markup_as_text():
     assert "contribution" in text_of(explanation_table(result(explanation=None)))
 
 
-def test_the_report_escapes_what_comes_from_outside():
-    section = ReportSection(HOSTILE, response(result(), result(2, 1)), response(result()), HOSTILE)
-    html = render_report(HOSTILE, [section], HOSTILE)
-    page = Page(html)
-    assert "script" not in page.tags
-    assert page.text.count(HOSTILE) >= 6
-    assert "http" not in html.split("</style>")[1].replace(HOSTILE, "")
-
-
-def test_the_report_reads_well_with_a_screen_reader():
-    page = Page(render_report("Title", [ReportSection("q", response(result()), response(result()))]))
-    assert page.tags.count("caption") == page.tags.count("table") == 3
-    assert {"main", "h1", "h2", "thead", "tbody", "th"} <= set(page.tags)
-    assert "+0.050" in page.text
-
-
-def test_the_report_stands_without_explanations_or_results():
-    page = Page(
-        render_report("T", [ReportSection("q", response(result(explanation=None))), ReportSection("r", response())])
-    )
-    assert "no result" in page.text
-    assert page.tags.count("table") == 2
+def test_comparison_trace_and_ends_are_tables_of_text():
+    comparison = RankComparison(1, 2, 0.3, (("[b]x", 0.4), ("y", -0.1)), (("[b]x", 0.4),))
+    shown = text_of(comparison_table(comparison, 1))
+    assert "[b]x *" in shown
+    assert "1 other parts" in shown
+    assert "+0.4000" in shown
+    trace = StepTrace(("database", "start"), (HOSTILE,), ((0.45,), (0.5,)), ((1,), (2,)))
+    shown = text_of(trace_table(response(result(), trace=trace)))
+    assert "1  0.4500" in shown
+    assert "2  0.5000" in shown
+    assert HOSTILE[:9] in shown
+    assert "database" not in text_of(trace_table(response(result())))
+    document = EndDocument(1, "[b]title", 0.25)
+    shown = text_of(ends_table(FactorEnds("latent_4", (document,), (document,), ("harbour",), ("[bread]",), 9)))
+    assert "[b]title" in shown
+    assert "[bread]" in shown
 
 
 def test_dictionaries_are_ready_for_json():
