@@ -1,14 +1,15 @@
 """Attaching to a collection that is already in production: what was decided about it, in one small file.
 
 An attachment says where the collection is, which of its vectors and fields are used, which model and space, and which
-guard. It holds no key: a key comes by keyword or environment when the collection is opened.
+guard. It holds no key: a key comes by keyword or environment when the collection is opened. Where the engine keeps
+metadata of a collection, it may lie there instead, where every client finds it and no search does.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from imrnn_vdb.core import choose_vector, make_layout
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Backend
+from imrnn_vdb.store import Backend, Layout, Store, connect
 from imrnn_vdb.urls import parse_url
 
 FORMAT, VERSION = "imrnn_vdb attachment", 1
@@ -90,12 +91,19 @@ class Attachment:
         InvalidInputError
             If it cannot be written.
         """
-        guard = self.guard if self.guard is None or isinstance(self.guard, str) else dict(self.guard)
-        text = json.dumps({"format": FORMAT, "version": VERSION, **asdict(self), "guard": guard}, indent=2)
         try:
-            Path(path).write_text(text + "\n", "utf-8")
+            Path(path).write_text(self.to_text(indent=2) + "\n", "utf-8")
         except OSError as exc:
             raise InvalidInputError(f"the attachment cannot be written to {path}: {exc}") from exc
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return all fields, ready for JSON."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**values, "guard": dict(self.guard) if isinstance(self.guard, Mapping) else self.guard}
+
+    def to_text(self, indent: int | None = None) -> str:
+        """Return it as JSON that says what it is."""
+        return json.dumps({"format": FORMAT, "version": VERSION, **self.to_dict()}, indent=indent)
 
     @classmethod
     def load(cls, path: str | Path) -> Attachment:
@@ -107,15 +115,74 @@ class Attachment:
             If it is none of ours, of another version, or holds what it should not.
         """
         try:
-            values = json.loads(Path(path).read_text("utf-8"))
+            text = Path(path).read_text("utf-8")
         except (OSError, ValueError) as exc:
             raise InvalidInputError(f"{path} is no attachment that can be read: {exc}") from exc
+        return cls.from_text(text, str(path))
+
+    @classmethod
+    def from_text(cls, text: str, where: str) -> Attachment:
+        """Read what :meth:`to_text` made; ``where`` it came from stands in the error, raised as by :meth:`load`."""
+        try:
+            values = json.loads(text)
+        except (ValueError, TypeError) as exc:
+            raise InvalidInputError(f"{where} is no attachment that can be read: {exc}") from exc
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT or values.pop("version", 0) != VERSION:
-            raise InvalidInputError(f"{path} is no attachment of version {VERSION}: make one with imrnn-vdb attach")
+            raise InvalidInputError(f"{where} is no attachment of version {VERSION}: make one with imrnn-vdb attach")
         names = {field.name for field in fields(cls)}
         if set(values) != names or not all(isinstance(values[name], str) for name in names - {"guard"}):
-            raise InvalidInputError(f"{path} holds other keys or values than an attachment: make it again")
+            raise InvalidInputError(f"{where} holds other keys or values than an attachment: make it again")
         return cls(**values)
+
+
+def find_attachment(source: str | Path, settings: Settings) -> Attachment:
+    """Read an attachment from its file, or, for a collection's URL, from the collection.
+
+    Parameters
+    ----------
+    source
+        The path, or the URL; the attachment then has this URL, whatever the recorded one was.
+    settings
+        How to connect.
+
+    Raises
+    ------
+    InvalidInputError
+        If there is none, or none that can be used.
+    """
+    if ":" not in str(source) or Path(source).is_file():
+        return Attachment.load(source)
+    url = parse_url(str(source))
+    backend, connection = connect(url, settings.connection, asynchronous=False)
+    try:
+        store = backend.store(connection, url.collection, Layout("00000000", 1), settings.guard)
+        found = connection.run(recorded(store))
+    finally:
+        connection.close()
+    if found is None:
+        raise InvalidInputError(f"nothing is recorded in {url}: attach with --in-collection, or name the file")
+    return replace(found, url=str(source))
+
+
+def recorded(store: Store) -> Operation[Attachment | None]:
+    """Read the attachment that lies in a collection's own metadata; None where there is none."""
+    text = yield from store.read_record()
+    return None if text is None else Attachment.from_text(text, f"the record in collection {store.collection!r}")
+
+
+def record(store: Store, attachment: Attachment) -> Operation[None]:
+    """Write an attachment into the collection's own metadata.
+
+    Raises
+    ------
+    InvalidInputError
+        If it has a guard: a collection's metadata belongs to all its tenants.
+    UnsupportedError
+        If the engine keeps no such metadata.
+    """
+    if attachment.guard is not None:
+        raise InvalidInputError("a collection belongs to all its tenants: keep an attachment with a guard in a file")
+    yield from store.write_record(attachment.to_text())
 
 
 def attach(

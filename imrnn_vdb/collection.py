@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from imrnn_vdb.attach import Attachment
+from imrnn_vdb.attach import Attachment, find_attachment
 from imrnn_vdb.backfill import (
     BackfillOptions,
     BackfillReport,
@@ -141,24 +141,24 @@ class IMRNNCollection(_Shell):
         return cls._start(url, model, Settings(**options), open_core)
 
     @classmethod
-    def from_attachment(cls, path: str | Path, **options: Unpack[OpenOptions]) -> Self:
-        """Open the collection that a file made by ``imrnn-vdb attach`` names.
+    def from_attachment(cls, source: str | Path, **options: Unpack[OpenOptions]) -> Self:
+        """Open a collection as ``imrnn-vdb attach`` recorded it.
 
         Parameters
         ----------
-        path
-            The file.
+        source
+            The file; or the collection's URL, where the record lies in the collection (``--in-collection``).
         options
-            As for :meth:`open`; they go before what the file says, but a guard of the file stays.
+            As for :meth:`open`; they go before what is recorded, but a recorded guard stays.
 
         Raises
         ------
         InvalidInputError
-            If the file is no attachment, or has a guard and ``guard=`` is given.
+            If there is no attachment, or it has a guard and ``guard=`` is given.
         SpaceMismatchError
             If the model now has another space than the one that was attached.
         """
-        attachment, model, merged = _attached(path, options)
+        attachment, model, merged = _attached(source, options)
         return cls.open(attachment.url, model, **merged)
 
     @classmethod
@@ -352,6 +352,22 @@ class IMRNNCollection(_Shell):
         filler = self._core.filler(BackfillOptions(**options))
         return run_script(self._connection, backfill_script(filler, progress or _ignore))
 
+    def add_code_vector(self) -> None:
+        """Give the collection a vector of its own for codes, once; later backfills and searches of this object use it.
+
+        Codes are then no part of the payload that your own reads return. They are missing until they are backfilled;
+        other processes go on with the payload until they open the collection anew. Only :meth:`undo` removes it.
+
+        Raises
+        ------
+        UnsupportedError
+            If the server cannot add a vector to an existing collection (Qdrant before 1.18, Milvus); the codes then
+            stay where they are, and nothing was changed.
+        StoreUnavailableError
+            If the collection is still taking on the vector: call again later.
+        """
+        self._connection.run(self._core.store.add_code_vector())
+
     def verify(
         self,
         sample: int | None = 1_000,
@@ -446,9 +462,9 @@ class AsyncIMRNNCollection(_Shell):
         return await cls._start(url, model, Settings(**options), open_core)
 
     @classmethod
-    async def from_attachment(cls, path: str | Path, **options: Unpack[OpenOptions]) -> Self:
-        """Open the collection that a file names; see :meth:`IMRNNCollection.from_attachment`."""
-        attachment, model, merged = await asyncio.to_thread(_attached, path, options)
+    async def from_attachment(cls, source: str | Path, **options: Unpack[OpenOptions]) -> Self:
+        """Open a collection as it was recorded; see :meth:`IMRNNCollection.from_attachment`."""
+        attachment, model, merged = await asyncio.to_thread(_attached, source, options)
         return await cls.open(attachment.url, model, **merged)
 
     @classmethod
@@ -538,6 +554,10 @@ class AsyncIMRNNCollection(_Shell):
         filler = self._core.filler(BackfillOptions(**options))
         return await arun_script(self._connection, backfill_script(filler, progress or _ignore))
 
+    async def add_code_vector(self) -> None:
+        """Give the collection a vector of its own for codes; see :meth:`IMRNNCollection.add_code_vector`."""
+        await self._connection.arun(self._core.store.add_code_vector())
+
     async def verify(
         self,
         sample: int | None = 1_000,
@@ -602,8 +622,8 @@ class AsyncIMRNNCollection(_Shell):
         await self.close()
 
 
-def _attached(path: str | Path, options: OpenOptions) -> tuple[Attachment, IMRNNModel, OpenOptions]:
-    attachment = Attachment.load(path)
+def _attached(source: str | Path, options: OpenOptions) -> tuple[Attachment, IMRNNModel, OpenOptions]:
+    attachment = find_attachment(source, Settings(**options))
     merged: Any = attachment.merged(options)
     model = Settings(**merged).load(attachment.model)
     attachment.check(model.space)

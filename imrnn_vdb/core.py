@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.backfill import BackfillOptions, Filler, fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
-from imrnn_vdb.codec import FloatArray, encode_rows, encode_texts
+from imrnn_vdb.codec import Codes, FloatArray, encode_rows, encode_texts
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
@@ -198,18 +198,7 @@ class CollectionCore:
 
     def payload_for(self, vectors: npt.ArrayLike) -> list[Payload]:
         """Compute what writers of their own store with n vectors of shape (n, d)."""
-        codes = fresh_codes(self.model.space, self.metric, vectors)
-        layout, scores = self.store.layout, self.model.space.factor_scores(codes.directions)
-        stored: Sequence[Any] = (
-            encode_rows(codes).tolist()
-            if layout.code_storage == "vector"
-            else encode_texts(codes, layout.space_id, layout.code_dtype)
-        )
-        keys = [layout.factor_field(name) for name in layout.factor_names]
-        return [
-            {layout.code_field: code, **dict(zip(keys, row, strict=True))}
-            for code, row in zip(stored, scores.tolist(), strict=True)
-        ]
+        return stored_fields(self.model.space, self.store.layout, fresh_codes(self.model.space, self.metric, vectors))
 
     def passage_vectors(self, texts: Sequence[str]) -> FloatArray:
         """Turn n passages into checked vectors of shape (n, d)."""
@@ -231,6 +220,21 @@ class CollectionCore:
                     raise InvalidInputError("this model has no encoder: pass encoder=, or give vectors, not texts")
                 self._built = as_encoder(source)
             return self._built
+
+
+def stored_fields(space: FactorSpace, layout: Layout, codes: Codes) -> list[Payload]:
+    """Return the fields that hold n current codes and their factor scores."""
+    scores = space.factor_scores(codes.directions)
+    stored: Sequence[Any] = (
+        encode_rows(codes).tolist()
+        if layout.code_storage == "vector"
+        else encode_texts(codes, layout.space_id, layout.code_dtype)
+    )
+    keys = [layout.factor_field(name) for name in layout.factor_names]
+    return [
+        {layout.code_field: code, **dict(zip(keys, row, strict=True))}
+        for code, row in zip(stored, scores.tolist(), strict=True)
+    ]
 
 
 def open_core(
@@ -329,7 +333,7 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
     if not fitting:
         raise SpaceMismatchError(
             f"no vector of collection {collection!r} has the model's {dim} dimensions; it has: {listing}. "
-            "Use the model made for this collection's encoder"
+            "Use the model made for this collection's encoder, or fit one to its vectors: imrnn-vdb attach --fit FOLDER"
         )
     raise InvalidInputError(f"several vectors of collection {collection!r} fit ({listing}): name one by vector_name=")
 

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import CodeDtype, Codes, FloatArray
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, UnsupportedError
+from imrnn_vdb.extras import Extras
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard, admit, checked_guard
 from imrnn_vdb.metric import Metric
@@ -214,12 +215,15 @@ class CollectionInfo:
         Number of points.
     capabilities
         What works here, for ``doctor``.
+    settings
+        What else is known, for ``doctor``: text, numbers, booleans, and lists and mappings of these, by name.
     """
 
     server: str
     vectors: Mapping[str, VectorField]
     count: int
     capabilities: tuple[Capability, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +252,7 @@ class ConnectionOptions:
         return self.tls if self.tls is not None else bool(self.api_key) and url.host not in _THIS_MACHINE
 
 
-class Store(ABC):
+class Store(Extras, ABC):
     """One collection of one database. Every method is an operation: see :mod:`imrnn_vdb.connection`.
 
     Attributes

@@ -41,6 +41,10 @@ class WireServer:
         Name and message of every request, in order.
     faults
         By method name, faults that the next calls get.
+    strict
+        By collection in strict mode, its limits beside the refusal of filters without an index.
+    forgets_metadata
+        Whether it ignores metadata, as servers before 1.16 do.
     """
 
     def __init__(self) -> None:
@@ -48,7 +52,8 @@ class WireServer:
         self.metadata: list[dict[str, str]] = []
         self.faults: dict[str, list[Fault]] = {}
         self.indexed: dict[str, set[str]] = {}
-        self.strict: set[str] = set()
+        self.strict: dict[str, dict[str, Any]] = {}
+        self.forgets_metadata = False
         self.local = QdrantClient(":memory:")
         self._lock = threading.Lock()
         self._server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.max_receive_message_length", -1)])
@@ -208,8 +213,16 @@ def _describe(server: WireServer, request: Any) -> Any:
         for key in server.indexed.get(request.collection_name, ())
     }
     if request.collection_name in server.strict:
-        info.config.strict_mode_config = models.StrictModeConfigOutput(enabled=True, unindexed_filtering_retrieve=False)
+        info.config.strict_mode_config = models.StrictModeConfigOutput(
+            enabled=True, unindexed_filtering_retrieve=False, **server.strict[request.collection_name]
+        )
     return pb.GetCollectionInfoResponse(result=RestToGrpc.convert_collection_info(info))
+
+
+def _update_collection(server: WireServer, request: Any) -> Any:
+    if not server.forgets_metadata:
+        server.local.update_collection(request.collection_name, metadata=GrpcToRest.convert_payload(request.metadata))
+    return pb.CollectionOperationResponse(result=True)
 
 
 def _drop(server: WireServer, request: Any) -> Any:
@@ -230,5 +243,5 @@ _POINTS = {
     "CreateVectorName": _create_vector,
     "DeleteVectorName": _delete_vector,
 }
-_COLLECTIONS = {"Create": _create, "Get": _describe, "Delete": _drop}
+_COLLECTIONS = {"Create": _create, "Get": _describe, "Update": _update_collection, "Delete": _drop}
 _ROOT = {"HealthCheck": lambda _server, _request: pb.HealthCheckReply(title="stand-in", version=VERSION)}

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option("--sample", type=click.IntRange(100), default=20_000, show_default=True, help="Points that --fit reads.")
 @click.option("--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Of --fit.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="imrnn.json", show_default=True)
+@click.option("--in-collection", is_flag=True, help="Record it in the collection's metadata; --out as well if given.")
 @json_option
 @exit_codes
 def attach(
@@ -41,13 +42,18 @@ def attach(
     sample: int,
     num_factors: int,
     out: Path,
+    in_collection: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Check that the collection at URL fits a model, and record how it is opened. Changes nothing in the database."""
+    """Check that the collection at URL fits a model, and record how it is opened.
+
+    Changes nothing in the database, but for one key of the collection's metadata with --in-collection.
+    """
     from imrnn_vdb.attach import attach as look
+    from imrnn_vdb.attach import record
     from imrnn_vdb.options import Settings
-    from imrnn_vdb.store import connect
+    from imrnn_vdb.store import Layout, connect
     from imrnn_vdb.urls import parse_url
 
     settings = Settings(**options, guard=_guard(guard))
@@ -59,19 +65,26 @@ def attach(
             model = str(folder)
         loaded = settings.load(model)
         found = connection.run(look(backend, connection, url, model, loaded.space, settings))
+        if in_collection:
+            store = backend.store(connection, parse_url(url).collection, Layout(found.space_id, 1), settings.guard)
+            connection.run(record(store, found))
     finally:
         connection.close()
-    found.save(out)
+    asked = click.get_current_context().get_parameter_source("out") is not click.core.ParameterSource.DEFAULT
+    where = [f"{url} --attached"] if in_collection else []
+    if asked or not in_collection:
+        found.save(out)
+        where.insert(0, str(out))
     measured = loaded.evidence.get("fit", {}) if folder is not None else {}
     factors = {name: factor["auc"] for name, factor in measured.get("factors", {}).items()}
     if as_json:
-        print_json({"out": str(out), "model": found.model, "space_id": found.space_id, "held_out_auc": factors})
+        print_json({"recorded": where, "model": found.model, "space_id": found.space_id, "held_out_auc": factors})
         return
     for name, auc in factors.items():
         click.echo(f"{name}: held-out AUC {'not measured' if auc is None else format(auc, '.3f')}")
     for name, reason in measured.get("rejected", {}).items():
         click.echo(f"left out: {name}: {reason}")
-    click.echo(f"attached: {out}; next: imrnn-vdb doctor {out}, imrnn-vdb backfill {out}")
+    click.echo(f"attached; next: imrnn-vdb doctor {where[0]}, imrnn-vdb backfill {where[0]}")
 
 
 def _guard(text: str | None) -> Any:

@@ -29,6 +29,7 @@ _SHOWN = 20
 @click.option("--where", help="Only points that match: an expression for Milvus, JSON of a Filter for Qdrant.")
 @click.option("--dry-run", is_flag=True, help="Count what would be written, and write nothing.")
 @click.option("--in-place", is_flag=True, help="Nobody else writes now: Milvus may rewrite rows.")
+@click.option("--code-vector", is_flag=True, help="Put codes into a vector of their own, where the server can add one.")
 @click.option("--follow", type=click.FloatRange(0), metavar="SECONDS", help="Repeat, so long after each pass.")
 @click.option("--verify", is_flag=True, help="Compare stored codes with the vectors, and write nothing.")
 @click.option("--sample", type=click.IntRange(1), help="With --verify: so many points at random; all if unset.")
@@ -38,6 +39,7 @@ _SHOWN = 20
 @exit_codes
 def backfill(
     where: str | None,
+    code_vector: bool,
     follow: float | None,
     verify: bool,
     sample: int | None,
@@ -60,6 +62,8 @@ def backfill(
     how = {name: options.pop(name) for name in names}
     with IMRNNCollection.open(**options) as collection:
         how["payload_filter"] = collection.parse_filter(where) if where else None
+        if code_vector and not (undo or verify or how["dry_run"]):
+            collection.add_code_vector()
         if undo:
             _undo(collection, space, how["in_place"], as_json)
         elif verify:

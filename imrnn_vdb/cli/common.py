@@ -34,6 +34,7 @@ def url_options(command: Command) -> Command:
         click.option("--api-key", envvar="IMRNN_API_KEY", help="Secret for the server; better in IMRNN_API_KEY."),
         click.option("--tls/--no-tls", default=None, help="Encrypt the connection, or not."),
         click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds for one operation."),
+        click.option("--attached", is_flag=True, help="Open as attach --in-collection recorded it in the collection."),
         click.option("--vector-name", default="", help="The base vector, where several fit the model."),
     ):
         command = decorate(command)
@@ -41,14 +42,19 @@ def url_options(command: Command) -> Command:
 
 
 def _with_attachment(command: Command) -> Command:
-    """Take what an attachment says, where URL is its file; what stands on the command line goes first."""
+    """Take what an attachment says, where URL is its file or --attached reads it from the collection.
+
+    What stands on the command line goes first.
+    """
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
-        if Path(options["url"]).is_file():
-            from imrnn_vdb.attach import Attachment
+        if options.pop("attached") or Path(options["url"]).is_file():
+            from imrnn_vdb.attach import find_attachment
+            from imrnn_vdb.options import Settings
 
-            attachment = Attachment.load(options["url"])
+            how = {name: options[name] for name in ("api_key", "tls", "timeout")}
+            attachment = find_attachment(options["url"], Settings(**how))
             given = {name: options[name] for name in ("vector_name", "text_field", "guard") if options.get(name)}
             options = {**options, **attachment.merged(given), "url": attachment.url}
             if click.get_current_context().get_parameter_source("model") is click.core.ParameterSource.DEFAULT:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -41,10 +42,16 @@ def doctor(url: str, model: str, as_json: bool, **options: Any) -> None:
     for name, field in info.vectors.items():
         quantized = ", quantised" if field.quantized else ""
         out.print(f"  vector {name or '(unnamed)'}: {field.dim} dimensions, {field.metric}{quantized}", markup=False)
+    for setting, value in info.settings.items():
+        out.print(f"  {setting}: {_shown(value)}", markup=False)
+    if diagnosis.attached:
+        out.print(f"  attached with: {diagnosis.attached.model}, {diagnosis.attached.space_id}", markup=False)
     sampled = sum(diagnosis.codes.values())
     if sampled:
         counts = ", ".join(f"{count} {status}" for status, count in sorted(diagnosis.codes.items()))
-        out.print(f"  factor codes of {sampled} sampled points: {counts}", markup=False)
+        out.print(f"  factor codes of the first {sampled} points: {counts}", markup=False)
+    if diagnosis.backfill:
+        out.print(f"  backfill: {diagnosis.backfill}", markup=False)
     table = Table(box=None, pad_edge=False)
     table.add_column("capability")
     table.add_column("status")
@@ -54,3 +61,11 @@ def doctor(url: str, model: str, as_json: bool, **options: Any) -> None:
         status = Text(capability.status, colours[capability.status])
         table.add_row(capability.name, status, Text(capability.why))
     out.print(table)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_shown(inner)}" for name, inner in value.items()) or "none"
+    return ", ".join(map(_shown, value)) or "none" if isinstance(value, list) else str(value)

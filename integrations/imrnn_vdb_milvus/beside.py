@@ -137,6 +137,12 @@ class SidecarSteps(MilvusSteps):
             return {}
         return found
 
+    def _number_of_codes(self) -> Operation[int]:
+        counted = yield from self._about(
+            self._beside.collection, "query", filter="", output_fields=["count(*)"], **SESSION
+        )
+        return int(counted[0]["count(*)"])
+
     def _joined(self, schema: Schema, rows: list[Row]) -> Operation[list[Row]]:
         if self._sidecar is None:
             return rows

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from imrnn_vdb.store import FACTOR_PREFIX, Capability, Layout
 from imrnn_vdb_milvus.schema import Schema, Server
 from imrnn_vdb_milvus.sidecar import sidecar_name
+
+_FILTERS = "factor filters in the database"
 
 
 def capabilities_of(
@@ -21,11 +24,25 @@ def capabilities_of(
         _new_fields(server),
         _sidecar_filters() if sidecar else _pre_filters(server, schema),
         _recall(server, schema),
+        Capability("record in the collection", "works", "attach --in-collection sets a property of the collection"),
         Capability("own writes", "works", "session consistency: a read sees what this process wrote before"),
         Capability("async", "fallback", "Milvus Lite runs in this process: calls go to a worker thread")
         if server.lite
         else Capability("async", "works", "AsyncMilvusClient over gRPC"),
     )
+
+
+def settings_of(schema: Schema, partitions: Sequence[str], sidecar: str | None) -> dict[str, Any]:
+    """Return what is known of a collection beside its vectors."""
+    return {
+        "primary key": f"{schema.key}, {'VARCHAR' if schema.key_is_text else 'INT64'}",
+        "autoID": schema.auto_id,
+        "dynamic field": schema.dynamic,
+        "partitions": len(partitions),
+        "partition key": schema.partition_key,
+        "indexes": dict(schema.index_types),
+        "sidecar": sidecar or "none",
+    }
 
 
 def _codes(schema: Schema, layout: Layout) -> Capability:
@@ -48,7 +65,7 @@ def _sidecar_filters() -> Capability:
         "scores lie in the sidecar: a filter that few points match is sent as their ids; for others the window grows "
         "up to 64 times, at one more call a step"
     )
-    return Capability("factor filters in the database", "fallback", why)
+    return Capability(_FILTERS, "fallback", why)
 
 
 def _code_vector(server: Server, schema: Schema, layout: Layout) -> Capability:
@@ -105,10 +122,10 @@ def _new_fields(server: Server) -> Capability:
 
 
 def _pre_filters(server: Server, schema: Schema) -> Capability:
-    name = "factor filters in the database"
     if any(column.startswith(FACTOR_PREFIX) for column in schema.columns):
-        return Capability(name, "works", "scores are scalar FLOAT fields")
+        return Capability(_FILTERS, "works", "scores are scalar FLOAT fields")
     if not schema.dynamic:
-        return Capability(name, "no", "there is neither a field for scores nor a dynamic field")
+        return _sidecar_filters()
     slow = " (slow in Milvus Lite: about 0.8 s at 20,000 points)" if server.lite else ""
-    return Capability(name, "works", f"scores are keys of the dynamic field{slow}")
+    why = f"after a backfill, {_sidecar_filters().why}; after one in place, scores are keys of the dynamic field{slow}"
+    return Capability(_FILTERS, "fallback", why)

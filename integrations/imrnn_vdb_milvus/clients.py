@@ -137,6 +137,7 @@ class LiteClient:
             "create_index",
             "load_collection",
             "flush",
+            "alter_collection_properties",
         }
     )
     _open_lock = threading.Lock()

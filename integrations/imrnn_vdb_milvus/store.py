@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
@@ -15,13 +16,14 @@ from imrnn_vdb.errors import (
     InvalidInputError,
     UnsupportedError,
 )
+from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points
 from imrnn_vdb_milvus.beside import SidecarSteps
-from imrnn_vdb_milvus.capabilities import capabilities_of
-from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, user_filter
+from imrnn_vdb_milvus.capabilities import capabilities_of, settings_of
+from imrnn_vdb_milvus.expressions import every, factor_expression, identifier, is_one_of, user_filter
 from imrnn_vdb_milvus.rows import (
     HitRows,
     Row,
@@ -69,12 +71,66 @@ class MilvusStore(SidecarSteps):
         server, schema = yield from self._look()
         partitions = yield from self._ask("list_partitions")
         count = yield from self.count()
+        beside = self._sidecar.collection if self._sidecar is not None else None
         return CollectionInfo(
             str(server),
             dict(schema.vectors),
             count,
-            capabilities_of(server, schema, partitions, self.layout, sidecar=self._sidecar is not None),
+            capabilities_of(server, schema, partitions, self.layout, sidecar=beside is not None),
+            settings_of(schema, partitions, beside),
         )
+
+    def read_record(self) -> Operation[str | None]:
+        """Return the property of ours that the collection has."""
+        described = yield from self._ask("describe_collection")
+        return (described.get("properties") or {}).get(RECORD_KEY)
+
+    def write_record(self, text: str) -> Operation[None]:
+        """Set a property of ours; others stay (tried on 2.3.5 and on Milvus Lite)."""
+        yield from self._ask("alter_collection_properties", properties={RECORD_KEY: text})
+        if (yield from self.read_record()) != text:
+            raise UnsupportedError(f"the server did not keep a property of collection {self.collection!r}: use a file")
+
+    def add_code_vector(self) -> Operation[None]:
+        """Refuse, unless the collection was created with one.
+
+        Raises
+        ------
+        UnsupportedError
+            Always otherwise.
+        """
+        server, schema = yield from self._look()
+        if schema.code_home(self.layout) != "vector":
+            raise UnsupportedError(
+                f"collection {self.collection!r} cannot be given a vector for codes: {server} adds no vector field to "
+                "a collection (Milvus does from 2.6.18 on, which this package does not use); a backfill puts codes "
+                "into a sidecar collection"
+            )
+
+    def coded(self) -> Operation[int | None]:
+        """Count the codes of a sidecar, or of a column; None where they are keys of the dynamic field."""
+        _, schema = yield from self._look()
+        if self._sidecar is not None:
+            return None if self._guard is not None else (yield from self._number_of_codes())
+        if schema.code_home(self.layout) != "column":
+            return None
+        return (yield from self.count(f'{identifier(self.layout.code_field)} != ""'))
+
+    def second_call(self, ids: Sequence[PointId]) -> Operation[float | None]:
+        """Time the call that a sidecar costs: on it, or before there is one, the like of it on the collection."""
+        _, schema = yield from self._look()
+        if schema.code_home(self.layout) in {"vector", "column"}:
+            return None
+        started = monotonic()
+        if self._sidecar is not None:
+            yield from self._codes(ids, [self._sidecar.key, self.layout.code_field])
+        else:
+            yield from self._rows(schema, ids, [schema.key])
+        return monotonic() - started
+
+    def bytes_of(self, fields: Mapping[str, Any]) -> int:
+        """Return about how many bytes a row of a sidecar takes: key, unused vector, code, and four for each score."""
+        return 16 + sum(len(value) if isinstance(value, str) else 4 for value in fields.values())
 
     def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:
         """Create the collection for base vectors and codes; `CollectionExistsError` if there is one.

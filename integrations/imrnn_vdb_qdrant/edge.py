@@ -11,7 +11,8 @@ from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Capability, CollectionInfo, Layout
+from imrnn_vdb.store import CollectionInfo, Layout
+from imrnn_vdb_qdrant.capabilities import edge_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.engine import Engine
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary
@@ -49,7 +50,8 @@ class EdgeStore(NativeStore):
         """Describe the engine and the collection."""
         schema = yield from self._schema(fresh=True)
         number = yield from self.count()
-        return CollectionInfo(f"Qdrant Edge {_version()}", schema.vectors, number, self._capabilities(schema))
+        capabilities, settings = edge_capabilities(schema, self.layout), settings_of(schema, self._factor_paths)
+        return CollectionInfo(f"Qdrant Edge {_version()}", schema.vectors, number, capabilities, settings)
 
     def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:  # noqa: ARG002
         """Create the collection in its own folder; it takes ids of every type."""
@@ -194,21 +196,6 @@ class EdgeStore(NativeStore):
             )
         threshold = edge.EdgeOptimizersConfig(indexing_threshold=_INDEX_FROM_POINTS * dim * 4 // 1024)  # in kB
         return edge.EdgeConfig(vectors=vectors, optimizers=threshold, payload_memory=edge.Memory.Cached)
-
-    def _capabilities(self, schema: Schema) -> tuple[Capability, ...]:
-        indexed = all(path in schema.indexed for path in self._factor_paths)
-        return (
-            Capability("code in payload", "works", "set key by key on any collection; other keys stay as they are"),
-            Capability("code as named vector", "works", "Edge adds a named vector to an existing collection"),
-            Capability(
-                "factor pre-filters",
-                "works",
-                "factor scores are indexed" if indexed else "each factor is indexed when it is first filtered on",
-            ),
-            Capability("exact base scores", "works", "every search asks for rescoring of quantised vectors"),
-            Capability("async", "fallback", "the engine runs in this process; calls go to worker threads"),
-            Capability("several processes", "no", "one process at a time can open the folder; use a server for more"),
-        )
 
 
 def _vectors(row: Row, base: str, layout: Layout) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
-from imrnn_vdb.filters import FactorFilter, factor_names
+from imrnn_vdb.filters import FactorFilter, factor, factor_names
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import (
@@ -281,7 +281,28 @@ class NativeStore(Store):
             yield from self._ask(self._remove_vector(name))
         self._known, self._indexes_seen = None, False
 
+    def add_code_vector(self) -> Operation[None]:
+        """Give the collection a named vector for codes, once, and verify that it is there and settled."""
+        schema = yield from self._schema(fresh=True)
+        if self.layout.code_field in schema.vectors:
+            yield from self._verify_code_vector()
+        else:
+            yield from self._make_room(schema)
+        self.layout = replace(self.layout, code_storage="vector")
+
+    def coded(self) -> Operation[int | None]:
+        """Count the points that have a factor score, which is set with the code, by an index that is there already."""
+        schema = yield from self._schema(fresh=True)
+        for name in self.layout.factor_names:
+            if payload_path(self.layout.factor_field(name)) in schema.indexed:
+                has_score = combine(self._words, self.layout, None, factor(name) >= 0.0)
+                return int((yield from self._ask(self._count(guarded(self._words, self._guard, has_score)))))
+        return None
+
     # steps
+
+    def _verify_code_vector(self) -> Operation[None]:
+        yield from ()
 
     def _ask(self, call: Call) -> Operation[Any]:
         """Send a call; an error that comes back names the collection."""

@@ -33,11 +33,20 @@ class Schema:
         Payload keys with an index.
     strict
         Whether the server refuses filters on payload keys without an index.
+    limits
+        What strict mode allows, by the server's own names; empty where it is off.
+    metadata
+        The collection's own metadata.
+    status
+        Of the collection: ``"green"`` when nothing is being rebuilt; empty where the engine does not say.
     """
 
     vectors: Mapping[str, VectorField]
     indexed: frozenset[str] = field(default_factory=frozenset)
     strict: bool = False
+    limits: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    status: str = ""
 
     def base_name(self, layout: Layout, collection: str) -> str:
         """Return the name of the base vector: the layout's, else the only one beside the code.
@@ -86,8 +95,15 @@ def schema_from_client(info: Any) -> Schema:
         if one.multivector_config is None
     }
     strict = info.config.strict_mode_config
-    refuses = strict is not None and bool(strict.enabled) and strict.unindexed_filtering_retrieve is False
-    return Schema(vectors, frozenset(info.payload_schema or {}), refuses)
+    limits = strict.model_dump(exclude_none=True) if strict is not None and strict.enabled else {}
+    return Schema(
+        vectors,
+        frozenset(info.payload_schema or {}),
+        strict=limits.get("unindexed_filtering_retrieve") is False,
+        limits={name: value for name, value in limits.items() if name != "enabled"},
+        metadata=getattr(info.config, "metadata", None) or {},  # unknown to clients before 1.16
+        status=str(getattr(info.status, "value", info.status)),
+    )
 
 
 def schema_from_config(config: Mapping[str, Any]) -> Schema:

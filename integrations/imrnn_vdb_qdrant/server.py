@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
+from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Capability, CollectionInfo, ConnectionOptions, Layout
+from imrnn_vdb.store import CollectionInfo, ConnectionOptions, Layout
 from imrnn_vdb.urls import CollectionURL
+from imrnn_vdb_qdrant.capabilities import server_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary
 from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
@@ -20,7 +22,6 @@ from imrnn_vdb_qdrant.schema import Schema, new_base_name, schema_from_client
 from imrnn_vdb_qdrant.vendor import load_client, then
 
 _GRPC_PORT = 6334
-_NAMED_VECTORS_SINCE = (1, 18)
 
 
 def server_client(url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Any:
@@ -92,7 +93,8 @@ class QdrantStore(NativeStore):
         number = yield from self.count()
         about = yield from self._ask(lambda client, _: client.info())
         server = f"qdrant-client local mode {about.version}" if self._local else f"Qdrant {about.version}"
-        return CollectionInfo(server, schema.vectors, number, self._capabilities(schema, about.version))
+        capabilities = server_capabilities(schema, about.version, self.layout, local=self._local)
+        return CollectionInfo(server, schema.vectors, number, capabilities, settings_of(schema, self._factor_paths))
 
     def create(self, dim: int, metric: Metric, id_type: Literal["int", "str"] = "str") -> Operation[None]:  # noqa: ARG002
         """Create the collection, with indexed factor scores; it takes ids of every type."""
@@ -114,6 +116,24 @@ class QdrantStore(NativeStore):
         self._known = None
         yield from self._add_indexes(Schema({}), self._factor_paths)
         self._indexes_seen = True
+
+    def read_record(self) -> Operation[str | None]:
+        """Return what lies under our key of the collection's metadata."""
+        schema = yield from self._schema(fresh=True)
+        return schema.metadata.get(RECORD_KEY)
+
+    def write_record(self, text: str) -> Operation[None]:
+        """Set our key of the collection's metadata (server 1.16 or newer); an older server ignores it, which shows."""
+        yield from self._ask(
+            lambda client, seconds: client.update_collection(
+                self.collection, metadata={RECORD_KEY: text}, timeout=_whole(seconds)
+            )
+        )
+        if (yield from self.read_record()) != text:
+            raise UnsupportedError(
+                f"the server did not keep metadata for collection {self.collection!r}: Qdrant does from 1.16 on; "
+                "record it in a file"
+            )
 
     def parse_filter(self, text: str) -> Any:
         """Read the JSON of a ``qdrant_client.models.Filter``.
@@ -238,6 +258,10 @@ class QdrantStore(NativeStore):
                 self.collection, name, config, wait=True, timeout=_whole(seconds)
             )
         )
+        yield from self._verify_code_vector()
+
+    def _verify_code_vector(self) -> Operation[None]:
+        name = self.layout.code_field
         yield from self._ask(
             lambda client, _: then(client.get_collection(self.collection), lambda found: _check_shows(found, name))
         )
@@ -277,40 +301,6 @@ class QdrantStore(NativeStore):
             client.create_payload_index(self.collection, path, kind, wait=True, timeout=_whole(seconds)), _completed
         )
 
-    def _capabilities(self, schema: Schema, version: str) -> tuple[Capability, ...]:
-        return (
-            Capability("code in payload", "works", "set key by key on any collection; other keys stay as they are"),
-            self._named_vector_capability(schema, version),
-            self._filter_capability(schema),
-            Capability("exact base scores", "works", "local mode compares with every vector")
-            if self._local
-            else Capability("exact base scores", "works", "every search asks for rescoring of quantised vectors"),
-            Capability("async", "fallback", "local mode runs in this process; calls go to worker threads")
-            if self._local
-            else Capability("async", "works", "AsyncQdrantClient over gRPC"),
-        )
-
-    def _named_vector_capability(self, schema: Schema, version: str) -> Capability:
-        name = "code as named vector"
-        if self.layout.code_field in schema.vectors:
-            return Capability(name, "works", "the collection has the vector")
-        if self._local:
-            free = "" not in schema.vectors
-            return Capability(name, "works" if free else "no", "local mode adds one beside named vectors only")
-        if _release(version) >= _NAMED_VECTORS_SINCE:
-            return Capability(name, "works", "servers from 1.18 on add a named vector to an existing collection")
-        return Capability(name, "no", f"{version} cannot add a vector to an existing collection; the payload is used")
-
-    def _filter_capability(self, schema: Schema) -> Capability:
-        name = "factor pre-filters"
-        if self._local:
-            return Capability(name, "fallback", "local mode has no payload index: every filter looks at all points")
-        missing = [path for path in self._factor_paths if path not in schema.indexed]
-        strict = "; strict mode refuses filters without one" if schema.strict else ""
-        if not missing:
-            return Capability(name, "works", "factor scores are indexed")
-        return Capability(name, "works", f"{len(missing)} keys get an index with the first codes{strict}")
-
 
 def _vectors(row: Row, base: str, layout: Layout) -> Any:
     if row.code is not None:
@@ -343,8 +333,3 @@ def _check_shows(info: Any, code_field: str) -> None:
 def _whole(seconds: float) -> int:
     """Return a deadline in whole seconds, which is what requests carry: rounded down, but at least one."""
     return max(1, math.floor(seconds + 0.01))  # a deadline that has just begun to run is still whole
-
-
-def _release(version: str) -> tuple[int, ...]:
-    parts = version.lstrip("v").split(".")[:2]
-    return tuple(int(part) for part in parts) if all(part.isdigit() for part in parts) else (0,)

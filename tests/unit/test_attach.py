@@ -54,16 +54,64 @@ async def test_what_was_attached_is_opened_as_it_was(place: tuple[str, str], tmp
 
 def test_what_does_not_fit_is_refused(place: tuple[str, str], tmp_path: Path) -> None:
     url, model = place
+    taxi = f"qdrant+edge:{tmp_path}/taxi"
+    with IMRNNCollection.create(taxi, make_model(), metric="manhattan"):
+        pass
     out = tmp_path / "articles.json"
     for arguments, message in (
         (["--model", model], "they have: body, tenant"),
         (["--model", "minilm", "--text-field", "body"], "no vector of collection"),
         (["--model", model, "--text-field", "body", "--guard", "{"], "no JSON object"),
+        (["--model", model, "manhattan"], "copy the points into a collection with cosine, dot or euclid"),
     ):
-        done = CliRunner().invoke(main, ["attach", url, *arguments, "--out", str(out)])
+        where = taxi if "manhattan" in arguments else url
+        arguments = [argument for argument in arguments if argument != "manhattan"]
+        done = CliRunner().invoke(main, ["attach", where, *arguments, "--out", str(out)])
         assert done.exit_code == 2
         assert message in done.output
         assert not out.exists()
+
+
+async def test_what_is_recorded_in_the_collection_opens_it(tmp_path: Path) -> None:
+    url, model = f"milvus+lite:{tmp_path}/a.db/articles", str(tmp_path / "model")
+    made = make_model()
+    made.save_pretrained(model)
+    with IMRNNCollection.create(url, made, text_field="body") as collection:
+        collection.upsert("ab", vectors=np.random.default_rng(0).normal(size=(2, 32)), texts=["one", "two"])
+    with pytest.raises(InvalidInputError, match="nothing is recorded"):
+        IMRNNCollection.from_attachment(url)
+    settings = ["--model", model, "--text-field", "body"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        done = run("attach", url, *settings, "--in-collection")
+        assert f"imrnn-vdb doctor {url} --attached" in done
+        assert not (tmp_path / "imrnn.json").exists()
+    with IMRNNCollection.from_attachment(url) as collection:
+        assert collection.model.space.space_id == made.space.space_id
+        assert collection.count() == 2
+    opened = await AsyncIMRNNCollection.from_attachment(url)
+    assert await opened.count() == 2
+    await opened.close()
+    told = json.loads(run("doctor", url, "--attached", "--json"))
+    assert told["attached"]["text_field"] == "body"
+    assert told["settings"]["dynamic field"] is True
+    assert told["backfill"]["points"] == 0
+    assert "attached with" in run("doctor", url, "--attached")
+    refused = CliRunner().invoke(main, ["attach", url, *settings, "--in-collection", "--guard", '{"t": "a"}'])
+    assert (refused.exit_code, "all its tenants" in refused.output) == (2, True)
+    make_model(seed=5).save_pretrained(model)  # the model changes under the record
+    with pytest.raises(SpaceMismatchError, match="attach again"):
+        IMRNNCollection.from_attachment(url)
+    recorded = {one["name"]: one for one in json.loads(run("doctor", url, "--attached", "--json"))["capabilities"]}
+    assert recorded["recorded in the collection"]["status"] == "no"
+
+
+def test_an_engine_without_metadata_says_so(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    arguments = ["attach", url, "--model", model, "--text-field", "body", "--in-collection"]
+    done = CliRunner().invoke(main, [*arguments, "--out", str(tmp_path / "a.json")])
+    assert (done.exit_code, "keeps no metadata" in done.output) == (3, True)
+    assert not (tmp_path / "a.json").exists()
 
 
 def test_another_space_is_refused(place: tuple[str, str], tmp_path: Path) -> None:

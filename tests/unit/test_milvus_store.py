@@ -238,3 +238,17 @@ def test_doctor_is_told_of_graphs_that_leave_points_out(client: MilvusClient, co
     statuses = {item.name: item.status for item in connection.run(store(connection).info()).capabilities}
     assert statuses["every point can be found"] == "fallback"
     assert statuses["codes"] == statuses["factor filters in the database"] == "works"
+
+
+def test_a_sidecars_second_call_is_timed(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in range(4)])
+    mine = store(connection)
+    assert connection.run(mine.second_call([0, 1, 2, 3])) > 0  # what it would be
+    assert connection.run(mine.coded()) is None
+    connection.run(mine.prepare_codes())
+    connection.run(mine.write_codes([0, 1, 2], codes(3), np.full((3, 1), 0.5, np.float32)))
+    assert connection.run(mine.second_call([0, 1, 2, 3])) > 0
+    assert connection.run(mine.coded()) == 3
+    guarded = MilvusBackend().store(connection, "docs", mine.layout, "key >= 0")
+    assert connection.run(guarded.coded()) is None  # a sidecar knows no guard

@@ -22,6 +22,7 @@ from imrnn_vdb.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
+from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import factor
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import ConnectionOptions, Layout, Points, Store
@@ -117,7 +118,7 @@ def test_a_search_writes_an_index_only_for_strict_mode(
 ) -> None:
     wire.indexed.clear()
     if strict:
-        wire.strict.add("articles")
+        wire.strict["articles"] = {}
     fresh = store_of(connection)
     connection.run(fresh.search(np.ones((1, DIM), np.float32), 3, factor_filter=factor("entity") >= 0.2))
     assert wire.indexed.get("articles", set()) == ({"imrnn_factor_0a1b2c3d_entity"} if strict else set())
@@ -318,3 +319,72 @@ def test_a_key_travels_encrypted_unless_the_server_is_here(
     options = ConnectionOptions(api_key=key, tls=tls)
     assert options.encrypts(parse_url(f"qdrant://{host}:6334/c")) is encrypted
     assert "k'" not in repr(options)
+
+
+def test_a_code_vector_is_verified_until_the_collection_is_green(
+    wire: WireServer, connection: Connection, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = models.VectorParams(size=DIM, distance=models.Distance.DOT)
+    wire.local.create_collection("articles", vectors_config={"text": params})
+    genuine, status = wire.local.get_collection, ["yellow"] * 2
+
+    def describe(name: str) -> Any:
+        info = genuine(name)
+        info.status = models.CollectionStatus(
+            status.pop() if status and len(info.config.params.vectors) > 1 else "green"
+        )
+        return info
+
+    monkeypatch.setattr(wire.local, "get_collection", describe)
+    store = store_of(connection, Layout("0a1b2c3d", 4))
+    connection.run(store.add_code_vector())  # it asks again until the collection is green
+    assert not status
+    assert store.layout.code_storage == "vector"
+    status += ["yellow"] * 99
+    with pytest.raises(StoreUnavailableError, match="yellow while it takes on"):
+        connection.run(store_of(connection, Layout("0a1b2c3d", 4)).add_code_vector())
+    assert len(wire.sent("CreateVectorName")) == 1
+
+
+def test_a_server_that_adds_no_vectors_says_so_and_nothing_changes(
+    wire: WireServer, connection: Connection, store: Store
+) -> None:
+    wire.faults["CreateVectorName"] = [Fault(grpc.StatusCode.UNIMPLEMENTED, "unknown method")]
+    with pytest.raises(UnsupportedError, match="does not know the request"):
+        connection.run(store.add_code_vector())
+    assert store.layout.code_storage == "payload"
+
+
+def test_a_server_that_ignores_metadata_is_noticed(wire: WireServer, connection: Connection, store: Store) -> None:
+    wire.local.update_collection("articles", metadata={"owner": "them", "n": 1})
+    connection.run(store.write_record("ours"))
+    assert connection.run(store.read_record()) == "ours"
+    assert wire.local.get_collection("articles").config.metadata == {"owner": "them", "n": 1, RECORD_KEY: "ours"}
+    wire.forgets_metadata = True
+    with pytest.raises(UnsupportedError, match=r"1\.16"):
+        connection.run(store.write_record("other"))
+
+
+def test_strict_mode_is_told_limit_by_limit(wire: WireServer, connection: Connection, store: Store) -> None:
+    wire.indexed.clear()
+    wire.strict["articles"] = {
+        "max_query_limit": 50,
+        "max_timeout": 5,
+        "search_max_batchsize": 8,
+        "max_payload_index_count": 1,
+        "write_rate_limit": 600,
+    }
+    info = connection.run(store.info())
+    told = {one.name.removeprefix("strict mode: "): one for one in info.capabilities if "strict" in one.name}
+    assert {name: one.status for name, one in told.items()} == {
+        "candidates": "fallback",
+        "deadlines": "works",
+        "batches": "works",
+        "indexes": "no",
+        "writes": "fallback",
+    }
+    assert "coarse_k" in told["candidates"].why
+    assert "timeout=5" in told["deadlines"].why
+    assert "--rate" in told["writes"].why
+    assert info.settings["strict mode"]["max_query_limit"] == 50
+    assert info.settings["factor scores without a payload index"] == "2 of 2"
