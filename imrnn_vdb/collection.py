@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.connection import Operation
     from imrnn_vdb.factors.tokens import TokenFactors
-    from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, SearchOptions
+    from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, RerankOptions, SearchOptions
 
     Begin = Callable[[Backend, Connection, str, IMRNNModel, Settings], Operation[CollectionCore]]
 
@@ -89,6 +89,11 @@ class _Shell:
     def text_of(self, payload: Payload) -> str:
         """Return a point's title and text, as far as its payload has any."""
         return text_of(payload, self._core.text_field)
+
+    @property
+    def text_field(self) -> str:
+        """Payload key of the text."""
+        return self._core.text_field
 
     def parse_filter(self, text: str) -> Any:
         """Read a payload filter from text: JSON of a ``models.Filter`` for Qdrant, an expression for Milvus."""
@@ -286,6 +291,31 @@ class IMRNNCollection(_Shell):
     def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
         """Say which words of a text carry a factor; see :func:`imrnn_vdb.factors.tokens.token_factors`."""
         return self._core.token_factors(text, query)
+
+    def rerank(self, query: Query, ids: Iterable[object], **options: Unpack[RerankOptions]) -> SearchResponse:
+        """Rank points that somebody else found, as a search does whose window holds exactly these.
+
+        They are read by id, with vectors and codes, in one call; base scores come from the vectors.
+
+        Parameters
+        ----------
+        query
+            A text, or a query vector of shape (d,).
+        ids
+            The points; ids that do not exist are left out.
+        options
+            ``limit=None, factor_filter=None, only=None, steer=None, threshold=None, explain=False, modulate=None``, as
+            for :meth:`search`; without a limit, all are returned.
+
+        Raises
+        ------
+        InvalidInputError, SpaceMismatchError, StoreError
+            As for :meth:`search`.
+        """
+        watch = Stopwatch()
+        vectors = self._core.query_vectors(as_batch(query))
+        watch.lap("encode")
+        return self._connection.run(self._core.rerank(vectors, ids, options, watch))
 
     def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         watch = Stopwatch()
@@ -519,6 +549,13 @@ class AsyncIMRNNCollection(_Shell):
     async def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
         """Say which words of a text carry a factor; see :meth:`IMRNNCollection.token_factors`."""
         return await asyncio.to_thread(self._core.token_factors, text, query)
+
+    async def rerank(self, query: Query, ids: Iterable[object], **options: Unpack[RerankOptions]) -> SearchResponse:
+        """Rank points that somebody else found; see :meth:`IMRNNCollection.rerank`."""
+        watch = Stopwatch()
+        vectors = await asyncio.to_thread(self._core.query_vectors, as_batch(query))
+        watch.lap("encode")
+        return await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
 
     async def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         watch = Stopwatch()

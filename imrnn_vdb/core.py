@@ -12,19 +12,21 @@ import numpy.typing as npt
 
 from imrnn_vdb.backfill import BackfillOptions, Filler, fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
-from imrnn_vdb.codec import Codes, FloatArray, encode_rows, encode_texts
+from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.options import AnyEncoder, SearchRequest, Settings
+from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
+from imrnn_vdb.rerank import base_scores, rerank
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
     CODE_PREFIX,
     Backend,
+    Candidates,
     CollectionInfo,
     Layout,
     Payload,
@@ -119,8 +121,7 @@ class CollectionCore:
         self, query_vectors: FloatArray, request: SearchRequest, watch: Stopwatch
     ) -> Operation[list[SearchResponse]]:
         """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses."""
-        if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
-            raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
+        self._check_answerable(query_vectors)
         plan = self._plan(request)
         if not len(query_vectors):
             return []
@@ -147,6 +148,31 @@ class CollectionCore:
             )
             for page, window, trace in zip(pages, windows, traces, strict=True)
         ]
+
+    def rerank(
+        self, query_vectors: FloatArray, ids: Iterable[object], options: RerankOptions, watch: Stopwatch
+    ) -> Operation[SearchResponse]:
+        """Read points by id and rank them for one query, of shape (1, d), as a search does that found exactly these."""
+        self._check_answerable(query_vectors)
+        keys = list(dict.fromkeys(normalize_id(value) for value in ids))
+        points = yield from self.store.fetch(keys, with_vectors=True)
+        watch.lap("database")
+        count = max(1, len(points))
+        wanted: Any = {**options, "limit": min(options.get("limit", count), count), "coarse_k": count}
+        table = points.vectors if len(points) and points.vectors is not None else query_vectors[:0]
+        candidates = Candidates(
+            points.ids,
+            base_scores(self.metric, query_vectors[0], table),
+            points.codes or decode_rows([None] * len(points), self.model.space.num_factors),
+            points.payloads,
+        )
+        [response] = rerank(self.model, self.metric, query_vectors, [candidates], SearchRequest(**wanted))
+        watch.lap("modulate")
+        return replace(response, timings=watch.laps)
+
+    def _check_answerable(self, query_vectors: FloatArray) -> None:
+        if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
+            raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
 
     def sample(self, limit: int, seed: int) -> Operation[Points]:
         """Draw points with their vectors evenly from the whole collection, which is read once, page by page."""

@@ -48,6 +48,18 @@ class SearchOptions(TypedDict, total=False):
     passes: int
 
 
+class RerankOptions(TypedDict, total=False):
+    """Keywords of ``rerank``: those of a search that make sense where nothing is searched for."""
+
+    limit: int
+    factor_filter: FactorFilter | str | None
+    only: str | None
+    steer: Mapping[str, float] | None
+    threshold: float | None
+    explain: bool
+    modulate: bool | None
+
+
 @dataclass(frozen=True, slots=True)
 class SearchRequest:
     """What is asked of a search, beside its query.

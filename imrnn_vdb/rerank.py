@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.metric import Metric
 from imrnn_vdb.planning import checked_condition, passing
 from imrnn_vdb.refine import refine
 from imrnn_vdb.results import SearchResponse, build_results, make_response
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from imrnn_vdb.checkpoint import IMRNNModel
-    from imrnn_vdb.metric import Metric
+    from imrnn_vdb.codec import FloatArray
     from imrnn_vdb.options import SearchRequest
     from imrnn_vdb.store import Candidates
 
@@ -81,3 +82,32 @@ def rerank(
         responses.append(make_response(model, request, candidates, rows, page, watch.laps))
     watch.lap("modulate")
     return responses
+
+
+def base_scores(metric: Metric, query_vector: FloatArray, vectors: FloatArray) -> npt.NDArray[np.float64]:
+    """Compute what a database would score, exactly, from stored vectors.
+
+    Parameters
+    ----------
+    metric
+        Of the collection.
+    query_vector
+        Shape (d,); not zero under cosine.
+    vectors
+        Shape (k, d), finite.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (k,), oriented (see :mod:`imrnn_vdb.metric`); 0 for a zero vector under cosine.
+    """
+    query, table = query_vector.astype(np.float64), vectors.astype(np.float64)
+    if metric is Metric.EUCLID:
+        return np.asarray(-((table - query) ** 2).sum(axis=1))
+    if metric is Metric.MANHATTAN:
+        return np.asarray(-np.abs(table - query).sum(axis=1))
+    inner = table @ query
+    if metric is Metric.DOT:
+        return np.asarray(inner)
+    lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(query)
+    return np.asarray(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0))

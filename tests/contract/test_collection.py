@@ -122,6 +122,27 @@ def test_every_engine_gives_the_scores_of_brute_force(make, rng, metric):
     assert scores == sorted(scores, reverse=True)
 
 
+@pytest.mark.parametrize("metric", [Metric.COSINE, Metric.DOT, Metric.EUCLID], ids=str)
+def test_reranking_a_window_by_its_ids_gives_what_the_search_gave(make, rng, metric):
+    collection = make(make_model(), metric=metric)
+    ids, vectors, payloads = data(rng)
+    collection.call("upsert", ids, vectors=vectors, payloads=payloads)
+    query = rng.normal(size=32).astype(np.float32)
+    options = {"steer": {"entity": 1.5}, "explain": True}
+    wanted = collection.call("search", query, limit=12, coarse_k=COUNT, **options)
+    found = collection.call("rerank", query, [*ids[::-1], "nonesuch", ids[0]], limit=12, **options)
+    assert found.candidates == COUNT
+    assert [(r.rank, r.id, r.base_rank, r.payload) for r in found] == [
+        (r.rank, r.id, r.base_rank, r.payload) for r in wanted
+    ]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.score == pytest.approx(other.score, rel=1e-5, abs=1e-5)  # base scores: float64 here, float32 there
+        assert one.base_score == pytest.approx(other.base_score, rel=1e-5, abs=1e-5)
+        assert one.explanation.score == pytest.approx(one.score, abs=1e-6)
+    assert len(collection.call("rerank", query, ids)) == COUNT
+    assert list(collection.call("rerank", query, ["nonesuch"])) == []
+
+
 def test_an_untrained_model_returns_the_databases_own_order(make, rng):
     collection = make(make_model(trained=False))
     ids, vectors, payloads = data(rng)
