@@ -1,0 +1,51 @@
+"""Translation between results and LlamaIndex's nodes and queries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.vector_stores.utils import metadata_dict_to_node
+
+from imrnn_vdb.core import Query
+from imrnn_vdb.framework import METADATA_KEY, details
+from imrnn_vdb.results import SearchResult
+from imrnn_vdb.store import PointId
+
+
+def query_of(bundle: QueryBundle) -> Query:
+    """Return the bundle's embedding where it has one, else its text."""
+    return bundle.query_str if bundle.embedding is None else np.asarray(bundle.embedding, np.float32)
+
+
+def node_of(result: SearchResult, text_field: str) -> NodeWithScore:
+    """Return a result as a node: the very node, where one of LlamaIndex's vector stores wrote the payload."""
+    payload = dict(result.payload)
+    if "_node_content" in payload:
+        return NodeWithScore(node=with_details(metadata_dict_to_node(payload), details(result)), score=result.score)
+    text = payload.pop(text_field, None)
+    node = TextNode(id_=str(result.id), text="" if text is None else str(text), metadata=payload)
+    return NodeWithScore(node=with_details(node, details(result)), score=result.score)
+
+
+def with_details(node: BaseNode, told: dict[str, Any]) -> BaseNode:
+    """Return a copy of a node with the details in its metadata, where neither a prompt nor an embedding shows them."""
+    return node.model_copy(
+        update={
+            "metadata": {**node.metadata, METADATA_KEY: told},
+            "excluded_embed_metadata_keys": _with_key(node.excluded_embed_metadata_keys),
+            "excluded_llm_metadata_keys": _with_key(node.excluded_llm_metadata_keys),
+        }
+    )
+
+
+def point_id(node: BaseNode) -> PointId:
+    """Return the point that a node was read from: as its details say, else by its own id."""
+    own = node.metadata.get(METADATA_KEY) or {}
+    found: PointId = own.get("id", node.node_id)
+    return found
+
+
+def _with_key(keys: list[str]) -> list[str]:
+    return keys if METADATA_KEY in keys else [*keys, METADATA_KEY]
