@@ -13,12 +13,14 @@ from imrnn_vdb._version import __version__
 
 if TYPE_CHECKING:
     from imrnn_vdb.attach import Attachment
+    from imrnn_vdb.audit import AuditLog
     from imrnn_vdb.backfill import BackfillReport
     from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
     from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
     from imrnn_vdb.comparison import RankComparison, compare
     from imrnn_vdb.encoders import CallableEncoder, EncoderConfig, TransformerEncoder
     from imrnn_vdb.errors import (
+        AuditError,
         CheckpointError,
         CollectionExistsError,
         CollectionNotFoundError,
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.heatmaps import Heatmap, heatmap, heatmap_figure
     from imrnn_vdb.metric import Metric
     from imrnn_vdb.planning import QueryPlan, WindowGrowth
+    from imrnn_vdb.recheck import AuditReport, AuditVerdict
     from imrnn_vdb.report import ReportSection, explain_search, render_report
     from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
     from imrnn_vdb.space import FactorSpace
@@ -49,12 +52,14 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "attach": ("Attachment",),
+    "audit": ("AuditLog",),
     "backfill": ("BackfillReport",),
     "checkpoint": ("IMRNNModel", "shipped_checkpoints"),
     "collection": ("AsyncIMRNNCollection", "IMRNNCollection"),
     "comparison": ("RankComparison", "compare"),
     "encoders": ("CallableEncoder", "EncoderConfig", "TransformerEncoder"),
     "errors": (
+        "AuditError",
         "CheckpointError",
         "CollectionExistsError",
         "CollectionNotFoundError",
@@ -76,6 +81,7 @@ _HOMES = {
     "heatmaps": ("Heatmap", "heatmap", "heatmap_figure"),
     "metric": ("Metric",),
     "planning": ("QueryPlan", "WindowGrowth"),
+    "recheck": ("AuditReport", "AuditVerdict"),
     "report": ("ReportSection", "explain_search", "render_report"),
     "results": ("Explanation", "SearchResponse", "SearchResult"),
     "space": ("FactorSpace",),
@@ -88,6 +94,10 @@ _MODULES = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [
     "AsyncIMRNNCollection",
     "Attachment",
+    "AuditError",
+    "AuditLog",
+    "AuditReport",
+    "AuditVerdict",
     "BackfillReport",
     "CallableEncoder",
     "CheckpointError",

@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.connection import Operation
     from imrnn_vdb.factors.tokens import TokenFactors
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, RerankOptions, SearchOptions
+    from imrnn_vdb.recheck import AuditReport
+    from imrnn_vdb.windows import Window
 
     Begin = Callable[[Backend, Connection, str, IMRNNModel, Settings], Operation[CollectionCore]]
 
@@ -226,7 +228,8 @@ class IMRNNCollection(_Shell):
             A text, or a query vector of shape (d,).
         options
             ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, only=None, steer=None,
-            max_coarse_k=None, threshold=None, explain=False, plan=False, trace=False, modulate=None, passes=1``; see
+            max_coarse_k=None, threshold=None, explain=False, plan=False, trace=False, modulate=None, passes=1,
+            audit=None``; see
             :class:`imrnn_vdb.options.SearchRequest`.
 
         Returns
@@ -288,6 +291,16 @@ class IMRNNCollection(_Shell):
         response = self._search(as_batch(query), whole_window(SearchRequest(**options)))[0]
         return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
 
+    def verify_audit(self, path: str | Path) -> AuditReport:
+        """Recompute what the lines of an audit log say, with the codes that are stored now; nothing is written.
+
+        Raises
+        ------
+        InvalidInputError
+            If the file cannot be read.
+        """
+        return self._connection.run(self._core.recheck(path))
+
     def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
         """Say which words of a text carry a factor; see :func:`imrnn_vdb.factors.tokens.token_factors`."""
         return self._core.token_factors(text, query)
@@ -321,7 +334,10 @@ class IMRNNCollection(_Shell):
         watch = Stopwatch()
         vectors = self._core.query_vectors(queries)
         watch.lap("encode")
-        return self._connection.run(self._core.search(vectors, request, watch))
+        windows: list[Window] = []
+        responses = self._connection.run(self._core.search(vectors, request, watch, windows))
+        self._core.record(queries, vectors, request, windows, responses)
+        return responses
 
     def upsert(
         self,
@@ -546,6 +562,10 @@ class AsyncIMRNNCollection(_Shell):
         response = (await self._search(as_batch(query), whole_window(SearchRequest(**options))))[0]
         return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
 
+    async def verify_audit(self, path: str | Path) -> AuditReport:
+        """Recompute what the lines of an audit log say; see :meth:`IMRNNCollection.verify_audit`."""
+        return await self._connection.arun(self._core.recheck(path))
+
     async def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
         """Say which words of a text carry a factor; see :meth:`IMRNNCollection.token_factors`."""
         return await asyncio.to_thread(self._core.token_factors, text, query)
@@ -561,7 +581,11 @@ class AsyncIMRNNCollection(_Shell):
         watch = Stopwatch()
         vectors = await asyncio.to_thread(self._core.query_vectors, queries)
         watch.lap("encode")
-        return await self._connection.arun(self._core.search(vectors, request, watch))
+        windows: list[Window] = []
+        responses = await self._connection.arun(self._core.search(vectors, request, watch, windows))
+        if request.log or self._core.log:
+            await asyncio.to_thread(self._core.record, queries, vectors, request, windows, responses)
+        return responses
 
     async def upsert(
         self,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from imrnn_vdb.audit import AuditLog, audit_entries, read_audit
 from imrnn_vdb.backfill import BackfillOptions, Filler, fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
@@ -20,6 +22,7 @@ from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
+from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import base_scores, rerank
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.space import FactorSpace, check_vectors
@@ -38,7 +41,7 @@ from imrnn_vdb.store import (
 from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.trace import StepTrace, trace_windows
-from imrnn_vdb.windows import WindowSearch
+from imrnn_vdb.windows import Window, WindowSearch
 
 if TYPE_CHECKING:
     from imrnn_vdb.factors.tokens import TokenFactors
@@ -65,6 +68,8 @@ class CollectionCore:
         What the caller gave, or None for the model's own; built when the first text comes.
     limit
         Of the time that one modulation may take; None for none.
+    log
+        What every search is recorded in; None for nothing.
     """
 
     model: IMRNNModel
@@ -73,6 +78,7 @@ class CollectionCore:
     text_field: str
     encoder: AnyEncoder | None
     limit: TimeLimit | None = None
+    log: AuditLog | None = None
     _built: Encoder | None = field(default=None, init=False)
     _building: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -118,9 +124,12 @@ class CollectionCore:
         return Points(keys, table, own, codes, self.model.space.factor_scores(codes.directions))
 
     def search(
-        self, query_vectors: FloatArray, request: SearchRequest, watch: Stopwatch
+        self, query_vectors: FloatArray, request: SearchRequest, watch: Stopwatch, seen: list[Window] | None = None
     ) -> Operation[list[SearchResponse]]:
-        """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses."""
+        """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses.
+
+        The windows they came from are added to ``seen``, if it is given.
+        """
         self._check_answerable(query_vectors)
         plan = self._plan(request)
         if not len(query_vectors):
@@ -129,6 +138,8 @@ class CollectionCore:
         windows = yield from WindowSearch(
             self.model, self.store, self.metric, request, plan, active, watch, self.limit
         ).run(query_vectors)
+        if seen is not None:
+            seen += windows
         pages = [
             build_results(self.model.space, window.candidates, window.refined, request, window.keep)
             for window in windows
@@ -173,6 +184,28 @@ class CollectionCore:
     def _check_answerable(self, query_vectors: FloatArray) -> None:
         if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
             raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
+
+    def record(
+        self,
+        queries: Sequence[str] | npt.ArrayLike,
+        vectors: FloatArray,
+        request: SearchRequest,
+        windows: Sequence[Window],
+        responses: Sequence[SearchResponse],
+    ) -> None:
+        """Write searches to the audit log of the request, or to the collection's."""
+        log = request.log or self.log
+        if log is not None and responses:
+            texts = [query if isinstance(query, str) else None for query in queries]  # type: ignore[union-attr]
+            asked = texts, vectors, self.model.space.encode(vectors)
+            log.append(audit_entries(self.store.collection, request, asked, windows, responses))
+
+    def recheck(self, path: str | Path) -> Operation[AuditReport]:
+        """Recompute what an audit log says."""
+        verdicts = []
+        for line, entry in read_audit(path):
+            verdicts.append((yield from recheck(self, line, entry)))
+        return AuditReport(tuple(verdicts))
 
     def sample(self, limit: int, seed: int) -> Operation[Points]:
         """Draw points with their vectors evenly from the whole collection, which is read once, page by page."""
@@ -272,7 +305,9 @@ def open_core(
     name = choose_vector(collection, info, model.space.dim, settings.vector_name)
     store = backend.store(connection, collection, found_layout(model.space, settings, info, name), settings.guard)
     metric = info.vectors[name].metric
-    return CollectionCore(model, store, metric, settings.text_field, settings.encoder, settings.time_limit)
+    return CollectionCore(
+        model, store, metric, settings.text_field, settings.encoder, settings.time_limit, settings.log
+    )
 
 
 def create_core(

@@ -30,6 +30,10 @@ class SpaceMismatchError(IMRNNError):
     """Model and collection do not fit: dimension, metric or factor space differ."""
 
 
+class AuditError(IMRNNError):
+    """A search could not be recorded in an audit log that requires it."""
+
+
 class StoreError(IMRNNError):
     """The database could not answer. ``transient`` says whether trying again later can help.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypedDict, cast
 
 import numpy.typing as npt
 
+from imrnn_vdb.audit import AuditLog, as_audit_log
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype
 from imrnn_vdb.encoders import Encoder, EncoderConfig
@@ -46,6 +47,7 @@ class SearchOptions(TypedDict, total=False):
     trace: bool
     modulate: bool | None
     passes: int
+    audit: AuditLog | str | Path | None
 
 
 class RerankOptions(TypedDict, total=False):
@@ -99,6 +101,8 @@ class SearchRequest:
     passes
         With 2, the refined query is searched for as well and finds candidates beyond the first ``coarse_k``, for a
         second round trip.
+    audit
+        A log that this search is recorded in, or its path; None for the collection's own, if it has one.
     """
 
     limit: int = 10
@@ -115,6 +119,7 @@ class SearchRequest:
     trace: bool = False
     modulate: bool | None = None
     passes: int = 1
+    audit: AuditLog | str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1 or self.offset < 0:
@@ -129,8 +134,14 @@ class SearchRequest:
             )
         if self.steer is not None:
             object.__setattr__(self, "steer", checked_weights(self.steer))
+        object.__setattr__(self, "audit", as_audit_log(self.audit))
         if isinstance(self.factor_filter, str):
             object.__setattr__(self, "factor_filter", parse_filter(self.factor_filter))
+
+    @property
+    def log(self) -> AuditLog | None:
+        """The audit log, where there is one."""
+        return cast("AuditLog | None", self.audit)  # a path was read when the request was made
 
     @property
     def condition(self) -> FactorFilter | None:
@@ -159,6 +170,7 @@ class ClientOptions(TypedDict, total=False):
     code_dtype: CodeDtype
     guard: Guard
     modulation_timeout: float | None
+    audit: AuditLog | str | Path | None
 
 
 class OpenOptions(ClientOptions, total=False):
@@ -202,6 +214,8 @@ class Settings:
         Seconds that one modulation may take; past them a search returns the database's order and says so. None for no
         limit, which costs nothing. What overruns cannot be stopped and goes on in its thread, see
         :mod:`imrnn_vdb.time_limit`.
+    audit
+        A log that every search is recorded in, or its path; see :class:`imrnn_vdb.audit.AuditLog`. None for none.
     api_key
         Secret for the server; None takes the environment variable ``IMRNN_API_KEY``. Never shown.
     tls
@@ -224,6 +238,7 @@ class Settings:
     device: str = "cpu"
     guard: Guard = None
     modulation_timeout: float | None = None
+    audit: AuditLog | str | Path | None = None
     api_key: str | None = field(default=None, repr=False)
     tls: bool | None = None
     metric: Metric | str = Metric.COSINE
@@ -233,6 +248,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guard", checked_guard(self.guard))
+        object.__setattr__(self, "audit", as_audit_log(self.audit))
         _ = self.time_limit  # checks it
         _one_of("metric", str(self.metric), [str(metric) for metric in Metric])
         _one_of("id_type", self.id_type, ["int", "str"])
@@ -244,6 +260,11 @@ class Settings:
         """The part that concerns the connection."""
         key = self.api_key if self.api_key is not None else os.environ.get(API_KEY_VARIABLE)
         return ConnectionOptions(key or None, self.tls, self.timeout, self.attempts)
+
+    @property
+    def log(self) -> AuditLog | None:
+        """The audit log of all searches, where there is one."""
+        return cast("AuditLog | None", self.audit)  # a path was read when the settings were made
 
     @property
     def time_limit(self) -> TimeLimit | None:

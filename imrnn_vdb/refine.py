@@ -73,7 +73,13 @@ def refine(
     list of Refined
         n entries.
     """
-    queries = model.space.encode(query_vectors)
+    return refine_codes(model, metric, model.space.encode(query_vectors), batch, active)
+
+
+def refine_codes(
+    model: IMRNNModel, metric: Metric, queries: Codes, batch: list[Candidates], active: bool
+) -> list[Refined]:
+    """Do the same for n queries of which only the codes are known."""
     if not metric.factorable:
         reason = f"a {metric} distance does not split into factors: the database's order is kept"
         return [

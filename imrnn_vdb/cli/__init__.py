@@ -14,6 +14,7 @@ from imrnn_vdb._version import __version__
 
 _COMMANDS = {
     "attach": "record how a collection is opened; fit a model to it",
+    "audit": "check whether what an audit log says still holds",
     "backfill": "write, check or remove the factor codes of points that are there already",
     "ablate": "measure what each part of the model is worth",
     "bench": "measure what a modulated search costs beside a plain one",

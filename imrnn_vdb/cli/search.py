@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from imrnn_vdb.results import SearchResponse
 
-_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modulate", "explain")
+_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modulate", "explain", "audit")
 """Options that are keywords of ``IMRNNCollection.search`` as they are."""
 
 
@@ -38,6 +38,9 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to one HTML file.")
 @click.option(
     "--sample", type=click.IntRange(0), default=0, help="With --html: points read to show what latent factors order by."
+)
+@click.option(
+    "--audit", type=click.Path(dir_okay=False, path_type=Path), help="Append a line on this search to an audit log."
 )
 @json_option
 @exit_codes

@@ -104,6 +104,18 @@ def test_explain_says_why_a_point_stands_where_it_stands(url):
     assert run("explain", url, "moon landing", "nonesuch").exit_code == 2
 
 
+def test_audit_says_whether_a_log_still_holds(url, tmp_path):
+    log = tmp_path / "audit.jsonl"
+    assert run("search", url, "small animals", "--audit", log).exit_code == 0
+    done = run("audit", "verify", url, log)
+    assert done.exit_code == 0, done.output
+    assert "1 holds, 0 changed, 0 unknown" in done.output
+    log.write_text(log.read_text() + "no entry\n")
+    done = run("audit", "verify", url, log, "--json")
+    assert done.exit_code == 1
+    assert json.loads(done.stdout)["counts"] == {"holds": 1, "changed": 0, "unknown": 1}
+
+
 def test_index_again_replaces_and_keeps_other_fields(url, tmp_path):
     corpus = tmp_path / "more.jsonl"
     corpus.write_text(json.dumps({"_id": "a", "title": "Cats", "text": "Cats purr.", "tags": ["x"]}))
