@@ -3,8 +3,8 @@
 A backfill needs no memory of its own: what a collection shows says what is left to do. Each pass reads every point, and
 writes where the stored code is not what the stored vector gives. So it can be killed at any moment, and run again.
 
-What other writers do meanwhile: after each write the points are read back. A vector that changed gets its code again,
-boundedly often; a point that is gone stays gone. What changes later is found by the next pass (``--follow``).
+What other writers do meanwhile: after each write the vectors are looked at again. One that changed gets its code
+again, boundedly often; a point that is gone stays gone. What changes later is found by the next pass (``--follow``).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.connection import Operation
 
 BATCH_POINTS = 500
+_SWEEP_POINTS = 2_000
 MAX_FAILURES = 1_000
 """Failed points that a report lists; all are counted."""
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -140,9 +141,9 @@ class Plan:
 
     Attributes
     ----------
-    ids, codes, scores
-        Of the points whose stored code is not what their vector gives: n ids, n fresh codes, and factor scores of shape
-        (n, named factors).
+    ids, codes, scores, vectors
+        Of the points whose stored code is not what their vector gives: n ids, n fresh codes, factor scores of shape
+        (n, named factors), and the vectors, of shape (n, d).
     current
         How many points need nothing.
     failures
@@ -152,6 +153,7 @@ class Plan:
     ids: list[PointId]
     codes: Codes
     scores: FloatArray
+    vectors: FloatArray
     current: int
     failures: tuple[FailedPoint, ...]
 
@@ -185,7 +187,9 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
     if points.vectors is None or not len(points):
         empty = np.zeros((0, space.num_factors), np.float32)
         nothing = Codes(empty, np.zeros(0, np.float32), np.zeros(0, np.uint8))
-        return Plan([], nothing, np.zeros((0, len(space.names)), np.float32), 0, ())
+        return Plan(
+            [], nothing, np.zeros((0, len(space.names)), np.float32), np.zeros((0, space.dim), np.float32), 0, ()
+        )
     finite = np.asarray(np.isfinite(points.vectors).all(axis=1))
     codes = fresh_codes(space, metric, np.where(finite[:, None], points.vectors, np.float32(0)))
     scores = space.factor_scores(codes.directions)
@@ -193,7 +197,8 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
     rows = np.flatnonzero(np.asarray(finite & ~same))
     failures = [FailedPoint(points.ids[row], "its vector holds NaN or infinity") for row in np.flatnonzero(~finite)]
     current = int((finite & same).sum())
-    return Plan([points.ids[row] for row in rows], codes.take(rows), scores[rows], current, tuple(failures))
+    ids = [points.ids[row] for row in rows]
+    return Plan(ids, codes.take(rows), scores[rows], points.vectors[rows], current, tuple(failures))
 
 
 def _written(wanted: Plan, ids: list[PointId]) -> dict[str, Any]:
@@ -237,22 +242,28 @@ class Filler:
     metric: Metric
     options: BackfillOptions
 
-    def begin(self) -> Operation[None]:
-        """Make room, unless nothing is to be written."""
-        if not self.options.dry_run:
-            yield from self.store.prepare_codes(in_place=self.options.in_place)
+    def begin(self) -> Operation[bool]:
+        """Make room, unless nothing is to be written; say whether points may have codes already."""
+        if self.options.dry_run:
+            return True
+        return (yield from self.store.prepare_codes(in_place=self.options.in_place))
 
     @property
     def batch(self) -> int:
         """Points of a batch."""
         return self.options.batch_points(self.space.dim)
 
-    def read(self, cursor: Any, seen: int) -> Operation[Page]:
+    def read(self, cursor: Any, seen: int, with_codes: bool = True) -> Operation[Page]:
         """Read the next points, without their payloads: a batch for each operation that may run at once."""
         size, limit = self.batch * self.store.in_flight, self.options.limit
         size = size if limit is None else min(size, limit - seen)
         page = yield from self.store.scroll(
-            size, cursor, self.options.payload_filter, with_vectors=True, with_payloads=False
+            size,
+            cursor,
+            self.options.payload_filter,
+            with_vectors=True,
+            with_payloads=False,
+            with_codes=with_codes,
         )
         done = limit is not None and seen + len(page.points) >= limit
         return Page(page.points, None if done else page.cursor)
@@ -271,12 +282,21 @@ class Filler:
             report += BackfillReport(failed=len(failures), failures=failures)
             if self.options.in_place:  # nobody else writes
                 return report + BackfillReport(written=len(written))
-            ids = [value for value in wanted.ids if value not in lost]
-            again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False, with_codes=False)
-            wanted = plan(self.space, self.metric, replace(again, **_written(wanted, again.ids)))
+            wanted = yield from self._changed(wanted, lost)
             if not wanted.ids:
                 return report + BackfillReport(written=len(written))
         return report + BackfillReport(written=len(written), unsettled=len(wanted.ids))
+
+    def _changed(self, wanted: Plan, lost: set[PointId]) -> Operation[Plan]:
+        """Plan what points need whose vectors changed under the write; forget the codes of points that are gone."""
+        rows = [row for row, value in enumerate(wanted.ids) if value not in lost]
+        ids = yield from self.store.changed([wanted.ids[row] for row in rows], wanted.vectors[rows])
+        if not ids:
+            return plan(self.space, self.metric, Points([], None, []))
+        again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False, with_codes=False)
+        alive = set(again.ids)
+        yield from self.store.forget_codes([value for value in ids if value not in alive])
+        return plan(self.space, self.metric, replace(again, **_written(wanted, again.ids)))
 
     def _write(self, wanted: Plan, start: int, end: int) -> Operation[tuple[FailedPoint, ...]]:
         """Write codes; where the database refuses, halve until the points it refuses stand alone."""
@@ -296,9 +316,10 @@ class Filler:
             return first + second
         return ()
 
-    def sweep(self, cursor: Any) -> Operation[tuple[int, Any]]:
+    def sweep(self, cursor: Any, report: BackfillReport) -> Operation[tuple[int, Any]]:
         """Remove codes that points left behind."""
-        return (yield from self.store.sweep(self.options.batch_size, cursor))
+        whole = self.options.limit is None and self.options.payload_filter is None and not report.failed
+        return (yield from self.store.sweep(_SWEEP_POINTS, cursor, complete=whole))
 
 
 class Pace:
@@ -333,13 +354,13 @@ def backfill_script(filler: Filler, progress: Progress) -> Script[BackfillReport
     progress
         Called with the number of points done since the last call.
     """
-    yield Round((filler.begin(),))
+    [coded] = yield Round((filler.begin(),))
     total, pace, workers = BackfillReport(), Pace(filler.options.rate), filler.store.in_flight
     seen, cursor, more = 0, None, True
     waiting: list[Points] = []
     while more or waiting:
         delay = pace.delay(sum(map(len, waiting)))
-        reading = [filler.read(cursor, seen)] if more else []
+        reading = [filler.read(cursor, seen, coded)] if more else []
         *parts, page = yield Round((*map(filler.fill, waiting), *reading), delay, workers)
         if not more:
             parts, page = [*parts, page], Page(Points([], None, []), None)
@@ -350,13 +371,13 @@ def backfill_script(filler: Filler, progress: Progress) -> Script[BackfillReport
         waiting = list(_batches(page.points, filler.batch))
     if filler.options.dry_run:
         return total
-    return total + BackfillReport(orphans=(yield from _sweep_script(filler)))
+    return total + BackfillReport(orphans=(yield from _sweep_script(filler, total)))
 
 
-def _sweep_script(filler: Filler) -> Script[int]:
+def _sweep_script(filler: Filler, report: BackfillReport) -> Script[int]:
     number, cursor = 0, None
     while True:
-        [(part, cursor)] = yield Round((filler.sweep(cursor),))
+        [(part, cursor)] = yield Round((filler.sweep(cursor, report),))
         number += int(part)
         if cursor is None:
             return number

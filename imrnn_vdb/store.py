@@ -360,8 +360,8 @@ class Store(Extras, ABC):
     ) -> Operation[Points]:
         """Read points by id, in the order asked for; ids that do not exist are left out.
 
-        Without payloads, only what this layer wrote is read, and the payloads are empty; without codes as well, neither
-        codes nor factor scores are read (codes are missing then).
+        Without payloads, only what this layer wrote is read, and the payloads are empty; without codes as well, codes
+        and factor scores are not to be used, and may be None.
         """
 
     @abstractmethod
@@ -372,11 +372,26 @@ class Store(Extras, ABC):
         payload_filter: Any = None,
         with_vectors: bool = False,
         with_payloads: bool = True,
+        with_codes: bool = True,
     ) -> Operation[Page]:
         """Read the next points of the collection; every point that stays is seen exactly once.
 
-        Without payloads, only what this layer wrote is read, and the payloads are empty.
+        Without payloads or codes, as :meth:`fetch` does without them.
         """
+
+    def changed(self, ids: Sequence[PointId], vectors: FloatArray) -> Operation[list[PointId]]:
+        """Return those points, of n ids, that are gone or whose base vectors no longer are those of shape (n, d).
+
+        Called after a write of codes. A point may be returned that did not change; one that did may be missed only
+        where the code of its new vector would be all but the same, or by a chance of less than 1 in 10,000.
+        """
+        found = yield from self.fetch(ids, with_vectors=True, with_payloads=False, with_codes=False)
+        row_of = {value: row for row, value in enumerate(found.ids)}
+        if found.vectors is None or not row_of:
+            return list(ids)
+        rows = np.array([row_of.get(value, -1) for value in ids], np.intp)
+        same = (rows >= 0) & (found.vectors[rows] == vectors).all(axis=1)
+        return [ids[row] for row in np.flatnonzero(~same).tolist()]
 
     @abstractmethod
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
@@ -386,8 +401,13 @@ class Store(Extras, ABC):
     def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
         """Write code and named factor scores of existing points; base vectors and foreign payload stay as they are.
 
-        An id that does not exist is left out: nothing is created.
+        An id that does not exist is left out: no point is created. Where codes lie apart from points, its code may
+        stay until :meth:`forget_codes` or :meth:`sweep` removes it; nothing reads it.
         """
+
+    def forget_codes(self, ids: Sequence[PointId]) -> Operation[None]:  # noqa: ARG002
+        """Remove the codes of points that are gone, where codes lie apart from points."""
+        yield from ()
 
     @abstractmethod
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
@@ -398,11 +418,16 @@ class Store(Extras, ABC):
         """Read a payload filter from text: the vendor's JSON or expression; `InvalidInputError` if it is none."""
 
     @abstractmethod
-    def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:
+    def prepare_codes(self, *, in_place: bool = False) -> Operation[bool]:
         """Make room for codes before a backfill, and see all that was written before this moment.
 
         ``in_place`` says that nobody else writes, so that whole rows may be rewritten where the engine knows no
         smaller update (Milvus).
+
+        Returns
+        -------
+        bool
+            Whether points may have codes already.
         """
 
     @abstractmethod
@@ -418,8 +443,11 @@ class Store(Extras, ABC):
     def drop_room(self, space_id: str) -> Operation[None]:
         """Remove what held a space's codes, once they are stripped: payload indexes, vector, sidecar collection."""
 
-    def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:  # noqa: ARG002
-        """Remove codes that lie apart from their points and whose points are gone; as :meth:`strip_codes` returns."""
+    def sweep(self, limit: int, cursor: Any = None, *, complete: bool = False) -> Operation[tuple[int, Any]]:  # noqa: ARG002
+        """Remove codes that lie apart from their points and whose points are gone; as :meth:`strip_codes` returns.
+
+        ``complete`` says that every point had a code just now, so that no more codes than points means none to remove.
+        """
         yield from ()
         return 0, None
 
@@ -535,6 +563,8 @@ def is_own_field(name: str) -> bool:
 
 def stored_text(payload: Mapping[str, Any], layout: Layout) -> object:
     """Return a point's code as text: of the layout's space, else of another, which says that it is one; else None."""
+    if not payload:
+        return None
     text = payload.get(layout.code_field)
     if text not in {None, ""}:
         return text

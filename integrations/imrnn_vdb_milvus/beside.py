@@ -13,7 +13,7 @@ from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.store import Candidates, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of
-from imrnn_vdb_milvus.rows import HitRows, Row, batches, candidates_of
+from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, candidates_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
 from imrnn_vdb_milvus.sidecar import (
     sidecar_indexes,
@@ -35,11 +35,14 @@ _STRONG = {"consistency_level": "Strong"}
 class SidecarSteps(MilvusSteps):
     """Steps for codes in a sidecar."""
 
+    _loading = False
+    """Whether the sidecar is new and not loaded yet: it takes writes, but no reads."""
+
     def _look_beside(self, server: Server, schema: Schema) -> Operation[Schema | None]:
         """Find the sidecar; one that is not loaded, as a backfill may have left it when it was killed, is none yet."""
         if schema.code_home(self.layout) in {"vector", "column"}:
             return None
-        name = self._sidecar_name
+        name, self._loading = self._sidecar_name, False
         if not (yield from self._about(name, "has_collection")):
             return None
         if server.lite:
@@ -58,16 +61,28 @@ class SidecarSteps(MilvusSteps):
             raise StoreError(f"collection {self.collection!r} has no sidecar for space {self.layout.space_id}")
         return self._sidecar
 
-    def _make_sidecar(self, server: Server, schema: Schema) -> Operation[None]:
-        """Create the sidecar, or finish one whose creation was cut short; idempotent."""
+    def _make_sidecar(self, server: Server, schema: Schema) -> Operation[bool]:
+        """Create the sidecar, or finish one whose creation was cut short; idempotent. Say whether it may hold codes.
+
+        A server takes 3 s to load even an empty collection, so a new one is loaded while it is written.
+        """
         name, indexes = self._sidecar_name, sidecar_indexes(self.layout, server)
-        if (yield from self._about(name, "has_collection")):
+        exists = yield from self._about(name, "has_collection")
+        if exists:
             if not (yield from self._about(name, "list_indexes")):
                 yield from self._about(name, "create_index", index_params=indexes, sync=False)
             yield from self._about(name, "load_collection")
         else:
-            yield from self._create(name, sidecar_schema(schema, self.layout), indexes)
+            yield from self._create(name, sidecar_schema(schema, self.layout), indexes, _async=not server.lite)
+            self._loading = not server.lite
         self._sidecar = yield from self._describe(name)
+        return bool(exists)
+
+    def _await_loaded(self) -> Operation[None]:
+        """Wait until the sidecar can be read."""
+        if self._loading:
+            yield from self._about(self._sidecar_name, "load_collection")
+            self._loading = False
 
     def _search_beside(
         self,
@@ -116,6 +131,7 @@ class SidecarSteps(MilvusSteps):
     def _few_matching(self, condition: str) -> Operation[list[PointId] | None]:
         """Return the keys that match a condition on factor scores, if they are few."""
         name, key = self._sidecar_name, self._beside.key
+        yield from self._await_loaded()
         counted = yield from self._about(name, "query", filter=condition, output_fields=["count(*)"], **SESSION)
         if int(counted[0]["count(*)"]) > _FEW:
             return None
@@ -127,6 +143,7 @@ class SidecarSteps(MilvusSteps):
         schema = self._beside
         found: dict[PointId, Row] = {}
         try:
+            yield from self._await_loaded()
             for start in range(0, len(keys), IDS_PER_CALL):
                 wanted = every(is_one_of(schema.key, keys[start : start + IDS_PER_CALL]), condition)
                 reply = yield from self._about(
@@ -154,6 +171,7 @@ class SidecarSteps(MilvusSteps):
         self, server: Server, schema: Schema, given: str | None, factor_filter: FactorFilter
     ) -> Operation[int]:
         """Count the points whose scores match: their keys come from the sidecar, page by page."""
+        yield from self._await_loaded()
         condition, cursor, number = self._factor_condition(factor_filter), None, 0
         while True:
             rows, cursor = yield from self._page(
@@ -169,10 +187,11 @@ class SidecarSteps(MilvusSteps):
     def _write_beside(
         self, server: Server, schema: Schema, ids: Sequence[PointId], codes: Codes, scores: FloatArray
     ) -> Operation[None]:
-        """Write codes of those points that exist."""
-        keys = schema.usable_keys(ids)
-        existing = yield from self._rows(schema, keys, [schema.key])
-        last = {value: row for row, value in enumerate(ids) if value in existing}
+        """Write codes; behind a guard, of those points that it shows."""
+        last = {value: row for row, value in enumerate(ids)}
+        if self._guard is not None:
+            shown = yield from self._rows(schema, schema.usable_keys(ids), [schema.key])
+            last = {value: row for value, row in last.items() if value in shown}
         rows = np.fromiter(last.values(), np.intp, len(last))
         yield from self._put(server, list(last), codes.take(rows), scores[rows])
 
@@ -187,18 +206,36 @@ class SidecarSteps(MilvusSteps):
         yield from self._forget([value for value in last if value not in dict(current)])
 
     def _put(self, server: Server, ids: Sequence[PointId], codes: Codes, scores: FloatArray | None) -> Operation[None]:
-        for batch in batches(sidecar_rows(ids, codes, scores, self._beside, self.layout)):
-            yield from self._write(server, batch, self._sidecar_name)
+        rows = sidecar_rows(ids, codes, scores, self._beside, self.layout)
+        for start in range(0, len(rows), MAX_BATCH_ROWS):
+            yield from self._write(server, rows[start : start + MAX_BATCH_ROWS], self._sidecar_name)
 
     def _forget(self, keys: Sequence[PointId]) -> Operation[None]:
         for start in range(0, len(keys), IDS_PER_CALL):
             gone = is_one_of(self._beside.key, keys[start : start + IDS_PER_CALL])
             yield from self._about(self._sidecar_name, "delete", filter=gone)
 
-    def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:
+    def forget_codes(self, ids: Sequence[PointId]) -> Operation[None]:
+        """Remove the rows of points that are gone from the sidecar, if there is one."""
+        _, schema = yield from self._look()
+        if self._sidecar is not None:
+            yield from self._forget(schema.usable_keys(ids))
+
+    def _no_more_codes_than_points(self, server: Server) -> Operation[bool]:
+        how = SESSION if server.lite else _STRONG
+        counts = []
+        for name in (self._sidecar_name, self.collection):  # in this order: a point that comes in between has no code
+            reply = yield from self._about(name, "query", filter="", output_fields=["count(*)"], **how)
+            counts.append(int(reply[0]["count(*)"]))
+        return counts[0] <= counts[1]
+
+    def sweep(self, limit: int, cursor: Any = None, *, complete: bool = False) -> Operation[tuple[int, Any]]:
         """Remove sidecar rows whose points are gone; nothing without a sidecar, or where a guard hides points."""
         server, schema = yield from self._look()
         if self._sidecar is None or self._guard is not None:
+            return 0, None
+        yield from self._await_loaded()
+        if complete and cursor is None and (yield from self._no_more_codes_than_points(server)):
             return 0, None
         rows, last = yield from self._page(server, self._sidecar, limit, cursor, None, [self._sidecar.key])
         keys = [row[self._sidecar.key] for row in rows]

@@ -13,18 +13,21 @@ from imrnn_vdb.guard import Guard
 from imrnn_vdb.store import Layout, PointId, Store
 from imrnn_vdb_milvus.expressions import every, is_one_of, literal, user_filter
 from imrnn_vdb_milvus.quiet import quiet, quietly
-from imrnn_vdb_milvus.rows import Row
+from imrnn_vdb_milvus.rows import Row, rows_read
 from imrnn_vdb_milvus.schema import Schema, Server
 
 MAX_WINDOW = 16_384
 """Most rows of one reply, and most queries of one request: Milvus's own limits, which Milvus Lite does not enforce."""
 
-IDS_PER_CALL = 500
+IDS_PER_CALL = 2_000
+"""Keys that one condition lists: on 2.3.5 a key costs 6 µs in a list of 2,000, and 16 µs in one of 500."""
 LITE_UNFLUSHED_ROWS = 256
 """Rows that a search in Milvus Lite may find unflushed; unknown at first, as an earlier process may have left some."""
 _READS = frozenset({"search", "query", "delete"})
 """Methods of a client that take a condition."""
 SESSION: dict[str, Any] = {"consistency_level": "Session"}
+_VECTORS: dict[str, Any] = {"strict_float32": True}
+"""Vectors come as arrays, not as lists of Python floats."""
 
 
 class MilvusSteps(Store):
@@ -65,9 +68,9 @@ class MilvusSteps(Store):
         for start in range(0, len(keys), IDS_PER_CALL):
             # not ids=, which pymilvus puts into an expression without escaping quotes
             wanted = is_one_of(schema.key, keys[start : start + IDS_PER_CALL])
-            arguments = {"filter": wanted, "output_fields": fields, **SESSION, **where}
+            arguments = {"filter": wanted, "output_fields": fields, **_VECTORS, **SESSION, **where}
             reply = yield from self._about(schema.collection, "query", **arguments)
-            found.update((row[schema.key], row) for row in reply)
+            found.update((row[schema.key], row) for row in rows_read(reply))
         return found
 
     def _page(
@@ -95,12 +98,13 @@ class MilvusSteps(Store):
                 filter=every(_beyond(schema, cursor), given),
                 output_fields=fields,
                 limit=min(limit - len(rows), MAX_WINDOW),
+                **_VECTORS,
                 iterator="True",
                 reduce_stop_for_best="True",
             )
             if not reply:
                 return rows, None
-            rows += sorted(reply, key=lambda row: row[schema.key])[: limit - len(rows)]
+            rows += sorted(rows_read(reply), key=lambda row: row[schema.key])[: limit - len(rows)]
             cursor = rows[-1][schema.key]
         return rows, cursor
 
@@ -116,11 +120,11 @@ class MilvusSteps(Store):
         rows = [found[key] for key in keys[:limit] if key in found]
         return rows, (keys[limit - 1] if len(keys) > limit else None)
 
-    def _create(self, name: str, schema: Any, indexes: Any) -> Operation[None]:
+    def _create(self, name: str, schema: Any, indexes: Any, **loading: bool) -> Operation[None]:
         yield from self._about(name, "create_collection", schema=schema, **SESSION)
         try:
             yield from self._about(name, "create_index", index_params=indexes, sync=False)  # it is empty: no waiting
-            yield from self._about(name, "load_collection")
+            yield from self._about(name, "load_collection", **loading)
         except StoreError:  # half a collection would answer "exists" to the next attempt
             yield from self._about(name, "drop_collection")
             raise

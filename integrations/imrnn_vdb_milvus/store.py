@@ -20,6 +20,7 @@ from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.probe import as_probed, probe_of
 from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points
 from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.capabilities import capabilities_of, settings_of
@@ -32,6 +33,7 @@ from imrnn_vdb_milvus.rows import (
     check_vectors,
     code_fields,
     merged,
+    oriented,
     points_of,
     rows_of,
     stripped,
@@ -39,6 +41,9 @@ from imrnn_vdb_milvus.rows import (
 from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, new_indexes, new_schema, search_params
 from imrnn_vdb_milvus.sidecar import is_sidecar_of, sidecar_name
 from imrnn_vdb_milvus.steps import IDS_PER_CALL, MAX_WINDOW, SESSION, MilvusSteps, call_of
+
+_PROBED = frozenset({"FLAT", "HNSW"})
+"""Index types whose scores are those of the stored vectors."""
 
 
 class MilvusStore(SidecarSteps):
@@ -234,14 +239,11 @@ class MilvusStore(SidecarSteps):
             return Points([], np.zeros((0, 0), np.float32) if with_vectors else None, [])
         _, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        if not with_codes and not with_payloads:
-            fields = [schema.key, *([base] if base else [])]
-        else:
-            fields = self._fields(schema, base, with_payloads)
+        fields = self._fields(schema, base, with_payloads, with_codes)
         found = yield from self._rows(schema, schema.usable_keys(ids), fields)
         rows = [found[value] for value in ids if value in found]
         rows = (yield from self._joined(schema, rows)) if with_codes else rows
-        return self._points(rows, schema, base, with_payloads)
+        return points_of(rows, schema, self.layout, base, with_payloads, with_codes)
 
     def scroll(
         self,
@@ -250,6 +252,7 @@ class MilvusStore(SidecarSteps):
         payload_filter: Any = None,
         with_vectors: bool = False,
         with_payloads: bool = True,
+        with_codes: bool = True,
     ) -> Operation[Page]:
         """Read the next points by ascending id; every point that stays is seen exactly once.
 
@@ -259,10 +262,38 @@ class MilvusStore(SidecarSteps):
             raise InvalidInputError(f"a page has at least one point, got limit={limit}")
         server, schema = yield from self._look()
         base = schema.base_name(self.layout) if with_vectors else None
-        fields = self._fields(schema, base, with_payloads)
+        fields = self._fields(schema, base, with_payloads, with_codes)
         rows, last = yield from self._page(server, schema, limit, cursor, user_filter(payload_filter), fields)
-        rows = yield from self._joined(schema, rows)
-        return Page(self._points(rows, schema, base, with_payloads), last)
+        rows = (yield from self._joined(schema, rows)) if with_codes else rows
+        return Page(points_of(rows, schema, self.layout, base, with_payloads, with_codes), last)
+
+    def changed(self, ids: Sequence[PointId], vectors: FloatArray) -> Operation[list[PointId]]:
+        """Return points that are gone or whose vectors changed, where an index tells exact scores: by one score each.
+
+        A search in a few points compares with each of them; where it leaves one out, that one counts as changed.
+        """
+        server, schema = yield from self._look()
+        base = schema.base_name(self.layout)
+        if server.lite or schema.index_types[base] not in _PROBED:
+            return (yield from super().changed(ids, vectors))
+        probe, scores = probe_of(vectors.shape[1]), dict[PointId, float]()
+        keys = schema.usable_keys(ids)
+        for start in range(0, len(keys), IDS_PER_CALL):
+            part = keys[start : start + IDS_PER_CALL]
+            [hits] = yield from self._ask(
+                "search",
+                data=[probe],
+                anns_field=base,
+                filter=is_one_of(schema.key, part),
+                limit=len(part),
+                search_params=search_params(schema.index_types[base], len(part)),
+                output_fields=[],
+                **SESSION,
+            )
+            scores.update(zip(hits.ids, hits.distances, strict=True))
+        metric = schema.vectors[base].metric
+        found = oriented([scores.get(value, np.nan) for value in ids], metric)
+        return [ids[row] for row in np.flatnonzero(~as_probed(metric, probe, vectors, found)).tolist()]
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
         """Count points exactly."""
@@ -322,7 +353,7 @@ class MilvusStore(SidecarSteps):
         """Return an expression as it is; whether it is one, the server says."""
         return user_filter(text)
 
-    def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:
+    def prepare_codes(self, *, in_place: bool = False) -> Operation[bool]:
         """Make a sidecar for codes, unless rows may be rewritten or hold them in columns; see all earlier writes.
 
         Raises
@@ -344,7 +375,8 @@ class MilvusStore(SidecarSteps):
                 )
             self._check_rewritable(schema)
         elif self._sidecar is None and schema.code_home(self.layout) not in {"vector", "column"}:
-            yield from self._make_sidecar(server, schema)
+            return (yield from self._make_sidecar(server, schema))
+        return True
 
     def strip_codes(
         self, space_id: str, limit: int, cursor: Any = None, *, in_place: bool = False
@@ -384,16 +416,13 @@ class MilvusStore(SidecarSteps):
     def _code_vectors(self, schema: Schema, layout: Layout) -> list[str]:
         return [layout.code_field] if layout.code_field in schema.vectors else []
 
-    def _fields(self, schema: Schema, base: str | None, with_payloads: bool) -> list[str]:
+    def _fields(self, schema: Schema, base: str | None, with_payloads: bool, with_codes: bool) -> list[str]:
         if with_payloads:
             fields = schema.point_fields(self.layout)
         else:
-            fields = [schema.key] if self._sidecar is not None else schema.own_fields(self.layout)
+            here = with_codes and self._sidecar is None
+            fields = schema.own_fields(self.layout) if here else [schema.key]
         return fields + ([base] if base else [])
-
-    def _points(self, rows: list[Row], schema: Schema, base: str | None, with_payloads: bool) -> Points:
-        points = points_of(rows, schema, self.layout, base)
-        return points if with_payloads else replace(points, payloads=[{} for _ in rows])
 
     def _filter(self, schema: Schema, payload_filter: Any, factor_filter: FactorFilter | None) -> str:
         factors = factor_expression(factor_filter, lambda name: schema.score_address(self.layout, name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -144,15 +145,16 @@ def points_of(records: Sequence[Any], layout: Layout, base: str, with_vectors: b
 
     Factor scores that a point lacks are NaN. Where vectors are wanted, points without the base vector are left out.
     """
-    vectors: list[Any] = []
+    vectors = None
     if with_vectors:  # no query ever returns a point without the base vector, so nothing can be scored or written there
-        found = [(record, vector_of(record, base)) for record in records]  # once: Edge builds a list each time
-        records = [record for record, vector in found if vector is not None]
-        vectors = [vector for _, vector in found if vector is not None]
+        packed = [_packed(vector_of(record, base)) for record in records]
+        records = [record for record, vector in zip(records, packed, strict=True) if vector is not None]
+        table = bytearray().join([vector for vector in packed if vector is not None])
+        vectors = np.frombuffer(table, np.float32).reshape(len(records), -1 if records else 0)
     payloads = [record.payload or {} for record in records]
     return Points(
         ids=[original_id(record.id, payload) for record, payload in zip(records, payloads, strict=True)],
-        vectors=np.asarray(vectors, np.float32).reshape(len(vectors), -1 if vectors else 0) if with_vectors else None,
+        vectors=vectors,
         payloads=[own_fields_removed(payload) for payload in payloads],
         codes=_codes_of(records, payloads, layout),
         factor_scores=_scores_of(payloads, layout) if layout.factor_names else None,
@@ -161,10 +163,15 @@ def points_of(records: Sequence[Any], layout: Layout, base: str, with_vectors: b
 
 def vector_of(record: Any, name: str) -> Any:
     """Return a record's vector of one name; engines give an unnamed vector bare, named ones as a mapping."""
-    vector = record.vector
-    if isinstance(vector, Mapping):
+    vector = record.vector  # once: Edge builds a list each time
+    if isinstance(vector, dict):
         return vector.get(name)
     return vector if name == "" else None
+
+
+def _packed(vector: Sequence[float] | None) -> bytes | None:
+    """Return a vector's floats as bytes; numpy takes three times as long to read a list."""
+    return None if vector is None else struct.pack(f"={len(vector)}f", *vector)
 
 
 def _row(value: PointId, vector: list[float], payload: Mapping[str, Any], own: CodeRow) -> Row:
@@ -198,6 +205,8 @@ def _codes_of(records: Sequence[Any], payloads: Sequence[Payload], layout: Layou
 
 def _scores_of(payloads: Sequence[Payload], layout: Layout) -> FloatArray:
     keys = [layout.factor_field(name) for name in layout.factor_names]
+    if not any(payloads):
+        return np.full((len(payloads), len(keys)), np.nan, np.float32)
     table = [[payload.get(key) for key in keys] for payload in payloads]
     numbers = [[value if isinstance(value, int | float) else np.nan for value in row] for row in table]
     return np.asarray(numbers, np.float32).reshape(len(payloads), len(keys))

@@ -35,6 +35,7 @@ class EdgeStore(NativeStore):
     """
 
     _filter_name = "qdrant_edge.Filter"
+    in_flight = 1  # each update lets go of Python's lock: beside another thread, one takes three times as long
 
     def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         self._edge: Any = load_edge()
@@ -88,13 +89,17 @@ class EdgeStore(NativeStore):
         return self._update([self._edge.UpdateOperation.upsert_points(points)])
 
     def _send_codes(self, rows: Sequence[CodeRow]) -> Call:
-        operations = [self._edge.UpdateOperation.set_payload([row.id], row.payload) for row in rows]
-        vectors = [
-            self._edge.PointVectors(row.id, {self.layout.code_field: row.code}) for row in rows if row.code is not None
-        ]
-        if vectors:
-            operations.insert(0, self._edge.UpdateOperation.update_vectors(vectors))
-        return self._update(operations)
+        make, name = self._edge.UpdateOperation, self.layout.code_field
+        vectors = [self._edge.PointVectors(row.id, {name: row.code}) for row in rows if row.code is not None]
+
+        def call(engine: Engine, _: float) -> None:
+            shard = engine.shard(self.collection)
+            if vectors:
+                shard.update(make.update_vectors(vectors))
+            for row in rows:
+                shard.update(make.set_payload([row.id], row.payload))
+
+        return call
 
     def _query(
         self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
@@ -115,6 +120,17 @@ class EdgeStore(NativeStore):
         ]
         batch = edge.QueryBatchRequest(requests)
         return lambda engine, _: engine.shard(self.collection).query_batch(batch)
+
+    def _scores(self, vector: list[float], limit: int, base: str, condition: Condition) -> Call:
+        request = self._edge.QueryRequest(
+            limit=limit,
+            query=self._edge.Query.Nearest(vector, using=base or None),
+            filter=condition,
+            params=self._edge.SearchParams(exact=True, quantization=self._edge.QuantizationSearchParams(ignore=True)),
+            with_payload=False,
+            with_vector=False,
+        )
+        return lambda engine, _: engine.shard(self.collection).query(request)
 
     def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call:
         wanted = self._selector(with_payload)

@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import numpy as np
+
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.filters import FactorFilter, factor, factor_names
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.probe import as_probed, probe_of
 from imrnn_vdb.store import (
     CODE_PREFIX,
     FACTOR_PREFIX,
@@ -32,6 +35,7 @@ from imrnn_vdb_qdrant.convert import (
     batches,
     candidates_of,
     code_rows,
+    oriented,
     points_of,
     rows_of,
 )
@@ -89,6 +93,10 @@ class NativeStore(Store):
     def _query(
         self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
     ) -> Call: ...
+
+    @abstractmethod
+    def _scores(self, vector: list[float], limit: int, base: str, condition: Condition) -> Call:
+        """Compare a vector with every point that matches, exactly; nothing but ids and scores is read."""
 
     @abstractmethod
     def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call: ...
@@ -204,6 +212,7 @@ class NativeStore(Store):
         payload_filter: Any = None,
         with_vectors: bool = False,
         with_payloads: bool = True,
+        with_codes: bool = True,
     ) -> Operation[Page]:
         """Read the next points in the order of their keys; with vectors, points that lack the base vector are left out.
 
@@ -211,7 +220,7 @@ class NativeStore(Store):
         """
         base, wanted = yield from self._vectors_to_read(with_vectors)
         condition = yield from self._condition(payload_filter, None)
-        read = with_payloads or self._own_paths
+        read = with_payloads or (self._own_paths if with_codes else [ID_FIELD])
         records, following = yield from self._ask(self._scroll(limit, cursor, condition, read, wanted))
         points = points_of(records, self.layout, base, with_vectors)
         return Page(points, None if following is None else _key(following))
@@ -239,16 +248,38 @@ class NativeStore(Store):
         for part in _parts(rows, MAX_BATCH_POINTS):
             yield from self._write_existing(part)
 
+    def changed(self, ids: Sequence[PointId], vectors: FloatArray) -> Operation[list[PointId]]:
+        """Return points that are gone or whose base vectors changed: one score each instead of the whole vector.
+
+        Where the engine cannot be asked so (a strict mode without exact searches, local mode, which looks at all
+        points), the vectors are read.
+        """
+        schema = yield from self._schema()
+        base = schema.base_name(self.layout, self.collection)
+        metric, keys = schema.vectors[base].metric, [native_id(value) for value in ids]
+        probe, condition = probe_of(vectors.shape[1]), guarded(self._words, self._guard, self._words.has_id(keys))
+        try:
+            hits = yield from self._ask(self._scores(probe.tolist(), len(keys), base, condition))
+        except StoreError as exc:
+            if exc.transient:
+                raise
+            return (yield from super().changed(ids, vectors))
+        scores = {_key(hit.id): hit.score for hit in hits}
+        found = oriented([scores.get(key, np.nan) for key in keys], metric)
+        same = as_probed(metric, probe, vectors, found)
+        return [ids[row] for row in np.flatnonzero(~same).tolist()]
+
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
         for part in _parts([native_id(value) for value in ids], _MAX_KEYS):
             yield from self._ask(self._delete(guarded(self._words, self._guard, self._words.has_id(part))))
 
-    def prepare_codes(self, *, in_place: bool = False) -> Operation[None]:  # noqa: ARG002 - keys are set one by one
+    def prepare_codes(self, *, in_place: bool = False) -> Operation[bool]:  # noqa: ARG002 - keys are set one by one
         """Make room for codes before a backfill; the keys of a payload need none."""
         schema = yield from self._schema(fresh=True)
         if self.layout.code_storage == "vector":
             yield from self._make_room(schema)
+        return True
 
     def strip_codes(
         self,

@@ -7,12 +7,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CollectionInfo, ConnectionOptions, Layout
+from imrnn_vdb.store import CollectionInfo, ConnectionOptions, Layout, PointId, Store
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.capabilities import server_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row
@@ -150,6 +151,11 @@ class QdrantStore(NativeStore):
                 f'no Qdrant filter in JSON, such as {{"must": [{{"key": "year", "match": {{"value": 2020}}}}]}}: {exc}'
             ) from exc
 
+    def changed(self, ids: Sequence[PointId], vectors: FloatArray) -> Operation[list[PointId]]:
+        """Return points that are gone or whose vectors changed; local mode, which would score all, reads them."""
+        ask = Store.changed if self._local else NativeStore.changed
+        return (yield from ask(self, ids, vectors))
+
     # how single requests are sent
 
     @property
@@ -207,6 +213,24 @@ class QdrantStore(NativeStore):
         return lambda client, seconds: then(
             client.query_batch_points(self.collection, requests, timeout=_whole(seconds)),
             lambda replies: [reply.points for reply in replies],
+        )
+
+    def _scores(self, vector: list[float], limit: int, base: str, condition: Condition) -> Call:
+        m = self._models
+        params = m.SearchParams(exact=True, quantization=m.QuantizationSearchParams(ignore=True))
+        return lambda client, seconds: then(
+            client.query_points(
+                self.collection,
+                query=vector,
+                using=base or None,
+                query_filter=condition,
+                search_params=params,
+                limit=limit,
+                with_payload=False,
+                with_vectors=False,
+                timeout=_whole(seconds),
+            ),
+            lambda reply: reply.points,
         )
 
     def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call:

@@ -33,12 +33,15 @@ class MemoryStore:
 
     def prepare_codes(self, *, in_place: bool) -> Any:
         yield from ()
+        return True
 
-    def sweep(self, limit: int, cursor: Any) -> Any:
+    def sweep(self, limit: int, cursor: Any, complete: bool) -> Any:
         yield from ()
         return 0, None
 
     def _points(self, ids: Sequence[int]) -> Points:
+        if not ids:
+            return Points([], None, [])
         nothing = Codes(np.zeros((1, 8), np.float32), np.zeros(1, np.float32), np.full(1, CodeStatus.MISSING, np.uint8))
         held = [self.codes.get(key, nothing) for key in ids]
         joined = Codes(*(np.concatenate([getattr(c, n) for c in held]) for n in ("directions", "norms", "status")))
@@ -53,6 +56,16 @@ class MemoryStore:
     def fetch(self, ids: Sequence[int], **_: bool) -> Any:
         yield from ()
         return self._points([key for key in ids if key in self.vectors])
+
+    def changed(self, ids: Sequence[int], vectors: np.ndarray) -> Any:
+        yield from ()
+        pairs = zip(ids, vectors, strict=True)
+        return [key for key, old in pairs if key not in self.vectors or not np.array_equal(self.vectors[key], old)]
+
+    def forget_codes(self, ids: Sequence[int]) -> Any:
+        yield from ()
+        for key in ids:
+            del self.codes[key]
 
     def write_codes(self, ids: Sequence[int], codes: Codes, scores: np.ndarray) -> Any:
         yield from ()
@@ -126,6 +139,7 @@ def test_a_point_that_is_deleted_under_the_write_stays_deleted(store: MemoryStor
     store.after_write = lambda: store.vectors.pop(6, None)
     assert fill(store).unsettled == 0
     assert len(store.written) == 1
+    assert sorted(store.codes) == [0, 1, 2, 3, 4, 5, 7, 8, 9]  # nor is its code left behind
 
 
 def test_a_pace_spreads_points_over_time(monkeypatch: pytest.MonkeyPatch) -> None:
