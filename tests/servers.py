@@ -1,6 +1,6 @@
-"""Database servers for tests, as session-scoped fixtures: one that is named by the environment, else a container.
+"""Database servers for tests, as session-scoped fixtures: one that is named by the environment, else containers.
 
-A fixture yields a URL without the collection (``qdrant://127.0.0.1:6334``), or skips with the reason.
+A fixture returns a URL without the collection (``qdrant://127.0.0.1:6334``), or skips with the reason.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,122 @@ import pytest
 
 from qdrant_wire import WireServer
 
-__all__ = ["milvus_server_url", "qdrant_server_url", "qdrant_wire_url"]
+__all__ = ["milvus_server_url", "qdrant_server_url", "qdrant_wire_url", "server_pool"]
 
-QDRANT_IMAGE = "qdrant/qdrant:v1.19.0"
-MILVUS_IMAGE = "milvusdb/milvus:v2.6.11"
+IMAGES = {
+    "qdrant": ("qdrant/qdrant:v1.19.1", "qdrant/qdrant:v1.18.2"),
+    "milvus": (
+        "milvusdb/milvus:v3.0.1",
+        "milvusdb/milvus:v2.6.19",
+        "milvusdb/milvus:v2.5.27",
+        "milvusdb/milvus:v2.4.23",
+    ),
+}
+"""By product, newest first. ``IMRNN_TEST_IMAGES`` chooses: the newest alone by default, ``all``, or some by name."""
+_VARIABLES = {"qdrant": "IMRNN_TEST_QDRANT_URL", "milvus": "IMRNN_TEST_MILVUS_URL"}
+_NAMED, _PACKAGE = "named", "package"
 _READY_S, _MILVUS_READY_S = 60.0, 180.0
 
 
+def images(product: str) -> tuple[str, ...]:
+    """Return what a product's tests run against: the server that the environment names, else images.
+
+    Without Docker that is one entry at most, so that a matrix skips no test more than once.
+    """
+    if os.environ.get(_VARIABLES[product]):
+        return (_NAMED,)
+    known = IMAGES[product]
+    if not _docker_listens():
+        return (_PACKAGE,) if product == "milvus" else known[:1]
+    wanted = os.environ.get("IMRNN_TEST_IMAGES", "")
+    if not wanted:
+        return known[:1]
+    return known if wanted == "all" else tuple(image for image in known if image in wanted.split(",")) or known[:1]
+
+
+class ServerPool:
+    """The servers that this run has started; each is started when it is first asked for, and lives until the end."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._urls: dict[str, str] = {}
+        self._stack = ExitStack()
+
+    def url(self, product: str, image: str) -> str:
+        """Return the URL of a product's server without the collection; skip, with the reason, where there is none."""
+        key = f"{product} {image}"
+        if key not in self._urls:
+            start = _qdrant_server if product == "qdrant" else _milvus_server
+            self._urls[key] = self._stack.enter_context(start(image, self._folder / product))
+        return self._urls[key]
+
+    def close(self) -> None:
+        """Stop all."""
+        self._stack.close()
+
+
 @pytest.fixture(scope="session")
-def qdrant_server_url() -> Iterator[str]:
-    """A Qdrant server: ``IMRNN_TEST_QDRANT_URL``, else a container."""
-    if named := named_server("IMRNN_TEST_QDRANT_URL", "qdrant", {"6333": "6334"}):  # the REST port means its server
-        yield named
+def server_pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPool]:
+    """What starts servers, and stops them at the end."""
+    pool = ServerPool(tmp_path_factory.mktemp("servers"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def qdrant_server_url(request: pytest.FixtureRequest, server_pool: ServerPool) -> str:
+    """A Qdrant server: ``IMRNN_TEST_QDRANT_URL``, else a container of the image that the test is parametrised with."""
+    return server_pool.url("qdrant", getattr(request, "param", images("qdrant")[0]))
+
+
+@pytest.fixture(scope="session")
+def milvus_server_url(request: pytest.FixtureRequest, server_pool: ServerPool) -> str:
+    """A Milvus server: as for Qdrant, and where Docker does not answer, the server in the PyPI package ``milvus``."""
+    return server_pool.url("milvus", getattr(request, "param", images("milvus")[0]))
+
+
+def parametrize_servers(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for a server once on each image; ids stay as they are where there is but one."""
+    for product in IMAGES:
+        fixture, chosen = f"{product}_server_url", images(product)
+        if fixture in metafunc.fixturenames and len(chosen) > 1:
+            metafunc.parametrize(fixture, chosen, indirect=True, scope="session", ids=tag)
+
+
+def tag(image: str) -> str:
+    """Return an image's version."""
+    return image.rpartition(":")[2]
+
+
+@contextmanager
+def _qdrant_server(image: str, _: Path) -> Iterator[str]:
+    if image == _NAMED:  # the REST port means its server
+        yield named_server(_VARIABLES["qdrant"], "qdrant", {"6333": "6334"})
         return
-    container = docker_container(QDRANT_IMAGE, 6333, 6334)
-    with container:
+    with docker_container(image, 6333, 6334) as container:
         host = container.get_container_host_ip()
         await_http(f"http://{host}:{container.get_exposed_port(6333)}/readyz")
         yield f"qdrant://{host}:{container.get_exposed_port(6334)}"
+
+
+@contextmanager
+def _milvus_server(image: str, folder: Path) -> Iterator[str]:
+    if image == _NAMED:
+        yield named_server(_VARIABLES["milvus"], "milvus", {})
+        return
+    if image == _PACKAGE:
+        folder.mkdir()
+        with _milvus_package(folder) as url:
+            yield url
+        return
+    container = docker_container(image, 19530, 9091)
+    settings = {"ETCD_USE_EMBED": "true", "ETCD_DATA_DIR": "/var/lib/milvus/etcd", "COMMON_STORAGETYPE": "local"}
+    for name, value in {**settings, "DEPLOY_MODE": "STANDALONE"}.items():
+        container = container.with_env(name, value)
+    with container.with_command("milvus run standalone"):
+        host = container.get_container_host_ip()
+        await_http(f"http://{host}:{container.get_exposed_port(9091)}/healthz", _MILVUS_READY_S)
+        yield f"milvus://{host}:{container.get_exposed_port(19530)}"
 
 
 @pytest.fixture(scope="session")
@@ -53,11 +151,9 @@ def qdrant_wire_url() -> Iterator[str]:
     server.close()
 
 
-def named_server(variable: str, scheme: str, ports: dict[str, str]) -> str | None:
+def named_server(variable: str, scheme: str, ports: dict[str, str]) -> str:
     """Return the server that the environment names, as ``SCHEME://HOST:PORT``; ``http://`` is understood as well."""
-    named = os.environ.get(variable, "").rstrip("/")
-    if not named:
-        return None
+    named = os.environ[variable].rstrip("/")
     host, colon, port = named.rpartition("://")[2].rpartition(":")
     return f"{scheme}://{host}:{ports.get(port, port)}" if colon else f"{scheme}://{port}"
 
@@ -92,35 +188,6 @@ def await_http(url: str, seconds: float = _READY_S) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
-
-
-@pytest.fixture(scope="session")
-def milvus_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Milvus server: ``IMRNN_TEST_MILVUS_URL``, else a container, else the server in the PyPI package ``milvus``."""
-    if named := named_server("IMRNN_TEST_MILVUS_URL", "milvus", {}):
-        yield named
-        return
-    with _milvus_container() or _milvus_package(tmp_path_factory.mktemp("milvus")) as url:
-        yield url
-
-
-@contextmanager
-def _started(container: Any) -> Iterator[str]:
-    with container:
-        host = container.get_container_host_ip()
-        await_http(f"http://{host}:{container.get_exposed_port(9091)}/healthz", _MILVUS_READY_S)
-        yield f"milvus://{host}:{container.get_exposed_port(19530)}"
-
-
-def _milvus_container() -> AbstractContextManager[str] | None:
-    try:
-        container = docker_container(MILVUS_IMAGE, 19530, 9091)
-    except pytest.skip.Exception:
-        return None
-    settings = {"ETCD_USE_EMBED": "true", "ETCD_DATA_DIR": "/var/lib/milvus/etcd", "COMMON_STORAGETYPE": "local"}
-    for name, value in {**settings, "DEPLOY_MODE": "STANDALONE"}.items():
-        container = container.with_env(name, value)
-    return _started(container.with_command("milvus run standalone"))
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Backend, ConnectionOptions, Layout, Store, load_backend
 from imrnn_vdb.urls import parse_url
+from servers import images, tag
 
 T = TypeVar("T")
 SPACE, FACTORS, NAMES = "0a1b2c3d", 6, ("entity", "my topic.2")
@@ -77,6 +78,23 @@ def lite_file(_: pytest.FixtureRequest, folder: Path) -> str:
     return f"milvus+lite:{folder}/milvus.db"
 
 
+def on_servers(product: str, engine: Engine) -> list[Engine]:
+    """Return the engine once for each server image that this run is to use."""
+    chosen = images(product)
+
+    def on(image: str) -> Engine:
+        name = f"{engine.name}-{tag(image)}" if len(chosen) > 1 else engine.name
+        return replace(
+            engine, name=name, where=lambda request, _: request.getfixturevalue("server_pool").url(product, image)
+        )
+
+    return [on(image) for image in chosen]
+
+
+def named_later(_: pytest.FixtureRequest, __: Path) -> str:
+    raise AssertionError("which server, `on_servers` says")
+
+
 MILVUS_METRICS = (Metric.COSINE, Metric.DOT, Metric.EUCLID)
 
 ENGINES = [
@@ -91,25 +109,22 @@ ENGINES = [
         qdrant_equals,
         code_storage="vector",
     ),
-    Engine(
-        "qdrant-server", lambda request, _: request.getfixturevalue("qdrant_server_url"), qdrant_equals, server=True
-    ),
-    Engine(
-        "qdrant-server-vector",
-        lambda request, _: request.getfixturevalue("qdrant_server_url"),
-        qdrant_equals,
-        code_storage="vector",
-        server=True,
+    *on_servers("qdrant", Engine("qdrant-server", named_later, qdrant_equals, server=True)),
+    *on_servers(
+        "qdrant", Engine("qdrant-server-vector", named_later, qdrant_equals, code_storage="vector", server=True)
     ),
     Engine("milvus-lite", lite_file, milvus_equals, metrics=MILVUS_METRICS),
     Engine("milvus-lite-vector", lite_file, milvus_equals, code_storage="vector", metrics=MILVUS_METRICS),
-    Engine(
-        "milvus-server",
-        lambda request, _: request.getfixturevalue("milvus_server_url"),
-        milvus_equals,
-        metrics=MILVUS_METRICS,
-        server=True,
-        finds_zero=False,  # 2.3 computes NaN for it, and leaves it out
+    *on_servers(
+        "milvus",
+        Engine(
+            "milvus-server",
+            named_later,
+            milvus_equals,
+            metrics=MILVUS_METRICS,
+            server=True,
+            finds_zero=False,  # 2.3 computes NaN for it, and leaves it out
+        ),
     ),
 ]
 
