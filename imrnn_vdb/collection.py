@@ -133,7 +133,7 @@ class IMRNNCollection(_Shell):
             A checkpoint: loaded, or a folder, a shipped name, or a Hugging Face repo id.
         options
             ``encoder=None, vector_name="", text_field="text", timeout=10.0, attempts=4, device="cpu",
-            code_dtype="float16", guard=None, modulation_timeout=None, api_key=None, tls=None``; see
+            code_dtype="float16", guard=None, modulation_timeout=None, observer=None, api_key=None, tls=None``; see
             :class:`imrnn_vdb.options.Settings`.
 
         Raises
@@ -331,6 +331,13 @@ class IMRNNCollection(_Shell):
         return self._connection.run(self._core.rerank(vectors, ids, options, watch))
 
     def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
+        if self._core.observer is None:
+            return self._answer(queries, request)
+        with self._core.observing(queries, request) as seen:
+            seen.responses = responses = self._answer(queries, request)
+        return responses
+
+    def _answer(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         watch = Stopwatch()
         vectors = self._core.query_vectors(queries)
         watch.lap("encode")
@@ -578,8 +585,18 @@ class AsyncIMRNNCollection(_Shell):
         return await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
 
     async def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
+        if self._core.observer is None:
+            return await self._answer(queries, request)
+        with self._core.observing(queries, request) as seen:
+            seen.responses = responses = await self._answer(queries, request)
+        return responses
+
+    async def _answer(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         watch = Stopwatch()
-        vectors = await asyncio.to_thread(self._core.query_vectors, queries)
+        if isinstance(queries, Sequence):  # texts, or a list; an array is checked faster than a thread starts
+            vectors = await asyncio.to_thread(self._core.query_vectors, queries)
+        else:
+            vectors = self._core.query_vectors(queries)
         watch.lap("encode")
         windows: list[Window] = []
         responses = await self._connection.arun(self._core.search(vectors, request, watch, windows))

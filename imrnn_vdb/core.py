@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +47,9 @@ from imrnn_vdb.windows import Window, WindowSearch
 if TYPE_CHECKING:
     from imrnn_vdb.factors.tokens import TokenFactors
 
+if TYPE_CHECKING:
+    from imrnn_vdb.observability.observer import Observation, Observer
+
 Query = str | npt.ArrayLike
 _SAMPLE_PAGE = 500
 
@@ -70,6 +74,8 @@ class CollectionCore:
         Of the time that one modulation may take; None for none.
     log
         What every search is recorded in; None for nothing.
+    observer
+        Who is told of each search; None for nobody.
     """
 
     model: IMRNNModel
@@ -79,6 +85,7 @@ class CollectionCore:
     encoder: AnyEncoder | None
     limit: TimeLimit | None = None
     log: AuditLog | None = None
+    observer: Observer | None = None
     _built: Encoder | None = field(default=None, init=False)
     _building: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
@@ -207,6 +214,16 @@ class CollectionCore:
             verdicts.append((yield from recheck(self, line, entry)))
         return AuditReport(tuple(verdicts))
 
+    def observing(
+        self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest
+    ) -> AbstractContextManager[Observation]:
+        """Tell the observer of a search that happens inside."""
+        from imrnn_vdb.observability.observer import Observation, observing
+
+        assert self.observer is not None  # noqa: S101 - asked for only where there is one
+        seen: Any = queries
+        return observing(self.observer, Observation("search", self.store.collection, self.model.space, seen, request))
+
     def sample(self, limit: int, seed: int) -> Operation[Points]:
         """Draw points with their vectors evenly from the whole collection, which is read once, page by page."""
         rng = np.random.default_rng(seed)
@@ -306,7 +323,14 @@ def open_core(
     store = backend.store(connection, collection, found_layout(model.space, settings, info, name), settings.guard)
     metric = info.vectors[name].metric
     return CollectionCore(
-        model, store, metric, settings.text_field, settings.encoder, settings.time_limit, settings.log
+        model,
+        store,
+        metric,
+        settings.text_field,
+        settings.encoder,
+        settings.time_limit,
+        settings.log,
+        settings.observer,
     )
 
 

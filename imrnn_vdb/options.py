@@ -19,6 +19,7 @@ from imrnn_vdb.filter_text import parse_filter
 from imrnn_vdb.filters import FactorFilter, focused_on
 from imrnn_vdb.guard import Guard, checked_guard
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.observability.observer import Observer
 from imrnn_vdb.steering import checked_weights
 from imrnn_vdb.store import CodeStorage, ConnectionOptions
 from imrnn_vdb.time_limit import TimeLimit
@@ -171,6 +172,7 @@ class ClientOptions(TypedDict, total=False):
     guard: Guard
     modulation_timeout: float | None
     audit: AuditLog | str | Path | None
+    observer: Observer | None
 
 
 class OpenOptions(ClientOptions, total=False):
@@ -216,6 +218,8 @@ class Settings:
         :mod:`imrnn_vdb.time_limit`.
     audit
         A log that every search is recorded in, or its path; see :class:`imrnn_vdb.audit.AuditLog`. None for none.
+    observer
+        Who is told of each search, for traces and metrics; see ``docs/observability.md``. None costs nothing.
     api_key
         Secret for the server; None takes the environment variable ``IMRNN_API_KEY``. Never shown.
     tls
@@ -239,6 +243,7 @@ class Settings:
     guard: Guard = None
     modulation_timeout: float | None = None
     audit: AuditLog | str | Path | None = None
+    observer: Observer | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     tls: bool | None = None
     metric: Metric | str = Metric.COSINE

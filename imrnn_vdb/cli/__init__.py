@@ -27,6 +27,7 @@ _COMMANDS = {
     "index": "put a JSONL corpus into a collection",
     "pydocs": "export the labelled set over the standard library's documentation",
     "search": "search a collection",
+    "serve": "serve collections by gRPC",
     "train": "train a model on labelled queries",
 }
 

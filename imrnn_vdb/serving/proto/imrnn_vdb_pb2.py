@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'imrnn_vdb/serving/proto/imrnn_vdb.proto\x12\x0cimrnn_vdb.v1\"G\n\x07PointId\x12\x10\n\x06number\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\x08negative\x18\x03 \x01(\x12H\x00\x42\x06\n\x04kind\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"G\n\x05Query\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12&\n\x06vector\x18\x02 \x01(\x0b\x32\x14.imrnn_vdb.v1.VectorH\x00\x42\x06\n\x04kind\"\xb8\x03\n\rSearchOptions\x12\x12\n\x05limit\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12\x15\n\x08\x63oarse_k\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x16\n\x0epayload_filter\x18\x04 \x01(\t\x12\x15\n\rfactor_filter\x18\x05 \x01(\t\x12\x0c\n\x04only\x18\x06 \x01(\t\x12\x35\n\x05steer\x18\x07 \x03(\x0b\x32&.imrnn_vdb.v1.SearchOptions.SteerEntry\x12\x19\n\x0cmax_coarse_k\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x16\n\tthreshold\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\n \x01(\x08\x12\x0c\n\x04plan\x18\x0b \x01(\x08\x12\x15\n\x08modulate\x18\x0c \x01(\x08H\x04\x88\x01\x01\x12\x13\n\x06passes\x18\r \x01(\rH\x05\x88\x01\x01\x1a,\n\nSteerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_limitB\x0b\n\t_coarse_kB\x0f\n\r_max_coarse_kB\x0c\n\n_thresholdB\x0b\n\t_modulateB\t\n\x07_passes\"u\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.imrnn_vdb.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"J\n\x0b\x45xplanation\x12\x10\n\x08residual\x18\x01 \x01(\x01\x12\x15\n\rcontributions\x18\x02 \x03(\x01\x12\x12\n\nprominence\x18\x03 \x03(\x02\"\xf9\x01\n\x06Result\x12!\n\x02id\x18\x01 \x01(\x0b\x32\x15.imrnn_vdb.v1.PointId\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x11\n\tbase_rank\x18\x04 \x01(\r\x12\x12\n\nbase_score\x18\x05 \x01(\x01\x12\x11\n\tmodulated\x18\x06 \x01(\x08\x12\x13\n\x06reason\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cpayload_json\x18\x08 \x01(\t\x12\x0f\n\x07\x66\x61\x63tors\x18\t \x03(\x02\x12.\n\x0b\x65xplanation\x18\n \x01(\x0b\x32\x19.imrnn_vdb.v1.ExplanationB\t\n\x07_reason\"=\n\x0cWindowGrowth\x12\x0f\n\x07windows\x18\x01 \x03(\r\x12\x0c\n\x04kept\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"k\n\tQueryPlan\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04here\x18\x02 \x01(\t\x12\x16\n\x0epayload_filter\x18\x03 \x01(\x08\x12\x0e\n\x06window\x18\x04 \x01(\r\x12\x16\n\x0elargest_window\x18\x05 \x01(\r\"\xf6\x03\n\x0eSearchResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.imrnn_vdb.v1.Result\x12\x11\n\tmodulated\x18\x02 \x01(\x08\x12\x13\n\x06reason\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x63oarse_k\x18\x04 \x01(\r\x12\x12\n\ncandidates\x18\x05 \x01(\r\x12\x10\n\x08space_id\x18\x06 \x01(\t\x12\x10\n\x08model_id\x18\x07 \x01(\t\x12?\n\ntimings_ms\x18\x08 \x03(\x0b\x32+.imrnn_vdb.v1.SearchResponse.TimingsMsEntry\x12\x36\n\x05steer\x18\t \x03(\x0b\x32\'.imrnn_vdb.v1.SearchResponse.SteerEntry\x12*\n\x06growth\x18\n \x01(\x0b\x32\x1a.imrnn_vdb.v1.WindowGrowth\x12%\n\x04plan\x18\x0b \x01(\x0b\x32\x17.imrnn_vdb.v1.QueryPlan\x12\x14\n\x0c\x66\x61\x63tor_names\x18\x0c \x03(\t\x1a\x30\n\x0eTimingsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nSteerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_reason\"|\n\x12SearchBatchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.imrnn_vdb.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"T\n\x13SearchBatchResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1c.imrnn_vdb.v1.SearchResponse\"\x99\x01\n\x0e\x45xplainRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.imrnn_vdb.v1.Query\x12!\n\x02id\x18\x03 \x01(\x0b\x32\x15.imrnn_vdb.v1.PointId\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"q\n\x0f\x45xplainResponse\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.imrnn_vdb.v1.Result\x12\x14\n\x0c\x66\x61\x63tor_names\x18\x02 \x03(\t\x12\x10\n\x08space_id\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\"q\n\tCandidate\x12!\n\x02id\x18\x01 \x01(\x0b\x32\x15.imrnn_vdb.v1.PointId\x12\x12\n\nbase_score\x18\x02 \x01(\x01\x12\x13\n\tcode_text\x18\x03 \x01(\tH\x00\x12\x10\n\x06vector\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04\x63ode\"\xa3\x01\n\rRerankRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x05query\x18\x02 \x01(\x0b\x32\x14.imrnn_vdb.v1.Vector\x12+\n\ncandidates\x18\x03 \x03(\x0b\x32\x17.imrnn_vdb.v1.Candidate\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"$\n\x0e\x46\x61\x63torsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\")\n\x06\x46\x61\x63tor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tquantiles\x18\x02 \x03(\x02\"\xc8\x01\n\x11\x43ollectionFactors\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x13\n\x0bnum_factors\x18\x04 \x01(\r\x12\x10\n\x08space_id\x18\x05 \x01(\t\x12\x10\n\x08model_id\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12\x12\n\nsearchable\x18\x08 \x01(\x08\x12%\n\x07\x66\x61\x63tors\x18\t \x03(\x0b\x32\x14.imrnn_vdb.v1.Factor\"G\n\x0f\x46\x61\x63torsResponse\x12\x34\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1f.imrnn_vdb.v1.CollectionFactors\":\n\tJudgement\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x11\n\tbase_rank\x18\x02 \x01(\r\x12\x0c\n\x04gain\x18\x03 \x01(\x01\"P\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x08relevant\x18\x02 \x03(\x0b\x32\x17.imrnn_vdb.v1.Judgement\"\x12\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse2\xc6\x03\n\tRetrieval\x12\x43\n\x06Search\x12\x1b.imrnn_vdb.v1.SearchRequest\x1a\x1c.imrnn_vdb.v1.SearchResponse\x12T\n\x0bSearchBatch\x12 .imrnn_vdb.v1.SearchBatchRequest\x1a!.imrnn_vdb.v1.SearchBatchResponse0\x01\x12\x46\n\x07\x45xplain\x12\x1c.imrnn_vdb.v1.ExplainRequest\x1a\x1d.imrnn_vdb.v1.ExplainResponse\x12\x43\n\x06Rerank\x12\x1b.imrnn_vdb.v1.RerankRequest\x1a\x1c.imrnn_vdb.v1.SearchResponse\x12\x46\n\x07\x46\x61\x63tors\x12\x1c.imrnn_vdb.v1.FactorsRequest\x1a\x1d.imrnn_vdb.v1.FactorsResponse\x12I\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1d.imrnn_vdb.v1.FeedbackRequest\x1a\x1e.imrnn_vdb.v1.FeedbackResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'imrnn_vdb/serving/proto/imrnn_vdb.proto\x12\x0cimrnn_vdb.v1\"G\n\x07PointId\x12\x10\n\x06number\x18\x01 \x01(\x04H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x12\n\x08negative\x18\x03 \x01(\x12H\x00\x42\x06\n\x04kind\"\x18\n\x06Vector\x12\x0e\n\x06values\x18\x01 \x03(\x02\"G\n\x05Query\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12&\n\x06vector\x18\x02 \x01(\x0b\x32\x14.imrnn_vdb.v1.VectorH\x00\x42\x06\n\x04kind\"\xb8\x03\n\rSearchOptions\x12\x12\n\x05limit\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x0e\n\x06offset\x18\x02 \x01(\r\x12\x15\n\x08\x63oarse_k\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x16\n\x0epayload_filter\x18\x04 \x01(\t\x12\x15\n\rfactor_filter\x18\x05 \x01(\t\x12\x0c\n\x04only\x18\x06 \x01(\t\x12\x35\n\x05steer\x18\x07 \x03(\x0b\x32&.imrnn_vdb.v1.SearchOptions.SteerEntry\x12\x19\n\x0cmax_coarse_k\x18\x08 \x01(\rH\x02\x88\x01\x01\x12\x16\n\tthreshold\x18\t \x01(\x01H\x03\x88\x01\x01\x12\x0f\n\x07\x65xplain\x18\n \x01(\x08\x12\x0c\n\x04plan\x18\x0b \x01(\x08\x12\x15\n\x08modulate\x18\x0c \x01(\x08H\x04\x88\x01\x01\x12\x13\n\x06passes\x18\r \x01(\rH\x05\x88\x01\x01\x1a,\n\nSteerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x08\n\x06_limitB\x0b\n\t_coarse_kB\x0f\n\r_max_coarse_kB\x0c\n\n_thresholdB\x0b\n\t_modulateB\t\n\x07_passes\"u\n\rSearchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.imrnn_vdb.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"J\n\x0b\x45xplanation\x12\x10\n\x08residual\x18\x01 \x01(\x01\x12\x15\n\rcontributions\x18\x02 \x03(\x01\x12\x12\n\nprominence\x18\x03 \x03(\x02\"\xf9\x01\n\x06Result\x12!\n\x02id\x18\x01 \x01(\x0b\x32\x15.imrnn_vdb.v1.PointId\x12\x0c\n\x04rank\x18\x02 \x01(\r\x12\r\n\x05score\x18\x03 \x01(\x01\x12\x11\n\tbase_rank\x18\x04 \x01(\r\x12\x12\n\nbase_score\x18\x05 \x01(\x01\x12\x11\n\tmodulated\x18\x06 \x01(\x08\x12\x13\n\x06reason\x18\x07 \x01(\tH\x00\x88\x01\x01\x12\x14\n\x0cpayload_json\x18\x08 \x01(\t\x12\x0f\n\x07\x66\x61\x63tors\x18\t \x03(\x02\x12.\n\x0b\x65xplanation\x18\n \x01(\x0b\x32\x19.imrnn_vdb.v1.ExplanationB\t\n\x07_reason\"=\n\x0cWindowGrowth\x12\x0f\n\x07windows\x18\x01 \x03(\r\x12\x0c\n\x04kept\x18\x02 \x01(\r\x12\x0e\n\x06reason\x18\x03 \x01(\t\"k\n\tQueryPlan\x12\x10\n\x08\x64\x61tabase\x18\x01 \x01(\t\x12\x0c\n\x04here\x18\x02 \x01(\t\x12\x16\n\x0epayload_filter\x18\x03 \x01(\x08\x12\x0e\n\x06window\x18\x04 \x01(\r\x12\x16\n\x0elargest_window\x18\x05 \x01(\r\"\xe5\x04\n\x0eSearchResponse\x12%\n\x07results\x18\x01 \x03(\x0b\x32\x14.imrnn_vdb.v1.Result\x12\x11\n\tmodulated\x18\x02 \x01(\x08\x12\x13\n\x06reason\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x10\n\x08\x63oarse_k\x18\x04 \x01(\r\x12\x12\n\ncandidates\x18\x05 \x01(\r\x12\x10\n\x08space_id\x18\x06 \x01(\t\x12\x10\n\x08model_id\x18\x07 \x01(\t\x12<\n\x08unusable\x18\r \x03(\x0b\x32*.imrnn_vdb.v1.SearchResponse.UnusableEntry\x12?\n\ntimings_ms\x18\x08 \x03(\x0b\x32+.imrnn_vdb.v1.SearchResponse.TimingsMsEntry\x12\x36\n\x05steer\x18\t \x03(\x0b\x32\'.imrnn_vdb.v1.SearchResponse.SteerEntry\x12*\n\x06growth\x18\n \x01(\x0b\x32\x1a.imrnn_vdb.v1.WindowGrowth\x12%\n\x04plan\x18\x0b \x01(\x0b\x32\x17.imrnn_vdb.v1.QueryPlan\x12\x14\n\x0c\x66\x61\x63tor_names\x18\x0c \x03(\t\x1a/\n\rUnusableEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\x1a\x30\n\x0eTimingsMsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a,\n\nSteerEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_reason\"|\n\x12SearchBatchRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12$\n\x07queries\x18\x02 \x03(\x0b\x32\x13.imrnn_vdb.v1.Query\x12,\n\x07options\x18\x03 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"T\n\x13SearchBatchResponse\x12\r\n\x05index\x18\x01 \x01(\r\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1c.imrnn_vdb.v1.SearchResponse\"\x99\x01\n\x0e\x45xplainRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\"\n\x05query\x18\x02 \x01(\x0b\x32\x13.imrnn_vdb.v1.Query\x12!\n\x02id\x18\x03 \x01(\x0b\x32\x15.imrnn_vdb.v1.PointId\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"q\n\x0f\x45xplainResponse\x12$\n\x06result\x18\x01 \x01(\x0b\x32\x14.imrnn_vdb.v1.Result\x12\x14\n\x0c\x66\x61\x63tor_names\x18\x02 \x03(\t\x12\x10\n\x08space_id\x18\x03 \x01(\t\x12\x10\n\x08model_id\x18\x04 \x01(\t\"q\n\tCandidate\x12!\n\x02id\x18\x01 \x01(\x0b\x32\x15.imrnn_vdb.v1.PointId\x12\x12\n\nbase_score\x18\x02 \x01(\x01\x12\x13\n\tcode_text\x18\x03 \x01(\tH\x00\x12\x10\n\x06vector\x18\x04 \x01(\x0cH\x00\x42\x06\n\x04\x63ode\"\xa3\x01\n\rRerankRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12#\n\x05query\x18\x02 \x01(\x0b\x32\x14.imrnn_vdb.v1.Vector\x12+\n\ncandidates\x18\x03 \x03(\x0b\x32\x17.imrnn_vdb.v1.Candidate\x12,\n\x07options\x18\x04 \x01(\x0b\x32\x1b.imrnn_vdb.v1.SearchOptions\"$\n\x0e\x46\x61\x63torsRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\")\n\x06\x46\x61\x63tor\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tquantiles\x18\x02 \x03(\x02\"\xc8\x01\n\x11\x43ollectionFactors\x12\x12\n\ncollection\x18\x01 \x01(\t\x12\x0e\n\x06metric\x18\x02 \x01(\t\x12\x0b\n\x03\x64im\x18\x03 \x01(\r\x12\x13\n\x0bnum_factors\x18\x04 \x01(\r\x12\x10\n\x08space_id\x18\x05 \x01(\t\x12\x10\n\x08model_id\x18\x06 \x01(\t\x12\x0e\n\x06\x61\x63tive\x18\x07 \x01(\x08\x12\x12\n\nsearchable\x18\x08 \x01(\x08\x12%\n\x07\x66\x61\x63tors\x18\t \x03(\x0b\x32\x14.imrnn_vdb.v1.Factor\"G\n\x0f\x46\x61\x63torsResponse\x12\x34\n\x0b\x63ollections\x18\x01 \x03(\x0b\x32\x1f.imrnn_vdb.v1.CollectionFactors\":\n\tJudgement\x12\x0c\n\x04rank\x18\x01 \x01(\r\x12\x11\n\tbase_rank\x18\x02 \x01(\r\x12\x0c\n\x04gain\x18\x03 \x01(\x01\"P\n\x0f\x46\x65\x65\x64\x62\x61\x63kRequest\x12\x12\n\ncollection\x18\x01 \x01(\t\x12)\n\x08relevant\x18\x02 \x03(\x0b\x32\x17.imrnn_vdb.v1.Judgement\"\x12\n\x10\x46\x65\x65\x64\x62\x61\x63kResponse2\xc6\x03\n\tRetrieval\x12\x43\n\x06Search\x12\x1b.imrnn_vdb.v1.SearchRequest\x1a\x1c.imrnn_vdb.v1.SearchResponse\x12T\n\x0bSearchBatch\x12 .imrnn_vdb.v1.SearchBatchRequest\x1a!.imrnn_vdb.v1.SearchBatchResponse0\x01\x12\x46\n\x07\x45xplain\x12\x1c.imrnn_vdb.v1.ExplainRequest\x1a\x1d.imrnn_vdb.v1.ExplainResponse\x12\x43\n\x06Rerank\x12\x1b.imrnn_vdb.v1.RerankRequest\x1a\x1c.imrnn_vdb.v1.SearchResponse\x12\x46\n\x07\x46\x61\x63tors\x12\x1c.imrnn_vdb.v1.FactorsRequest\x1a\x1d.imrnn_vdb.v1.FactorsResponse\x12I\n\x08\x46\x65\x65\x64\x62\x61\x63k\x12\x1d.imrnn_vdb.v1.FeedbackRequest\x1a\x1e.imrnn_vdb.v1.FeedbackResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,6 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SEARCHOPTIONS_STEERENTRY']._loaded_options = None
   _globals['_SEARCHOPTIONS_STEERENTRY']._serialized_options = b'8\001'
+  _globals['_SEARCHRESPONSE_UNUSABLEENTRY']._loaded_options = None
+  _globals['_SEARCHRESPONSE_UNUSABLEENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHRESPONSE_TIMINGSMSENTRY']._loaded_options = None
   _globals['_SEARCHRESPONSE_TIMINGSMSENTRY']._serialized_options = b'8\001'
   _globals['_SEARCHRESPONSE_STEERENTRY']._loaded_options = None
@@ -58,37 +60,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_QUERYPLAN']._serialized_start=1182
   _globals['_QUERYPLAN']._serialized_end=1289
   _globals['_SEARCHRESPONSE']._serialized_start=1292
-  _globals['_SEARCHRESPONSE']._serialized_end=1794
-  _globals['_SEARCHRESPONSE_TIMINGSMSENTRY']._serialized_start=1689
-  _globals['_SEARCHRESPONSE_TIMINGSMSENTRY']._serialized_end=1737
+  _globals['_SEARCHRESPONSE']._serialized_end=1905
+  _globals['_SEARCHRESPONSE_UNUSABLEENTRY']._serialized_start=1751
+  _globals['_SEARCHRESPONSE_UNUSABLEENTRY']._serialized_end=1798
+  _globals['_SEARCHRESPONSE_TIMINGSMSENTRY']._serialized_start=1800
+  _globals['_SEARCHRESPONSE_TIMINGSMSENTRY']._serialized_end=1848
   _globals['_SEARCHRESPONSE_STEERENTRY']._serialized_start=548
   _globals['_SEARCHRESPONSE_STEERENTRY']._serialized_end=592
-  _globals['_SEARCHBATCHREQUEST']._serialized_start=1796
-  _globals['_SEARCHBATCHREQUEST']._serialized_end=1920
-  _globals['_SEARCHBATCHRESPONSE']._serialized_start=1922
-  _globals['_SEARCHBATCHRESPONSE']._serialized_end=2006
-  _globals['_EXPLAINREQUEST']._serialized_start=2009
-  _globals['_EXPLAINREQUEST']._serialized_end=2162
-  _globals['_EXPLAINRESPONSE']._serialized_start=2164
-  _globals['_EXPLAINRESPONSE']._serialized_end=2277
-  _globals['_CANDIDATE']._serialized_start=2279
-  _globals['_CANDIDATE']._serialized_end=2392
-  _globals['_RERANKREQUEST']._serialized_start=2395
-  _globals['_RERANKREQUEST']._serialized_end=2558
-  _globals['_FACTORSREQUEST']._serialized_start=2560
-  _globals['_FACTORSREQUEST']._serialized_end=2596
-  _globals['_FACTOR']._serialized_start=2598
-  _globals['_FACTOR']._serialized_end=2639
-  _globals['_COLLECTIONFACTORS']._serialized_start=2642
-  _globals['_COLLECTIONFACTORS']._serialized_end=2842
-  _globals['_FACTORSRESPONSE']._serialized_start=2844
-  _globals['_FACTORSRESPONSE']._serialized_end=2915
-  _globals['_JUDGEMENT']._serialized_start=2917
-  _globals['_JUDGEMENT']._serialized_end=2975
-  _globals['_FEEDBACKREQUEST']._serialized_start=2977
-  _globals['_FEEDBACKREQUEST']._serialized_end=3057
-  _globals['_FEEDBACKRESPONSE']._serialized_start=3059
-  _globals['_FEEDBACKRESPONSE']._serialized_end=3077
-  _globals['_RETRIEVAL']._serialized_start=3080
-  _globals['_RETRIEVAL']._serialized_end=3534
+  _globals['_SEARCHBATCHREQUEST']._serialized_start=1907
+  _globals['_SEARCHBATCHREQUEST']._serialized_end=2031
+  _globals['_SEARCHBATCHRESPONSE']._serialized_start=2033
+  _globals['_SEARCHBATCHRESPONSE']._serialized_end=2117
+  _globals['_EXPLAINREQUEST']._serialized_start=2120
+  _globals['_EXPLAINREQUEST']._serialized_end=2273
+  _globals['_EXPLAINRESPONSE']._serialized_start=2275
+  _globals['_EXPLAINRESPONSE']._serialized_end=2388
+  _globals['_CANDIDATE']._serialized_start=2390
+  _globals['_CANDIDATE']._serialized_end=2503
+  _globals['_RERANKREQUEST']._serialized_start=2506
+  _globals['_RERANKREQUEST']._serialized_end=2669
+  _globals['_FACTORSREQUEST']._serialized_start=2671
+  _globals['_FACTORSREQUEST']._serialized_end=2707
+  _globals['_FACTOR']._serialized_start=2709
+  _globals['_FACTOR']._serialized_end=2750
+  _globals['_COLLECTIONFACTORS']._serialized_start=2753
+  _globals['_COLLECTIONFACTORS']._serialized_end=2953
+  _globals['_FACTORSRESPONSE']._serialized_start=2955
+  _globals['_FACTORSRESPONSE']._serialized_end=3026
+  _globals['_JUDGEMENT']._serialized_start=3028
+  _globals['_JUDGEMENT']._serialized_end=3086
+  _globals['_FEEDBACKREQUEST']._serialized_start=3088
+  _globals['_FEEDBACKREQUEST']._serialized_end=3168
+  _globals['_FEEDBACKRESPONSE']._serialized_start=3170
+  _globals['_FEEDBACKRESPONSE']._serialized_end=3188
+  _globals['_RETRIEVAL']._serialized_start=3191
+  _globals['_RETRIEVAL']._serialized_end=3645
 # @@protoc_insertion_point(module_scope)

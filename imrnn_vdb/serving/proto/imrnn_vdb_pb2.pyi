@@ -136,7 +136,14 @@ class QueryPlan(_message.Message):
     def __init__(self, database: _Optional[str] = ..., here: _Optional[str] = ..., payload_filter: _Optional[bool] = ..., window: _Optional[int] = ..., largest_window: _Optional[int] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("results", "modulated", "reason", "coarse_k", "candidates", "space_id", "model_id", "timings_ms", "steer", "growth", "plan", "factor_names")
+    __slots__ = ("results", "modulated", "reason", "coarse_k", "candidates", "space_id", "model_id", "unusable", "timings_ms", "steer", "growth", "plan", "factor_names")
+    class UnusableEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     class TimingsMsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -158,6 +165,7 @@ class SearchResponse(_message.Message):
     CANDIDATES_FIELD_NUMBER: _ClassVar[int]
     SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    UNUSABLE_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_MS_FIELD_NUMBER: _ClassVar[int]
     STEER_FIELD_NUMBER: _ClassVar[int]
     GROWTH_FIELD_NUMBER: _ClassVar[int]
@@ -170,12 +178,13 @@ class SearchResponse(_message.Message):
     candidates: int
     space_id: str
     model_id: str
+    unusable: _containers.ScalarMap[str, int]
     timings_ms: _containers.ScalarMap[str, float]
     steer: _containers.ScalarMap[str, float]
     growth: WindowGrowth
     plan: QueryPlan
     factor_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., modulated: _Optional[bool] = ..., reason: _Optional[str] = ..., coarse_k: _Optional[int] = ..., candidates: _Optional[int] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ..., timings_ms: _Optional[_Mapping[str, float]] = ..., steer: _Optional[_Mapping[str, float]] = ..., growth: _Optional[_Union[WindowGrowth, _Mapping]] = ..., plan: _Optional[_Union[QueryPlan, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., modulated: _Optional[bool] = ..., reason: _Optional[str] = ..., coarse_k: _Optional[int] = ..., candidates: _Optional[int] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ..., unusable: _Optional[_Mapping[str, int]] = ..., timings_ms: _Optional[_Mapping[str, float]] = ..., steer: _Optional[_Mapping[str, float]] = ..., growth: _Optional[_Union[WindowGrowth, _Mapping]] = ..., plan: _Optional[_Union[QueryPlan, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
     __slots__ = ("collection", "queries", "options")

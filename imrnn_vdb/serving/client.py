@@ -1,0 +1,344 @@
+"""Typed clients of the service: the same words, results and errors as a collection in one's own process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError
+from imrnn_vdb.observability.feedback import judgements
+from imrnn_vdb.results import SearchResponse, SearchResult
+from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, error_of
+
+try:
+    import grpc
+
+    from imrnn_vdb.serving.convert import (
+        candidate_message,
+        id_message,
+        options_message,
+        query_message,
+        read_response,
+        read_result,
+        vector_message,
+    )
+    from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
+    from imrnn_vdb.serving.proto.imrnn_vdb_pb2_grpc import RetrievalStub
+except ImportError as exc:
+    raise MissingExtraError(exc.name or "grpcio", "serve") from exc
+
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
+    from imrnn_vdb.options import SearchOptions
+    from imrnn_vdb.store import PointId
+
+_CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
+
+Query = str | npt.ArrayLike
+
+
+class _Caller:
+    """What both clients share: how requests are written and errors read."""
+
+    def __init__(
+        self,
+        target: str,
+        *,
+        token: str | None = None,
+        tls: bool | None = None,
+        ca: str | Path | None = None,
+        timeout: float = 10.0,
+    ) -> None:
+        self.target = target
+        self._timeout = timeout
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        encrypted = tls if tls is not None else ca is not None
+        roots = Path(ca).read_bytes() if ca is not None else None
+        self._credentials = grpc.ssl_channel_credentials(roots) if encrypted else None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.target!r})"
+
+    def _sent(self, request_id: str | None) -> dict[str, Any]:
+        named = ((REQUEST_ID_KEY, request_id),) if request_id else ()
+        return {"timeout": self._timeout, "metadata": (*self._metadata, *named)}
+
+
+def _search(collection: str, query: Query, options: SearchOptions) -> pb.SearchRequest:
+    return pb.SearchRequest(collection=collection, query=query_message(query), options=options_message(options))
+
+
+def _search_batch(collection: str, queries: Sequence[Query], options: SearchOptions) -> pb.SearchBatchRequest:
+    messages = [query_message(query) for query in queries]
+    return pb.SearchBatchRequest(collection=collection, queries=messages, options=options_message(options))
+
+
+def _explain(collection: str, query: Query, point_id: object, options: SearchOptions) -> pb.ExplainRequest:
+    return pb.ExplainRequest(
+        collection=collection, query=query_message(query), id=id_message(point_id), options=options_message(options)
+    )
+
+
+def _rerank(
+    collection: str,
+    query_vector: npt.ArrayLike,
+    ids: Sequence[object],
+    base_scores: Sequence[float],
+    codes: Sequence[str | None] | None,
+    vectors: npt.ArrayLike | None,
+    options: SearchOptions,
+) -> pb.RerankRequest:
+    table: Any = vectors if vectors is not None else [None] * len(ids)
+    texts = codes if codes is not None else [None] * len(ids)
+    if not len(ids) == len(base_scores) == len(texts) == len(table):
+        raise InvalidInputError("give one id, one base score, and one code or vector for each candidate")
+    rows = zip(ids, base_scores, texts, table, strict=True)
+    return pb.RerankRequest(
+        collection=collection,
+        query=vector_message(query_vector),
+        candidates=[candidate_message(*row) for row in rows],
+        options=options_message(options),
+    )
+
+
+def _feedback(collection: str, response: SearchResponse, relevant: Mapping[PointId, float]) -> pb.FeedbackRequest:
+    made = [
+        pb.Judgement(rank=one.rank, base_rank=one.base_rank, gain=one.gain) for one in judgements(response, relevant)
+    ]
+    return pb.FeedbackRequest(collection=collection, relevant=made)
+
+
+def _read_explained(message: pb.ExplainResponse) -> SearchResult:
+    return read_result(message.result, tuple(message.factor_names))
+
+
+def _error(error: Any) -> IMRNNError:
+    named = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
+    return error_of(error.code(), error.details() or "", named)
+
+
+class ServiceClient(_Caller):
+    """A blocking client; safe to share between threads.
+
+    Parameters
+    ----------
+    target
+        ``"HOST:PORT"``.
+    token
+        What the service wants; keep it in a file or in the environment.
+    tls
+        Whether to encrypt; None: where ``ca`` is given.
+    ca
+        PEM file of the authority that signed the service's certificate; None for those the system trusts.
+    timeout
+        Seconds for a call; the service ends its work for it then.
+
+    Examples
+    --------
+    >>> with ServiceClient("localhost:50061") as client:  # doctest: +SKIP
+    ...     for result in client.search("articles", "who discovered penicillin", limit=3):
+    ...         print(result.rank, result.id, result.score)
+    """
+
+    def __init__(self, target: str, **options: Any) -> None:
+        super().__init__(target, **options)
+        if self._credentials is None:
+            self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.secure_channel(target, self._credentials, options=_CHANNEL_OPTIONS)
+        self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def search(
+        self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[SearchOptions]
+    ) -> SearchResponse:
+        """Search a collection, as :meth:`imrnn_vdb.IMRNNCollection.search` does; filters travel as text.
+
+        Raises
+        ------
+        IMRNNError
+            The error that the search met; `StoreUnavailableError` where the service is at its limit.
+        """
+        request = _search(collection, query, options)
+        return read_response(self._call(self._stub.Search, request, request_id))
+
+    def search_batch(
+        self,
+        collection: str,
+        queries: Sequence[Query],
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> Iterator[SearchResponse]:
+        """Search for n texts or n vectors; yields n responses, in their order, as they are found."""
+        request = _search_batch(collection, queries, options)
+        try:
+            for message in self._stub.SearchBatch(request, **self._sent(request_id)):
+                yield read_response(message.response)
+        except grpc.RpcError as exc:
+            raise _error(exc) from exc
+
+    def explain(
+        self,
+        collection: str,
+        query: Query,
+        point_id: object,
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchResult:
+        """Take one point's score apart, as :meth:`imrnn_vdb.IMRNNCollection.explain` does."""
+        request = _explain(collection, query, point_id, options)
+        return _read_explained(self._call(self._stub.Explain, request, request_id))
+
+    def rerank(
+        self,
+        collection: str,
+        query_vector: npt.ArrayLike,
+        ids: Sequence[object],
+        base_scores: Sequence[float],
+        *,
+        codes: Sequence[str | None] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        request_id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchResponse:
+        """Score candidates that were fetched already.
+
+        Parameters
+        ----------
+        collection
+            Names model and metric.
+        query_vector
+            Shape (d,).
+        ids, base_scores
+            k ids, and the database's scores of them, oriented (see :mod:`imrnn_vdb.metric`).
+        codes
+            k stored codes, as texts; None where there is none.
+        vectors
+            Shape (k, d) base vectors, in place of codes.
+        options
+            ``limit, offset, factor_filter, only, steer, threshold, explain, modulate`` of a search.
+        """
+        request = _rerank(collection, query_vector, ids, base_scores, codes, vectors, options)
+        return read_response(self._call(self._stub.Rerank, request, request_id))
+
+    def factors(self, collection: str = "") -> list[pb.CollectionFactors]:
+        """Describe the factors of one collection, or of all."""
+        return list(self._call(self._stub.Factors, pb.FactorsRequest(collection=collection), None).collections)
+
+    def feedback(self, collection: str, response: SearchResponse, relevant: Mapping[PointId, float]) -> None:
+        """Report which results were clicked or judged relevant: a gain above 0 by point id, 1 for a click."""
+        self._call(self._stub.Feedback, _feedback(collection, response, relevant), None)
+
+    def _call(self, method: Any, request: Any, request_id: str | None) -> Any:
+        try:
+            return method(request, **self._sent(request_id))
+        except grpc.RpcError as exc:
+            raise _error(exc) from exc
+
+    def close(self) -> None:
+        """Close the channel."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncServiceClient(_Caller):
+    """The asynchronous twin of :class:`ServiceClient`: the same methods, parameters and errors, awaited."""
+
+    def __init__(self, target: str, **options: Any) -> None:
+        super().__init__(target, **options)
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, self._credentials, options=_CHANNEL_OPTIONS)
+        self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
+
+    async def search(
+        self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[SearchOptions]
+    ) -> SearchResponse:
+        """Search a collection; see :meth:`ServiceClient.search`."""
+        request = _search(collection, query, options)
+        return read_response(await self._call(self._stub.Search, request, request_id))
+
+    async def search_batch(
+        self,
+        collection: str,
+        queries: Sequence[Query],
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> AsyncIterator[SearchResponse]:
+        """Search for many queries; see :meth:`ServiceClient.search_batch`."""
+        request = _search_batch(collection, queries, options)
+        try:
+            async for message in self._stub.SearchBatch(request, **self._sent(request_id)):
+                yield read_response(message.response)
+        except grpc.RpcError as exc:
+            raise _error(exc) from exc
+
+    async def explain(
+        self,
+        collection: str,
+        query: Query,
+        point_id: object,
+        *,
+        request_id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchResult:
+        """Take one point's score apart; see :meth:`ServiceClient.explain`."""
+        request = _explain(collection, query, point_id, options)
+        return _read_explained(await self._call(self._stub.Explain, request, request_id))
+
+    async def rerank(
+        self,
+        collection: str,
+        query_vector: npt.ArrayLike,
+        ids: Sequence[object],
+        base_scores: Sequence[float],
+        *,
+        codes: Sequence[str | None] | None = None,
+        vectors: npt.ArrayLike | None = None,
+        request_id: str | None = None,
+        **options: Unpack[SearchOptions],
+    ) -> SearchResponse:
+        """Score candidates that were fetched already; see :meth:`ServiceClient.rerank`."""
+        request = _rerank(collection, query_vector, ids, base_scores, codes, vectors, options)
+        return read_response(await self._call(self._stub.Rerank, request, request_id))
+
+    async def factors(self, collection: str = "") -> list[pb.CollectionFactors]:
+        """Describe the factors of one collection, or of all."""
+        return list((await self._call(self._stub.Factors, pb.FactorsRequest(collection=collection), None)).collections)
+
+    async def feedback(self, collection: str, response: SearchResponse, relevant: Mapping[PointId, float]) -> None:
+        """Report which results were clicked or judged relevant; see :meth:`ServiceClient.feedback`."""
+        await self._call(self._stub.Feedback, _feedback(collection, response, relevant), None)
+
+    async def _call(self, method: Any, request: Any, request_id: str | None) -> Any:
+        try:
+            return await method(request, **self._sent(request_id))
+        except grpc.RpcError as exc:
+            raise _error(exc) from exc
+
+    async def close(self) -> None:
+        """Close the channel."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

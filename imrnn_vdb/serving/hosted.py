@@ -1,0 +1,194 @@
+"""What the service serves: opened collections by name, which a reload replaces without a request noticing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.collection import IMRNNCollection
+from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, MissingExtraError, UnsupportedError
+from imrnn_vdb.metric import Metric
+
+if TYPE_CHECKING:
+    from imrnn_vdb.observability import Observer
+    from imrnn_vdb.serving.config import CollectionConfig
+
+_log = logging.getLogger("imrnn_vdb.serving")
+_WARM_UP = 3
+
+
+@dataclass(slots=True, eq=False)
+class Hosted:
+    """One name of the configuration, opened.
+
+    Attributes
+    ----------
+    name
+        As requests give it.
+    model, metric
+        What scores.
+    collection
+        What is searched; None where only Rerank is served.
+    users
+        Requests that use it now.
+    retired
+        Whether another one took its name, so that it is closed when its last user is done.
+    """
+
+    name: str
+    model: IMRNNModel
+    metric: Metric
+    collection: IMRNNCollection | None
+    users: int = field(default=0, init=False)
+    retired: bool = field(default=False, init=False)
+
+    def searched(self) -> IMRNNCollection:
+        """Return the collection; `UnsupportedError` where there is none."""
+        if self.collection is None:
+            raise UnsupportedError(f"{self.name!r} has a model and no collection: it takes Rerank and Factors only")
+        return self.collection
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self.collection is not None:
+            self.collection.close()
+
+
+def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) -> Hosted:
+    """Open what one table of the configuration names, and run it once, so that the first request finds it warm.
+
+    Raises
+    ------
+    IMRNNError
+        If the model cannot be loaded, the database not reached, or both do not fit.
+    """
+    if not config.searchable:
+        model = IMRNNModel.from_pretrained(config.model, config.device)
+        return Hosted(name, model, Metric(config.metric), None)
+    collection = _open(config, observer)
+    hosted = Hosted(name, collection.model, collection.metric, collection)
+    try:
+        _warm_up(collection, config.encode)
+    except BaseException:
+        collection.close()
+        raise
+    return hosted
+
+
+def _open(config: CollectionConfig, observer: Observer | None) -> IMRNNCollection:
+    options: Any = {
+        "timeout": config.timeout,
+        "attempts": config.attempts,
+        "device": config.device,
+        "tls": config.tls,
+        "api_key": os.environ.get(config.api_key_variable),
+        "observer": observer,
+    }
+    if config.attachment:
+        return IMRNNCollection.from_attachment(config.attachment, **options)
+    options |= {"vector_name": config.vector_name, "text_field": config.text_field, "guard": config.guard}
+    return IMRNNCollection.open(config.url, config.model, **options)
+
+
+def _warm_up(collection: IMRNNCollection, encode: bool) -> None:
+    query = np.zeros(collection.model.space.dim, np.float32)
+    query[0] = 1
+    for _ in range(_WARM_UP):
+        collection.search(query, limit=1)
+    if encode and collection.model.encoder is not None:
+        try:
+            collection.encode_queries(["warm-up"])
+        except MissingExtraError as exc:
+            _log.warning("collection %s takes vectors only: %s", collection.name, exc)
+
+
+@dataclass(slots=True)
+class Registry:
+    """The collections that are served, by name.
+
+    Attributes
+    ----------
+    observer
+        Told of every search; None for none.
+    """
+
+    observer: Observer | None = None
+    _hosted: dict[str, Hosted] = field(default_factory=dict, init=False)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the collections, sorted."""
+        return sorted(self._hosted)
+
+    async def load(self, configs: Mapping[str, CollectionConfig]) -> None:
+        """Open everything anew, then put it in place of what was served; requests that run keep what they have.
+
+        Raises
+        ------
+        IMRNNError
+            If one cannot be opened; then everything stays as it was.
+        """
+        opened: dict[str, Hosted] = {}
+        try:
+            for name, config in configs.items():
+                opened[name] = await asyncio.to_thread(open_hosted, name, config, self.observer)
+        except BaseException:
+            for hosted in opened.values():
+                await _closed(hosted)
+            raise
+        former, self._hosted = self._hosted, opened
+        for hosted in former.values():
+            hosted.retired = True
+            self._close_if_idle(hosted)
+
+    @contextmanager
+    def use(self, name: str) -> Iterator[Hosted]:
+        """Hold a collection open while a request uses it.
+
+        Raises
+        ------
+        CollectionNotFoundError
+            If there is none of that name.
+        InvalidInputError
+            If the name is empty.
+        """
+        if not name:
+            raise InvalidInputError("the request names no collection")
+        hosted = self._hosted.get(name)
+        if hosted is None:
+            raise CollectionNotFoundError(f"no collection {name!r} is served here")
+        hosted.users += 1
+        try:
+            yield hosted
+        finally:
+            hosted.users -= 1
+            self._close_if_idle(hosted)
+
+    def _close_if_idle(self, hosted: Hosted) -> None:
+        if hosted.retired and not hosted.users:
+            task = asyncio.get_running_loop().create_task(_closed(hosted))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    async def close(self) -> None:
+        """Close everything."""
+        former, self._hosted = self._hosted, {}
+        for hosted in former.values():
+            await _closed(hosted)
+        await asyncio.gather(*self._closing)
+
+
+async def _closed(hosted: Hosted) -> None:
+    try:
+        await asyncio.to_thread(hosted.close)
+    except Exception as exc:  # noqa: BLE001 - a client that does not close must not stop the service
+        _log.warning("collection %s did not close: %s", hosted.name, exc)

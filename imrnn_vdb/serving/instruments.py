@@ -1,0 +1,78 @@
+"""What watches the service: a span and a measurement a request, and the observer of its collections."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from imrnn_vdb.observability.observer import Caller, Observer, Observers
+
+if TYPE_CHECKING:
+    from imrnn_vdb.observability.feedback import Judgement
+    from imrnn_vdb.observability.metrics import PrometheusMetrics
+    from imrnn_vdb.observability.tracing import OpenTelemetryTracing
+    from imrnn_vdb.serving.config import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Instruments:
+    """Tracing and metrics, each where it is on.
+
+    Attributes
+    ----------
+    tracing, metrics
+        None where off.
+    """
+
+    tracing: OpenTelemetryTracing | None = None
+    metrics: PrometheusMetrics | None = None
+
+    @classmethod
+    def from_config(cls, config: Telemetry) -> Instruments:
+        """Set up what a configuration names.
+
+        Raises
+        ------
+        MissingExtraError
+            If what it names is not installed.
+        """
+        tracing = metrics = None
+        if config.traces:
+            from imrnn_vdb.observability.tracing import OpenTelemetryTracing, otlp_provider
+
+            provider = otlp_provider(config.traces, config.sample)
+            tracing = OpenTelemetryTracing(provider, query_texts=config.query_texts)
+        if config.metrics:
+            from imrnn_vdb.observability.metrics import PrometheusMetrics
+
+            metrics = PrometheusMetrics()
+        return cls(tracing, metrics)
+
+    @property
+    def observer(self) -> Observer | None:
+        """Who is told of each search."""
+        members = tuple(member for member in (self.tracing, self.metrics) if member is not None)
+        return Observers(members) if members else None
+
+    @contextmanager
+    def request(self, method: str, request_id: str, metadata: Mapping[str, Any]) -> Iterator[Caller]:
+        """Watch a request while it is answered."""
+        with ExitStack() as stack:
+            if self.metrics is not None:
+                stack.enter_context(self.metrics.request(method))
+            context = None
+            if self.tracing is not None:
+                context = stack.enter_context(self.tracing.request(method, request_id, metadata))
+            yield Caller(request_id, context)
+
+    def feedback(self, collection: str, relevant: Sequence[Judgement]) -> None:
+        """Take note of results that were clicked or judged."""
+        if self.metrics is not None:
+            self.metrics.feedback(collection, relevant)
+
+    def close(self) -> None:
+        """Send what was not sent yet."""
+        if self.tracing is not None:
+            self.tracing.close()

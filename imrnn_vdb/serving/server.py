@@ -1,0 +1,223 @@
+"""Starts the service, and ends it without losing a request that was accepted."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError, StoreUnavailableError
+from imrnn_vdb.observability.logs import log_to_stderr
+from imrnn_vdb.serving.config import ServiceConfig, load_config, split_address
+from imrnn_vdb.serving.instruments import Instruments
+
+if TYPE_CHECKING:
+    from imrnn_vdb.serving.hosted import Registry
+    from imrnn_vdb.serving.service import Retrieval
+
+_log = logging.getLogger("imrnn_vdb.serving")
+_SWITCH_S = 0.0005
+"""How long a worker thread may keep the event loop from the interpreter; Python's own 5 ms are as long as a search."""
+
+
+@dataclass(slots=True)
+class Server:
+    """A service that runs.
+
+    Attributes
+    ----------
+    config
+        As it was started.
+    port
+        Where it listens.
+    """
+
+    config: ServiceConfig
+    port: int
+    _grpc: Any
+    _health: Any
+    _registry: Registry
+    _service: Retrieval
+    _instruments: Instruments
+    _close_metrics: Callable[[], None]
+    _reloading: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    @classmethod
+    async def start(cls, config: ServiceConfig) -> Server:
+        """Open the collections, listen, and report as healthy.
+
+        Raises
+        ------
+        IMRNNError
+            If a collection cannot be opened, or the address cannot be listened on.
+        MissingExtraError
+            Without the packages of the extra ``serve``.
+        """
+        try:
+            import grpc
+            from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+            from imrnn_vdb.serving.hosted import Registry
+            from imrnn_vdb.serving.service import SERVICE_NAME, Retrieval
+        except ImportError as exc:
+            raise MissingExtraError(exc.name or "grpcio", "serve") from exc
+        token = config.token()
+        instruments = Instruments.from_config(config.telemetry)
+        registry = Registry(instruments.observer)
+        await registry.load(config.collections)
+        service = Retrieval(registry, config.limits, instruments)
+        server = grpc.aio.server(interceptors=_interceptors(token), options=_options(config))
+        checks = health.aio.HealthServicer()
+        server.add_generic_rpc_handlers((service.handler(),))
+        health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+        if config.reflection:
+            _reflect(server)
+        try:
+            port = _listen(server, config)
+            close_metrics = _serve_metrics(config, instruments)
+            await server.start()
+        except BaseException:
+            await registry.close()
+            raise
+        for name in ("", SERVICE_NAME):
+            await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return cls(config, port, server, checks, registry, service, instruments, close_metrics)
+
+    async def reload(self, config: ServiceConfig) -> None:
+        """Open the collections of a configuration anew and serve them; requests that run are not touched.
+
+        Only ``collections`` is taken from it. Where it fails, what is served stays.
+
+        Raises
+        ------
+        IMRNNError
+            If a collection cannot be opened.
+        """
+        async with self._reloading:
+            await self._registry.load(config.collections)
+            self.config = config
+
+    async def stop(self) -> None:
+        """Take no new request, finish those that were accepted, at most ``grace_s`` long, and close everything."""
+        await self._health.enter_graceful_shutdown()
+        await self._grpc.stop(self.config.grace_s)
+        await self._grpc.wait_for_termination()
+        self._service.close()
+        await self._registry.close()
+        self._close_metrics()
+        self._instruments.close()
+        counts = self._service.admission
+        _log.info("stopped: %d requests accepted, %d refused", counts.accepted, counts.refused)
+
+
+async def serve(path: str | Path, ready: Callable[[Server], None] | None = None) -> None:
+    """Run the service of a configuration file until SIGTERM or SIGINT; SIGHUP loads the collections anew.
+
+    Parameters
+    ----------
+    path
+        The file; read again at SIGHUP.
+    ready
+        Called once the service answers.
+
+    Raises
+    ------
+    IMRNNError
+        If it cannot be started.
+    """
+    config = load_config(path)
+    log_to_stderr(config.telemetry.log, config.telemetry.log_level)
+    sys.setswitchinterval(_SWITCH_S)
+    loop, ended, tasks = asyncio.get_running_loop(), asyncio.Event(), set[asyncio.Task[None]]()
+    server = await Server.start(config)
+
+    def reload() -> None:
+        task = loop.create_task(_reload(server, path))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    _log.info("listening on %s with %s", _address(config, server.port), ", ".join(config.collections))
+    if ready is not None:
+        ready(server)
+    await ended.wait()
+    _log.info("stopping: finishing what was accepted")
+    await server.stop()
+
+
+async def _reload(server: Server, path: str | Path) -> None:
+    try:
+        await server.reload(load_config(path))
+    except IMRNNError as exc:
+        _log.error("not reloaded, what was served still is: %s", exc)
+    else:
+        _log.info("reloaded %s", ", ".join(server.config.collections))
+
+
+def _options(config: ServiceConfig) -> list[tuple[str, int]]:
+    limits = config.limits
+    return [
+        ("grpc.max_receive_message_length", limits.message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", 16 * limits.in_flight),
+        ("grpc.so_reuseport", 0),  # a second service on the same port is an error, not a silent share
+    ]
+
+
+def _interceptors(token: str | None) -> list[Any]:
+    from imrnn_vdb.serving.auth import TokenInterceptor
+
+    if token is None:
+        return []
+    return [TokenInterceptor(token)]
+
+
+def _listen(server: Any, config: ServiceConfig) -> int:
+    try:
+        if config.tls is None:
+            port = server.add_insecure_port(config.listen)
+        else:
+            port = server.add_secure_port(config.listen, _credentials(config))
+    except RuntimeError as exc:
+        raise StoreUnavailableError(f"{config.listen} cannot be listened on: {exc}") from exc
+    return int(port)
+
+
+def _credentials(config: ServiceConfig) -> Any:
+    import grpc
+
+    assert config.tls is not None  # noqa: S101 - asked for only with it
+    try:
+        pair = Path(config.tls.key).read_bytes(), Path(config.tls.certificate).read_bytes()
+        roots = Path(config.tls.client_ca).read_bytes() if config.tls.client_ca else None
+    except OSError as exc:
+        raise InvalidInputError(f"[tls]: {exc}") from exc
+    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
+
+
+def _reflect(server: Any) -> None:
+    try:
+        from grpc_reflection.v1alpha import reflection
+    except ImportError as exc:
+        raise MissingExtraError("grpcio-reflection", "serve") from exc
+    from imrnn_vdb.serving.service import SERVICE_NAME
+
+    names = (SERVICE_NAME, "grpc.health.v1.Health", reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+
+
+def _serve_metrics(config: ServiceConfig, instruments: Instruments) -> Callable[[], None]:
+    if instruments.metrics is None:
+        return lambda: None
+    return instruments.metrics.serve(*split_address(config.telemetry.metrics))
+
+
+def _address(config: ServiceConfig, port: int) -> str:
+    return f"{split_address(config.listen)[0]}:{port}{' (TLS)' if config.tls else ''}"

@@ -1,0 +1,322 @@
+"""The calls of the service: messages in, batches through the collections, messages out.
+
+The event loop only speaks gRPC: searches run in worker threads, so that a request that must be refused is refused at
+once, whatever runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import grpc
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from imrnn_vdb.errors import IMRNNError, InvalidInputError
+from imrnn_vdb.observability.feedback import Judgement
+from imrnn_vdb.observability.logs import REQUEST_IDS
+from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
+from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.rerank import rerank
+from imrnn_vdb.serving.admission import Admission, OverloadedError
+from imrnn_vdb.serving.batching import Batcher
+from imrnn_vdb.serving.convert import (
+    read_candidates,
+    read_id,
+    read_options,
+    read_query,
+    read_vector,
+    response_message,
+    result_message,
+)
+from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
+from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, status_of
+
+if TYPE_CHECKING:
+    from imrnn_vdb.codec import FloatArray
+    from imrnn_vdb.observability.observer import Observer
+    from imrnn_vdb.results import SearchResponse
+    from imrnn_vdb.serving.config import Limits
+    from imrnn_vdb.serving.hosted import Hosted, Registry
+    from imrnn_vdb.serving.instruments import Instruments
+    from imrnn_vdb.store import Candidates
+
+_log = logging.getLogger("imrnn_vdb.serving")
+SERVICE_NAME = "imrnn_vdb.v1.Retrieval"
+_REQUEST_ID_CHARS = 128
+_FETCHING = ("payload_filter", "coarse_k", "max_coarse_k", "passes", "plan")
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """What searches must agree in to be run as one: the opened collection, the options, the kind of query."""
+
+    hosted: Hosted
+    encoded: bytes
+    texts: bool
+    options: dict[str, Any] = field(compare=False)
+
+
+Answer = TypeVar("Answer")
+_Search = tuple["str | FloatArray", Caller]
+_Scoring = tuple["FloatArray", "Candidates", Caller]
+
+
+class Retrieval:
+    """The service itself.
+
+    Parameters
+    ----------
+    registry
+        What is served.
+    limits
+        What is taken on.
+    instruments
+        Spans, metrics and feedback of requests.
+    """
+
+    def __init__(self, registry: Registry, limits: Limits, instruments: Instruments) -> None:
+        self._registry = registry
+        self._limits = limits
+        self._instruments = instruments
+        self.admission = Admission(limits.in_flight, limits.slowdown)
+        self._workers = ThreadPoolExecutor(limits.workers, "imrnn-search")
+        wait = limits.batch_wait_ms / 1e3
+        self._searches: Batcher[_Ask, _Search, SearchResponse] = Batcher(self._search_batch, limits.batch, wait)
+        self._reranks: Batcher[_Ask, _Scoring, SearchResponse] = Batcher(self._rerank_batch, limits.batch, wait)
+
+    async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:  # noqa: N802
+        """Search one collection."""
+        async with self._answering("Search", request, context) as caller:
+            with self._registry.use(request.collection) as hosted:
+                query = read_query(request.query, hosted.model.space.dim)
+                ask = _ask(hosted, request.options, isinstance(query, str))
+                with self.admission.enter(_kind("Search", ask)):
+                    response = await self._in_time(context, self._searches.submit(ask, (query, caller)))
+                    return response_message(response, hosted.model.space)
+
+    async def SearchBatch(  # noqa: N802
+        self, request: pb.SearchBatchRequest, context: Any
+    ) -> AsyncIterator[pb.SearchBatchResponse]:
+        """Search for many queries, in batches of bounded size, and answer as they are found."""
+        async with self._answering("SearchBatch", request, context) as caller:
+            with self._registry.use(request.collection) as hosted:
+                if len(request.queries) > self._limits.queries:
+                    raise InvalidInputError(f"a SearchBatch has at most {self._limits.queries} queries")
+                queries = [read_query(query, hosted.model.space.dim) for query in request.queries]
+                texts = [isinstance(query, str) for query in queries]
+                if any(texts) and not all(texts):
+                    raise InvalidInputError("the queries of a batch are all texts or all vectors")
+                ask = _ask(hosted, request.options, any(texts))
+                with self.admission.enter():
+                    for first in range(0, len(queries), self._limits.batch):
+                        part = [(query, caller) for query in queries[first : first + self._limits.batch]]
+                        found = await self._in_time(context, self._search_batch(ask, part))
+                        for index, response in enumerate(found, first):
+                            message = response_message(response, hosted.model.space)
+                            yield pb.SearchBatchResponse(index=index, response=message)
+
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
+        """Take one point's score apart."""
+        async with self._answering("Explain", request, context) as caller:
+            with self._registry.use(request.collection) as hosted:
+                query = read_query(request.query, hosted.model.space.dim)
+                ask = _ask(hosted, request.options, isinstance(query, str))
+                point_id = read_id(request.id)
+                with self.admission.enter(_kind("Explain", ask)), _called_by([caller]):
+                    explain = partial(hosted.searched().explain, query, point_id, **ask.options)
+                    result = await self._in_time(context, self._work(explain))
+                    space = hosted.model.space
+                    return pb.ExplainResponse(
+                        result=result_message(result),
+                        factor_names=space.names,
+                        space_id=space.space_id,
+                        model_id=hosted.model.model_id,
+                    )
+
+    async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.SearchResponse:  # noqa: N802
+        """Score candidates that the caller fetched."""
+        async with self._answering("Rerank", request, context) as caller:
+            with self._registry.use(request.collection) as hosted:
+                space = hosted.model.space
+                query = read_vector(request.query, space.dim)
+                candidates = read_candidates(request.candidates, space)
+                ask = _ask_rerank(hosted, request)
+                with self.admission.enter(("Rerank", hosted.name, len(candidates).bit_length())):
+                    item = (query, candidates, caller)
+                    return response_message(await self._in_time(context, self._reranks.submit(ask, item)), space)
+
+    async def Factors(self, request: pb.FactorsRequest, context: Any) -> pb.FactorsResponse:  # noqa: N802
+        """Describe the factors of one collection, or of all."""
+        async with self._answering("Factors", request, context):
+            made = pb.FactorsResponse()
+            for name in [request.collection] if request.collection else self._registry.names:
+                with self._registry.use(name) as hosted:
+                    made.collections.append(_factors_message(hosted))
+            return made
+
+    async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:  # noqa: N802
+        """Take note of what was clicked or judged relevant."""
+        async with self._answering("Feedback", request, context):
+            with self._registry.use(request.collection):
+                relevant = [Judgement(one.rank, one.base_rank, one.gain) for one in request.relevant]
+                self._instruments.feedback(request.collection, relevant)
+            return pb.FeedbackResponse()
+
+    async def _search_batch(self, ask: _Ask, items: list[_Search]) -> list[SearchResponse]:
+        queries: Any = [query for query, _ in items]
+        with _called_by([caller for _, caller in items]):
+            search = ask.hosted.searched().search_batch
+            return await self._work(partial(search, queries if ask.texts else np.stack(queries), **ask.options))
+
+    async def _rerank_batch(self, ask: _Ask, items: list[_Scoring]) -> list[SearchResponse]:
+        queries, batch = np.stack([query for query, _, _ in items]), [candidates for _, candidates, _ in items]
+        with _called_by([caller for *_, caller in items]):
+            return await self._work(partial(_rerank, ask, queries, batch, self._registry.observer))
+
+    def handler(self) -> Any:
+        """Return what a gRPC server calls; bytes that are no message reach a method as None, which it answers."""
+        kinds = {False: grpc.unary_unary_rpc_method_handler, True: grpc.unary_stream_rpc_method_handler}
+        methods = pb.DESCRIPTOR.services_by_name["Retrieval"].methods
+        handlers = {
+            method.name: kinds[method.server_streaming](
+                getattr(self, method.name),
+                request_deserializer=partial(_parsed, getattr(pb, method.input_type.name)),
+                response_serializer=getattr(pb, method.output_type.name).SerializeToString,
+            )
+            for method in methods
+        }
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, handlers)
+
+    async def _work(self, function: Callable[[], Answer]) -> Answer:
+        """Run a function in a worker thread, in the context of who waits for it."""
+        run = partial(copy_context().run, function)
+        return await asyncio.get_running_loop().run_in_executor(self._workers, run)
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self._workers.shutdown()
+
+    @asynccontextmanager
+    async def _answering(self, method: str, request: Any, context: Any) -> AsyncIterator[Caller]:
+        """Name the request, watch it, and turn what goes wrong into a status."""
+        metadata = dict(context.invocation_metadata() or ())
+        request_id = _request_id(metadata)
+        REQUEST_IDS.set((request_id,))  # each call has a task, and so a context, of its own
+        trailing = [(REQUEST_ID_KEY, request_id)]
+        context.set_trailing_metadata(tuple(trailing))
+        try:
+            with self._instruments.request(method, request_id, metadata) as caller:
+                if request is None:
+                    raise InvalidInputError(f"these bytes are no message for {method}")
+                yield caller
+        except OverloadedError:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the service is at its limit: try again later")
+        except IMRNNError as exc:
+            _log.info("%s: %s", method, exc)
+            trailing.append((ERROR_KEY, type(exc).__name__))
+            await context.abort(status_of(exc), str(exc), tuple(trailing))
+        except asyncio.TimeoutError:
+            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the service's own deadline has passed")
+        except Exception as exc:
+            if isinstance(exc, grpc.aio.AbortError):
+                raise
+            _log.exception("%s failed", method)  # the caller learns nothing of the inside but where to look
+            await context.abort(grpc.StatusCode.INTERNAL, f"internal error; see the service's log for {request_id}")
+
+    async def _in_time(self, context: Any, answer: Any) -> Any:
+        """Await an answer; a request without a deadline gets the service's. gRPC itself cancels the others in time."""
+        left = context.time_remaining()
+        if left is not None and left < self._limits.deadline_s:
+            return await answer
+        return await asyncio.wait_for(answer, self._limits.deadline_s)
+
+
+def _parsed(kind: Any, data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        return None
+
+
+def _rerank(ask: _Ask, queries: FloatArray, batch: list[Candidates], observer: Observer | None) -> list[SearchResponse]:
+    model, metric, request = ask.hosted.model, ask.hosted.metric, ask.options["request"]
+    if observer is None:
+        return rerank(model, metric, queries, batch, request)
+    with observing(observer, Observation("rerank", ask.hosted.name, model.space, list(queries), request)) as seen:
+        seen.responses = responses = rerank(model, metric, queries, batch, request)
+    return responses
+
+
+@contextmanager
+def _called_by(callers: Sequence[Caller]) -> Iterator[None]:
+    tokens = CALLERS.set(tuple(callers)), REQUEST_IDS.set(tuple(dict.fromkeys(c.request_id for c in callers)))
+    try:
+        yield
+    finally:
+        CALLERS.reset(tokens[0])
+        REQUEST_IDS.reset(tokens[1])
+
+
+def _ask(hosted: Hosted, message: pb.SearchOptions, texts: bool) -> _Ask:
+    """Check the options of a search, so that one that is wrong never gets into a batch."""
+    options = read_options(message)
+    if "payload_filter" in options:
+        options["payload_filter"] = hosted.searched().parse_filter(options["payload_filter"])
+    SearchRequest(**options)
+    return _Ask(hosted, message.SerializeToString(deterministic=True), texts, options)
+
+
+def _ask_rerank(hosted: Hosted, request: pb.RerankRequest) -> _Ask:
+    options = read_options(request.options)
+    foreign = [name for name in _FETCHING if options.get(name)]
+    if foreign:
+        raise InvalidInputError(f"Rerank fetches nothing, so it takes no {', '.join(foreign)}")
+    count = max(1, len(request.candidates))
+    given = {**options, "limit": min(options.get("limit", count), count)}
+    given["coarse_k"] = max(count, given["limit"] + given["offset"])
+    made = SearchRequest(**given)
+    encoded = request.options.SerializeToString(deterministic=True) + b"%d" % count
+    return _Ask(hosted, encoded, False, {"request": made})
+
+
+def _kind(method: str, ask: _Ask) -> Hashable:
+    """Say what makes the latency of searches comparable, coarsely, so that the kinds are few."""
+    options = ask.options
+    asked = [bool(options.get(name)) for name in ("payload_filter", "factor_filter", "only", "explain")]
+    window = options.get("coarse_k", options.get("limit", 10)).bit_length()
+    return (method, ask.hosted.name, ask.texts, *asked, window, options.get("passes", 1), options.get("modulate"))
+
+
+def _request_id(metadata: dict[str, Any]) -> str:
+    given = metadata.get(REQUEST_ID_KEY, "")
+    if given and len(given) <= _REQUEST_ID_CHARS and given.isascii() and given.isprintable():
+        return str(given)
+    return uuid.uuid4().hex
+
+
+def _factors_message(hosted: Hosted) -> pb.CollectionFactors:
+    space = hosted.model.space
+    return pb.CollectionFactors(
+        collection=hosted.name,
+        metric=str(hosted.metric),
+        dim=space.dim,
+        num_factors=space.num_factors,
+        space_id=space.space_id,
+        model_id=hosted.model.model_id,
+        active=hosted.model.active,
+        searchable=hosted.collection is not None,
+        factors=[
+            pb.Factor(name=name, quantiles=quantiles.tolist())
+            for name, quantiles in zip(space.names, space.quantiles, strict=True)
+        ],
+    )

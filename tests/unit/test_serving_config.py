@@ -1,0 +1,105 @@
+"""The configuration file: read strictly, with errors that name what is wrong, and without secrets."""
+
+from __future__ import annotations
+
+import pytest
+from click.testing import CliRunner
+
+from imrnn_vdb.cli import main
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.serving.config import TOKEN_VARIABLE, load_config
+
+WHOLE = """
+listen = "127.0.0.1:0"
+grace_s = 5
+[limits]
+in_flight = 4
+batch_wait_ms = 1
+[telemetry]
+log = "json"
+[collections.articles]
+url = "qdrant://localhost:6334/articles"
+guard = { tenant = "a" }
+[collections.model]
+model = "minilm"
+metric = "dot"
+"""
+ONE = '[collections.a]\nurl = "qdrant://localhost:6334/a"\n'
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+
+    def loaded(text: str):
+        path = tmp_path / "service.toml"
+        path.write_text(text)
+        return load_config(path)
+
+    return loaded
+
+
+def test_a_whole_file_is_read(load):
+    config = load(WHOLE)
+    assert list(config.collections) == ["articles", "model"]
+    assert config.collections["articles"].guard == {"tenant": "a"}
+    assert [found.searchable for found in config.collections.values()] == [True, False]
+    assert (config.limits.in_flight, config.limits.batch, config.telemetry.log) == (4, 16, "json")
+    assert config.token() is None
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "no collection"),
+        ("[collections.a]\n", "metric is given"),
+        ("collections = 3\n", "collections are tables"),
+        (ONE + 'colour = "red"\n', r"\[collections.a\]: colour is not known"),
+        (ONE + "timeout = true\n", "timeout is a float"),
+        (ONE + 'model = "m"\nmetric = "cosine"\n', "metric is given"),
+        (ONE + 'attachment = "f.json"\n', "not both"),
+        ('[collections.a]\nmetric = "hamming"\n', "metric is one of"),
+        ('[collections.a]\nurl = "qdrant://key@host/a"\n', "no user name or key"),
+        ('listen = "nowhere"\n' + ONE, "is no address"),
+        ("[limits]\nin_flight = 0\n" + ONE, "at least 1"),
+        ("[limits]\nslowdown = 0.5\n" + ONE, "slowdown is above 1"),
+        ("[limits]\nbatch = 2.5\n" + ONE, "batch is a int"),
+        ("[tls]\nkey = 'k'\n" + ONE, "certificate is missing"),
+        ("[telemetry]\nlog = 'xml'\n" + ONE, "log is text or json"),
+        ("listen = ", "no TOML"),
+    ],
+)
+def test_what_is_wrong_is_named(load, text, complaint):
+    with pytest.raises(InvalidInputError, match=complaint):
+        load(text)
+
+
+def test_other_machines_are_let_in_only_knowingly(load, tmp_path, monkeypatch):
+    beyond = 'listen = "0.0.0.0:50061"\n'
+    with pytest.raises(InvalidInputError, match="opens the service"):
+        load(beyond + ONE).token()
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret")
+    with pytest.raises(InvalidInputError, match="opens the service"):
+        load(beyond + ONE).token()  # a token without TLS can be read on the way
+    tls = '[tls]\nkey = "k"\ncertificate = "c"\n'
+    assert load(beyond + tls + ONE).token() == "secret"
+    assert load(beyond + "insecure = true\n" + ONE).token() == "secret"
+    for name in ("localhost", "127.0.0.1", "[::1]"):
+        assert load(f'listen = "{name}:1"\n' + ONE).token() == "secret"
+    (tmp_path / "token").write_text("from a file\n")
+    assert load(f'token_file = "{tmp_path}/token"\n' + ONE).token() == "from a file"
+    (tmp_path / "token").write_text("\n")
+    with pytest.raises(InvalidInputError, match="is empty"):
+        load(f'token_file = "{tmp_path}/token"\n' + ONE).token()
+    with pytest.raises(InvalidInputError, match="cannot be read"):
+        load('token_file = "/nonexistent"\n' + ONE).token()
+    assert "secret" not in repr(load(ONE))
+
+
+def test_the_command_checks_a_file(tmp_path):
+    path = tmp_path / "service.toml"
+    path.write_text(ONE)
+    done = CliRunner().invoke(main, ["serve", "--config", str(path), "--check"])
+    assert (done.exit_code, done.output) == (0, f"{path}: a on 127.0.0.1:50061\n")
+    path.write_text("listen = 3")
+    assert CliRunner().invoke(main, ["serve", "--config", str(path)]).exit_code == 2

@@ -1,0 +1,296 @@
+"""The service over a real engine: what a client gets is what the collection returns; what is wrong gets its status."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from factory import DIM, make_model
+from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, factor, match
+from imrnn_vdb.errors import CollectionNotFoundError, StoreError, StoreTimeoutError, UnsupportedError
+from imrnn_vdb.serving import AsyncServiceClient, ServiceClient
+from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig
+from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
+from imrnn_vdb.serving.server import Server
+
+POINTS, TOKEN = 60, "a-token-of-the-tests"
+RNG = np.random.default_rng(3)
+VECTORS = RNG.normal(size=(POINTS, DIM)).astype(np.float32)
+QUERIES = RNG.normal(size=(7, DIM)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A model, and a collection with points of all kinds of ids and payloads."""
+    path = tmp_path_factory.mktemp("service")
+    make_model().save_pretrained(path / "model")
+    make_model(seed=1).save_pretrained(path / "other")
+    with IMRNNCollection.create(f"qdrant+edge:{path}/articles", str(path / "model")) as made:
+        ids = [row if row % 2 else f"doc-{row}" for row in range(POINTS)]
+        payloads = [{"row": row, "big": 2**60 + row, "title": "ü <b>", "tags": ["a", None]} for row in range(POINTS)]
+        made.upsert(ids, vectors=VECTORS, payloads=payloads)
+    return path
+
+
+def config_of(folder: Path, **changes) -> ServiceConfig:
+    model = str(folder / "model")
+    collections = {
+        "articles": CollectionConfig(f"qdrant+edge:{folder}/articles", model=model),
+        "model": CollectionConfig(model=model, metric="cosine"),
+    }
+    return ServiceConfig(**{"collections": collections, "listen": "127.0.0.1:0", **changes})
+
+
+@contextmanager
+def running(config: ServiceConfig):
+    """A server on a loop of its own; yields it, and a function that runs a coroutine there."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    def run(coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
+
+    try:
+        server = run(Server.start(config))
+        try:
+            yield server, run
+        finally:
+            run(server.stop())
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
+
+
+@pytest.fixture(scope="module")
+def served(folder):
+    (folder / "token").write_text(TOKEN)
+    limits = Limits(slowdown=0.0, queries=50)
+    with running(config_of(folder, token_file=str(folder / "token"), limits=limits)) as (server, _):
+        yield server
+
+
+@pytest.fixture
+def client(served):
+    with ServiceClient(f"127.0.0.1:{served.port}", token=TOKEN) as made:
+        yield made
+
+
+@pytest.fixture
+def own(folder):
+    with IMRNNCollection.open(f"qdrant+edge:{folder}/articles", str(folder / "model")) as collection:
+        yield collection
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"limit": 3, "offset": 2, "explain": True, "steer": {"entity": 2.0}},
+        {"factor_filter": (factor("entity") >= 0.2) & match("numeric").in_top(2), "plan": True, "explain": True},
+        {"only": "entity", "coarse_k": 20, "max_coarse_k": 40, "limit": 5},
+        {"modulate": False, "threshold": 0.0},
+        {"passes": 2},
+    ],
+)
+def test_a_client_gets_what_the_collection_returns(client, own, options):
+    for query in QUERIES[:2]:
+        assert client.search("articles", query, **options) == own.search(query, **options)
+    assert list(client.search_batch("articles", QUERIES, **options)) == own.search_batch(QUERIES, **options)
+
+
+def test_explanations_factors_and_scores_of_given_candidates(client, own):
+    found = own.search(QUERIES[0], limit=POINTS, explain=True)
+    assert client.explain("articles", QUERIES[0], found[4].id) == own.explain(QUERIES[0], found[4].id)
+    [described] = client.factors("articles")
+    assert [one.name for one in described.factors] == list(own.model.space.names)
+    np.testing.assert_array_equal([one.quantiles for one in described.factors], own.model.space.quantiles)
+    assert [one.collection for one in client.factors()] == ["articles", "model"]
+    by_base = sorted(found, key=lambda result: result.base_rank)
+    ids, scores = [result.id for result in by_base], [result.base_score for result in by_base]
+    rows = [result.payload["row"] for result in by_base]
+    codes = [payload[key] for payload in own.payload_for(VECTORS[rows]) for key in payload if "code" in key]
+    by_code = client.rerank("model", QUERIES[0], ids, scores, codes=codes, explain=True)
+    by_vector = client.rerank("model", QUERIES[0], ids, scores, vectors=VECTORS[rows], limit=9)
+    assert [result.id for result in by_code] == [result.id for result in found]
+    np.testing.assert_allclose([r.score for r in by_code], [r.score for r in found], atol=1e-6)
+    np.testing.assert_allclose([r.score for r in by_vector], [r.score for r in found[:9]], atol=1e-3)  # half floats
+    bare = client.rerank("model", QUERIES[0], ["a", 7], [0.5, 0.25], codes=[codes[0], None])
+    assert bare.unusable == {"missing": 1}
+
+
+async def test_the_asynchronous_client_is_the_same(served, own):
+    async with AsyncServiceClient(f"127.0.0.1:{served.port}", token=TOKEN) as client:
+        found = await asyncio.gather(*[client.search("articles", query, limit=4) for query in QUERIES])
+        for one, other in zip(found, [own.search(query, limit=4) for query in QUERIES], strict=True):
+            assert [result.id for result in one] == [result.id for result in other]
+            np.testing.assert_allclose([r.score for r in one], [r.score for r in other], atol=1e-6)  # batched sums
+        streamed = [one async for one in client.search_batch("articles", QUERIES, limit=4)]
+        assert streamed == own.search_batch(QUERIES, limit=4)
+        assert await client.explain("articles", QUERIES[0], found[0][0].id) == own.explain(QUERIES[0], found[0][0].id)
+        scored = await client.rerank("model", QUERIES[0], ["a"], [0.5], vectors=VECTORS[:1])
+        assert len(scored) == 1
+        assert len(await client.factors()) == 2
+        with pytest.raises(SpaceMismatchError):
+            await client.search("articles", [1.0, 2.0])
+        await client.feedback("articles", found[0], {found[0][1].id: 1.0})
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "status"),
+    [
+        (lambda c: c.search("nonesuch", QUERIES[0]), CollectionNotFoundError, "NOT_FOUND"),
+        (lambda c: c.search("", QUERIES[0]), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0][:5]), SpaceMismatchError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", []), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0] * np.nan), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0] * 0), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", "a text, without an encoder"), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0], limit=0), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0], factor_filter="entity >"), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0], payload_filter="{}"), UnsupportedError, "UNIMPLEMENTED"),
+        (lambda c: c.search("model", QUERIES[0]), UnsupportedError, "UNIMPLEMENTED"),
+        (lambda c: c.explain("articles", QUERIES[0], "nonesuch"), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.rerank("model", QUERIES[0], ["a"], [0.5], coarse_k=9), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: list(c.search_batch("articles", [QUERIES[0]] * 51)), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: list(c.search_batch("articles", [QUERIES[0], "text"])), InvalidInputError, "INVALID_ARGUMENT"),
+    ],
+)
+def test_what_is_wrong_gets_its_status_and_its_own_error(client, call, error, status):
+    with pytest.raises(error) as caught:
+        call(client)
+    assert caught.value.__cause__.code().name == status
+    assert len(client.search("articles", QUERIES[0])) == 10
+
+
+def test_a_wrong_token_an_expired_deadline_and_messages_that_are_none(served, client):
+    target = f"127.0.0.1:{served.port}"
+    for token in (None, "wrong", TOKEN + "x"):
+        with ServiceClient(target, token=token) as stranger:
+            with pytest.raises(StoreError, match="UNAUTHENTICATED"):
+                stranger.search("articles", QUERIES[0])
+            with pytest.raises(StoreError, match="UNAUTHENTICATED"):
+                list(stranger.search_batch("articles", QUERIES))
+    with ServiceClient(target, token=TOKEN, timeout=1e-6) as hurried, pytest.raises(StoreTimeoutError):
+        hurried.search("articles", QUERIES[0])
+    with grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)]) as channel:
+        metadata = [("authorization", f"Bearer {TOKEN}")]
+        raw = channel.unary_unary("/imrnn_vdb.v1.Retrieval/Search")
+        for data, wanted in ((b"\xff" * 1000, "INVALID_ARGUMENT"), (b"x" * 100_000_000, "RESOURCE_EXHAUSTED")):
+            with pytest.raises(grpc.RpcError) as caught:
+                raw(data, metadata=metadata, timeout=20)
+            assert caught.value.code().name == wanted
+        with pytest.raises(grpc.RpcError) as caught:
+            channel.unary_unary("/imrnn_vdb.v1.Retrieval/Nonesuch")(b"", metadata=metadata, timeout=5)
+        assert caught.value.code().name == "UNIMPLEMENTED"
+    with socket.create_connection(("127.0.0.1", served.port), timeout=5) as garbage:
+        garbage.sendall(b"\x00\xff not HTTP/2 at all \r\n\r\n" * 50)
+    assert len(client.search("articles", QUERIES[0])) == 10
+
+
+def test_request_ids_come_back_and_bad_ones_are_replaced(client):
+    def answered(request_id):
+        request = pb.FactorsRequest()
+        metadata = (*client._metadata, ("x-request-id", request_id))
+        _, call = client._stub.Factors.with_call(request, metadata=metadata, timeout=5)
+        return dict(call.trailing_metadata())["x-request-id"]
+
+    assert answered("my-request 7") == "my-request 7"
+    for bad in ("", "x" * 129):
+        assert len(answered(bad)) == 32
+
+
+def test_health_and_reflection(served):
+    with grpc.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        for name in ("", "imrnn_vdb.v1.Retrieval"):
+            found = check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            assert found.status == health_pb2.HealthCheckResponse.SERVING
+        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+        listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
+            asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5
+        )
+        names = {service.name for service in next(listing).list_services_response.service}
+        assert "imrnn_vdb.v1.Retrieval" in names
+
+
+def test_a_reload_swaps_the_model_and_drops_no_request(folder):
+    config = config_of(folder, limits=Limits(slowdown=0.0))
+    former, other = (
+        IMRNNCollection.open(f"qdrant+edge:{folder}/articles", str(folder / n)) for n in ("model", "other")
+    )
+    with running(config) as (server, run), ServiceClient(f"127.0.0.1:{server.port}") as client, former, other:
+        seen: list[str] = []
+        failed: list[BaseException] = []
+        done = threading.Event()
+
+        def ask() -> None:
+            try:
+                while not done.is_set():
+                    seen.append(client.search("articles", QUERIES[0]).model_id)
+            except BaseException as exc:
+                failed.append(exc)
+
+        threads = [threading.Thread(target=ask) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for name in ("other", "model", "other"):
+            tables = {"articles": CollectionConfig(f"qdrant+edge:{folder}/articles", model=str(folder / name))}
+            run(server.reload(config_of(folder, collections=tables)))
+        broken = {"articles": CollectionConfig("qdrant+edge:/nonexistent/x", model=str(folder / "model"))}
+        with pytest.raises(CollectionNotFoundError):
+            run(server.reload(config_of(folder, collections=broken)))
+        assert client.search("articles", QUERIES[0]).model_id == other.model.model_id, "a failed reload changes nothing"
+        done.set()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert set(seen) == {former.model.model_id, other.model.model_id}
+
+
+def test_a_full_service_says_so(folder):
+    with running(config_of(folder, limits=Limits(in_flight=1, slowdown=0.0))) as (server, _):
+        server._service.admission.running = 1
+        with ServiceClient(f"127.0.0.1:{server.port}") as client:
+            with pytest.raises(StoreError, match="RESOURCE_EXHAUSTED"):
+                client.search("articles", QUERIES[0])
+            server._service.admission.running = 0
+            assert len(client.search("articles", QUERIES[0])) == 10
+
+
+def test_tls_and_an_address_that_is_taken(folder, tmp_path):
+    certificate, key = self_signed(tmp_path)
+    from imrnn_vdb.serving.config import TLS
+
+    config = config_of(folder, tls=TLS(str(certificate), str(key)))
+    with running(config) as (server, _):
+        with ServiceClient(f"localhost:{server.port}", ca=certificate) as client:
+            assert len(client.search("articles", QUERIES[0])) == 10
+        with ServiceClient(f"localhost:{server.port}", timeout=2) as plain, pytest.raises(StoreError):
+            plain.search("articles", QUERIES[0])
+        taken = config_of(folder, listen=f"127.0.0.1:{server.port}")
+        with pytest.raises(StoreError, match="cannot be listened on"), running(taken):
+            pass
+
+
+def self_signed(folder: Path) -> tuple[Path, Path]:
+    import subprocess
+
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"openssl cannot make a certificate here: {exc}")
+    return certificate, key
