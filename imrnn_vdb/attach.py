@@ -125,7 +125,7 @@ class Attachment:
         """Read what :meth:`to_text` made; ``where`` it came from stands in the error, raised as by :meth:`load`."""
         try:
             values = json.loads(text)
-        except (ValueError, TypeError) as exc:
+        except (ValueError, TypeError, RecursionError) as exc:
             raise InvalidInputError(f"{where} is no attachment that can be read: {exc}") from exc
         if not isinstance(values, dict) or values.pop("format", None) != FORMAT or values.pop("version", 0) != VERSION:
             raise InvalidInputError(f"{where} is no attachment of version {VERSION}: make one with imrnn-vdb attach")

@@ -22,6 +22,7 @@ from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
+from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import base_scores, rerank
@@ -102,7 +103,7 @@ class CollectionCore:
         if len(texts) != len(queries):  # type: ignore[arg-type]
             raise InvalidInputError("the queries of a batch are all texts or all vectors")
         for i, text in enumerate(texts):
-            if not text.strip():
+            if not valid_text(text).strip():
                 raise InvalidInputError(f"query {i} is empty: give a text or a vector")
         return _one_each(check_vectors(self._encoder().encode_queries(texts), dim), texts)
 
@@ -122,7 +123,7 @@ class CollectionCore:
                 raise InvalidInputError(f"{len(keys)} ids, but {len(values)} {name}")  # type: ignore[arg-type]
         own = [dict(payload) for payload in payloads] if payloads is not None else [{} for _ in keys]
         if texts is not None:
-            own = [{**payload, self.text_field: text} for payload, text in zip(own, texts, strict=True)]
+            own = [{**payload, self.text_field: valid_text(text)} for payload, text in zip(own, texts, strict=True)]
         if not keys:
             return Points([], None, [])
         dim = self.model.space.dim

@@ -78,4 +78,6 @@ def _checked_values(guard: Mapping[Any, Any]) -> dict[str, Any]:
             raise InvalidInputError(
                 f"a guard maps payload keys to text, integers or booleans; {key!r} has a {type(value).__name__}"
             )
+        if isinstance(value, int) and not -(2**63) < value < 2**63:
+            raise InvalidInputError(f"no database compares with the integer {value} under {key!r}: store it as text")
     return dict(guard)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ class SearchRequest:
                 f"offset + limit is {self.offset + self.limit}, but only {fetched} candidates are fetched: "
                 "pass a larger coarse_k, the same for all pages"
             )
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise InvalidInputError(f"threshold is a finite score or None, got {self.threshold!r}")
         if self.steer is not None:
             object.__setattr__(self, "steer", checked_weights(self.steer))
         object.__setattr__(self, "audit", as_audit_log(self.audit))

@@ -25,6 +25,7 @@ from imrnn_vdb.extras import Extras
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard, admit, checked_guard
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.urls import CollectionURL
 
 ENTRY_POINT_GROUP = "imrnn_vdb.stores"
@@ -538,7 +539,7 @@ def normalize_id(value: object) -> PointId:
     Parameters
     ----------
     value
-        An integer in 0..2⁶⁴−1, a non-empty string, or a UUID.
+        An integer in 0..2⁶⁴−1, a non-empty string of valid Unicode, or a UUID.
 
     Raises
     ------
@@ -552,7 +553,7 @@ def normalize_id(value: object) -> PointId:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
         return value
     if isinstance(value, str) and value:
-        return value
+        return valid_text(value)
     raise InvalidInputError(f"a point id is an integer in 0..2^64-1, a non-empty string or a UUID, got {value!r}")
 
 

@@ -92,7 +92,7 @@ def _guard(text: str | None) -> Any:
         return text
     try:
         return json.loads(text)
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidInputError(f"--guard is no JSON object: {exc}") from exc
 
 

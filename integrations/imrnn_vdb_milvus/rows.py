@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.payloads import check_json
+from imrnn_vdb.payloads import check_json, valid_text
 from imrnn_vdb.store import (
     CODE_PREFIX,
     FACTOR_PREFIX,
@@ -150,6 +150,7 @@ def check_payload(value: object, payload: Mapping[str, Any], schema: Schema) -> 
                 f"such field and no dynamic field; its fields: {', '.join(schema.columns) or 'none'}"
             )
         try:
+            valid_text(key)
             check_json(item)
         except (InvalidInputError, RecursionError) as exc:
             raise InvalidInputError(f"the payload of point {value!r} cannot be stored at {key!r}: {exc}") from exc

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imrnn_vdb.connection import Call, Operation
-from imrnn_vdb.errors import CollectionNotFoundError, StoreError
+from imrnn_vdb.errors import CollectionNotFoundError, StoreError, UnsupportedError
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.store import Layout, PointId, Store
 from imrnn_vdb_milvus.expressions import every, is_one_of, literal, user_filter
@@ -168,7 +168,12 @@ class MilvusSteps(Store):
             return user_filter(self._guard)
         if self._found is None:
             raise StoreError(f"collection {self.collection!r} is read before it was described")
-        _, schema = self._found
+        server, schema = self._found
+        flags = [key for key, value in self._guard.items() if isinstance(value, bool) and key not in schema.columns]
+        if server.lite and flags:  # tried on 3.2
+            raise UnsupportedError(
+                f"Milvus Lite does not tell true from 1 under {flags[0]!r}: guard by a text or integer"
+            )
         return every(*(f"{schema.address(key)} == {literal(value)}" for key, value in self._guard.items()))
 
 

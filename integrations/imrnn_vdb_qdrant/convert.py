@@ -58,10 +58,12 @@ def rows_of(points: Points, layout: Layout) -> list[Row]:
     Raises
     ------
     InvalidInputError
-        If there are no vectors, or a payload holds a key of ours or a value that JSON cannot hold.
+        If there are no vectors, or some that are not finite, or a payload holds a key of ours or a value that JSON
+        cannot hold.
     """
     if points.vectors is None:
         raise InvalidInputError("points are upserted with their base vectors; these have none")
+    check_finite(points.vectors)
     vectors = points.vectors.tolist()
     own = [CodeRow(native_id(value), {}, None) for value in points.ids]
     if points.codes is not None:
@@ -159,6 +161,12 @@ def points_of(records: Sequence[Any], layout: Layout, base: str, with_vectors: b
         codes=_codes_of(records, payloads, layout),
         factor_scores=_scores_of(payloads, layout) if layout.factor_names else None,
     )
+
+
+def check_finite(vectors: FloatArray) -> None:
+    """Raise `InvalidInputError` for NaN and infinity, which Qdrant Edge takes for vectors like any other."""
+    if not np.isfinite(vectors).all():
+        raise InvalidInputError("a vector holds NaN or infinity; nothing was sent")
 
 
 def vector_of(record: Any, name: str) -> Any:

@@ -73,9 +73,16 @@ class EdgeStore(NativeStore):
             edge.Filter,
             edge.FieldCondition,
             edge.RangeFloat,
-            edge.MatchValue,
+            self._equal,
             lambda ids: edge.HasIdCondition(set(ids)),
         )
+
+    def _equal(self, value: Any) -> Any:
+        if isinstance(value, bool):  # tried on 0.9: a condition made of True finds 1, and never true
+            raise UnsupportedError(
+                "Qdrant Edge takes a boolean for an integer in a guard: guard by a text or an integer"
+            )
+        return self._edge.MatchValue(value)
 
     def _read_schema(self) -> Call:
         def call(engine: Engine, _: float) -> Schema:

@@ -16,6 +16,7 @@ import numpy as np
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Operator, Or, factor_names
 from imrnn_vdb.guard import Guard
+from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.store import Layout
 
 _BOUNDS: dict[Operator, str] = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
@@ -98,12 +99,18 @@ def combine(words: Vocabulary, layout: Layout, payload_filter: Any, factor_filte
 
 
 def payload_path(key: str) -> str:
-    """Return the path that addresses a top-level payload key: quoted where the key is more than a plain word."""
+    """Return the path that addresses a top-level payload key: quoted where the key is more than a plain word.
+
+    Raises
+    ------
+    InvalidInputError
+        For a key that no path reaches: with a quotation mark or a backslash in it, or no valid Unicode.
+    """
     if _PLAIN_KEY.fullmatch(key):
         return key
-    if '"' in key:
-        raise InvalidInputError(f"Qdrant cannot address the payload key {key!r}: rename the factor without quotes")
-    return f'"{key}"'
+    if '"' in key or "\\" in key:
+        raise InvalidInputError(f"Qdrant cannot address the payload key {key!r}: rename it without quotes or backslash")
+    return f'"{valid_text(key)}"'
 
 
 def _condition(words: Vocabulary, layout: Layout, tree: FactorFilter) -> Any:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.store import ID_FIELD, PointId
 
 _NAMESPACE = uuid.UUID("6f0e7f4c-4c43-5b0e-9d2a-7a1d5f4b8c31")
@@ -19,10 +20,15 @@ def native_id(value: PointId) -> int | str:
     ----------
     value
         An integer, the canonical text of a UUID (both are kept), or another string (becomes a UUIDv5).
+
+    Raises
+    ------
+    InvalidInputError
+        If a string is no valid Unicode.
     """
     if isinstance(value, int) or _is_canonical_uuid(value):
         return value
-    return str(uuid.uuid5(_NAMESPACE, value))
+    return str(uuid.uuid5(_NAMESPACE, valid_text(value)))
 
 
 def id_fields(value: PointId) -> dict[str, str]:

@@ -34,6 +34,7 @@ from imrnn_vdb_qdrant.convert import (
     Row,
     batches,
     candidates_of,
+    check_finite,
     code_rows,
     oriented,
     points_of,
@@ -174,6 +175,7 @@ class NativeStore(Store):
         """
         if not len(query_vectors):
             return []
+        check_finite(query_vectors)
         schema = yield from self._schema()
         base = schema.base_name(self.layout, self.collection)
         condition = yield from self._condition(payload_filter, factor_filter)
