@@ -25,7 +25,7 @@ from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.recheck import AuditReport, recheck
-from imrnn_vdb.rerank import base_scores, rerank
+from imrnn_vdb.rerank import base_scores, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
@@ -43,7 +43,7 @@ from imrnn_vdb.store import (
 from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.trace import StepTrace, trace_windows
-from imrnn_vdb.windows import Window, WindowSearch
+from imrnn_vdb.windows import Window, WindowSearch, refine_in_time
 
 if TYPE_CHECKING:
     from imrnn_vdb.factors.tokens import TokenFactors
@@ -176,18 +176,28 @@ class CollectionCore:
         keys = list(dict.fromkeys(normalize_id(value) for value in ids))
         points = yield from self.store.fetch(keys, with_vectors=True)
         watch.lap("database")
-        count = max(1, len(points))
+        count = max(1, len(points))  # of an empty list nothing can be asked
         wanted: Any = {**options, "limit": min(options.get("limit", count), count), "coarse_k": count}
-        table = points.vectors if len(points) and points.vectors is not None else query_vectors[:0]
-        candidates = Candidates(
-            points.ids,
-            base_scores(self.metric, query_vectors[0], table),
-            points.codes or decode_rows([None] * len(points), self.model.space.num_factors),
-            points.payloads,
-        )
-        [response] = rerank(self.model, self.metric, query_vectors, [candidates], SearchRequest(**wanted))
+        request = SearchRequest(**wanted)
+        condition = checked_condition(self.model.space, self.metric, request)
+        active = self.model.active if request.modulate is None else request.modulate
+        candidates = self._fetched(points, query_vectors[0])
+        [refined] = yield from refine_in_time(self.model, self.metric, query_vectors, [candidates], active, self.limit)
         watch.lap("modulate")
-        return replace(response, timings=watch.laps)
+        return respond(self.model, request, condition, candidates, refined, watch.laps)
+
+    def _fetched(self, points: Points, query_vector: FloatArray) -> Candidates:
+        """Make candidates of points that were read; without those whose vector is not finite, which have no score."""
+        table = points.vectors if len(points) and points.vectors is not None else query_vector[None][:0]
+        base = base_scores(self.metric, query_vector, table)
+        codes = points.codes or decode_rows([None] * len(points), self.model.space.num_factors)
+        rows = np.flatnonzero(np.isfinite(base))
+        return Candidates(
+            [points.ids[row] for row in rows],
+            base[rows],
+            codes.take(rows),
+            [points.payloads[row] for row in rows],
+        )
 
     def _check_answerable(self, query_vectors: FloatArray) -> None:
         if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():

@@ -19,11 +19,15 @@ from imrnn_vdb.steering import steered
 from imrnn_vdb.timing import Stopwatch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy.typing as npt
 
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.codec import FloatArray
+    from imrnn_vdb.filters import FactorFilter
     from imrnn_vdb.options import SearchRequest
+    from imrnn_vdb.refine import Refined
     from imrnn_vdb.store import Candidates
 
 
@@ -73,15 +77,27 @@ def rerank(
     condition = checked_condition(model.space, metric, request)
     active = model.active if request.modulate is None else request.modulate
     refined = refine(model, metric, queries, batch, active)
-    if request.steer:
-        refined = [steered(rows, model.space, request.steer) for rows in refined]
-    responses = []
-    for candidates, rows in zip(batch, refined, strict=True):
-        keep = None if condition is None else passing(condition, model.space, candidates, rows)
-        page = build_results(model.space, candidates, rows, request, keep)
-        responses.append(make_response(model, request, candidates, rows, page, watch.laps))
+    responses = [
+        respond(model, request, condition, candidates, rows, watch.laps)
+        for candidates, rows in zip(batch, refined, strict=True)
+    ]
     watch.lap("modulate")
     return responses
+
+
+def respond(
+    model: IMRNNModel,
+    request: SearchRequest,
+    condition: FactorFilter | None,
+    candidates: Candidates,
+    refined: Refined,
+    timings: Mapping[str, float],
+) -> SearchResponse:
+    """Steer, filter and page one query's candidates, all of which are here."""
+    rows = steered(refined, model.space, request.steer) if request.steer else refined
+    keep = None if condition is None else passing(condition, model.space, candidates, rows)
+    page = build_results(model.space, candidates, rows, request, keep)
+    return make_response(model, request, candidates, rows, page, timings)
 
 
 def base_scores(metric: Metric, query_vector: FloatArray, vectors: FloatArray) -> npt.NDArray[np.float64]:

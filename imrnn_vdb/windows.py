@@ -118,18 +118,7 @@ class WindowSearch:
         ]
 
     def _refine(self, query_vectors: FloatArray, batch: list[Candidates]) -> Operation[list[Refined]]:
-        """Modulate and score; past its time limit, return the database's order with the reason (DESIGN.md §6)."""
-        if self.limit is None or not self.active:
-            return refine(self.model, self.metric, query_vectors, batch, self.active)
-        try:
-            work = partial(refine, self.model, self.metric, query_vectors, batch, True)
-            refined: list[Refined] = yield LocalWork(work, self.limit)
-        except OverdueError as exc:
-            _log.warning("modulation was not waited for, the database's order is returned: %s", exc)
-            failure = f"modulation was not waited for ({exc}): the database's order is kept"
-            kept = refine(self.model, self.metric, query_vectors, batch, False)
-            return [replace(rows, failure=failure) for rows in kept]
-        return refined
+        return (yield from refine_in_time(self.model, self.metric, query_vectors, batch, self.active, self.limit))
 
     def _coarse(self, query_vectors: FloatArray, size: int) -> Operation[list[Candidates]]:
         return self.store.search(query_vectors, size, self.request.payload_filter, self.plan.database)
@@ -165,3 +154,24 @@ class WindowSearch:
         if window.size >= self.plan.largest_window:
             return f"the window reached its largest size, {self.plan.largest_window}: pass a larger max_coarse_k"
         return ""
+
+
+def refine_in_time(
+    model: IMRNNModel,
+    metric: Metric,
+    query_vectors: FloatArray,
+    batch: list[Candidates],
+    active: bool,
+    limit: TimeLimit | None,
+) -> Operation[list[Refined]]:
+    """Modulate and score; past a time limit, return the database's order with the reason (DESIGN.md §6)."""
+    if limit is None or not active:
+        return refine(model, metric, query_vectors, batch, active)
+    try:
+        refined: list[Refined] = yield LocalWork(partial(refine, model, metric, query_vectors, batch, True), limit)
+    except OverdueError as exc:
+        _log.warning("modulation was not waited for, the database's order is returned: %s", exc)
+        failure = f"modulation was not waited for ({exc}): the database's order is kept"
+        kept = refine(model, metric, query_vectors, batch, False)
+        return [replace(rows, failure=failure) for rows in kept]
+    return refined

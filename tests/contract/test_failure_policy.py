@@ -29,9 +29,10 @@ def collection(make, rng, caplog: pytest.LogCaptureFixture) -> Collection:  # no
 
 
 def searched(collection: Collection, query: np.ndarray) -> Iterator[Any]:
-    """The responses of a single search, and of the same query in a batch."""
+    """The responses of a single search, of the same query in a batch, and of reranking all points."""
     yield collection.call("search", query, limit=2 * COUNT)
     yield from collection.call("search_batch", np.stack([query, query]), limit=2 * COUNT)
+    yield collection.call("rerank", query, [*(f"doc-{i}" for i in range(COUNT)), "bare", "foreign", "stale"])
 
 
 class Slow:
@@ -86,7 +87,7 @@ def test_a_modulation_that_fails_or_takes_too_long_returns_the_databases_order(
     monkeypatch.setattr(type(model), "recurrence", property(lambda _: slow))
     core.limit = replace(core.limit, seconds=0.05)
     check_base_order(collection, rng, "modulation was not waited for (it took longer than 0.05 s)", caplog)
-    for _ in range(6):  # two are overdue already
+    for _ in range(5):  # three are overdue already
         collection.call("search", rng.normal(size=32))
     check_base_order(collection, rng, "8 earlier ones are still running", caplog)
     slow.go_on.set()
@@ -102,7 +103,7 @@ def check_base_order(collection: Collection, rng: Any, reason: str, caplog: pyte
         assert [result.id for result in response] == base
         assert all(result.score == result.base_score and not result.modulated for result in response)
     warned = [record for record in caplog.records if record.levelno == logging.WARNING]
-    assert len(warned) == 2  # one for the single search, one for the batch
+    assert len(warned) == 3  # one for the single search, one for the batch, one for the reranking
     assert all("the database's order is returned" in record.getMessage() for record in warned)
 
 

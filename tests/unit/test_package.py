@@ -24,6 +24,27 @@ def test_importing_loads_neither_torch_nor_a_client(module):
     assert found == "[]"
 
 
+@pytest.mark.parametrize(
+    ("adapter", "framework", "extra"),
+    [
+        ("imrnn_vdb_langchain", "langchain_core", "langchain"),
+        ("imrnn_vdb_llama_index", "llama_index", "llama-index"),
+        ("imrnn_vdb_haystack", "haystack", "haystack"),
+    ],
+)
+def test_an_adapter_without_its_framework_names_the_extra(adapter, framework, extra):
+    code = f"""
+import sys
+sys.modules["{framework}"] = None
+try:
+    import {adapter}
+except ImportError as exc:
+    print(type(exc).__name__, exc)
+"""
+    assert run(code).startswith("MissingExtraError")
+    assert f"pip install 'imrnn-vdb[{extra}]'" in run(code)
+
+
 def test_importing_takes_less_than_0_3_seconds():
     code = "import time; t = time.perf_counter(); import imrnn_vdb; print(time.perf_counter() - t)"
     assert min(float(run(code)) for _ in range(3)) < 0.3
