@@ -142,7 +142,12 @@ class FactorSpace:
 
     def coordinates(self, directions: npt.ArrayLike) -> FloatArray:
         """Return the coordinates of codes, shape (n, m), on all named factors: shape (n, len(names))."""
-        return self.turn(np.asarray(directions, np.float32))[:, : len(self.names)]
+        table = np.asarray(directions, np.float32)
+        if self.added is None:
+            return table[:, : len(self.names)]
+        # in double precision: no coordinate depends on how many rows are multiplied at once
+        added: FloatArray = (table.astype(np.float64) @ self.added).astype(np.float32)
+        return np.concatenate([table[:, : self.num_columns], added], axis=1)
 
     def encode(self, vectors: npt.ArrayLike) -> Codes:
         """Compute the factor codes of vectors.
@@ -172,7 +177,9 @@ class FactorSpace:
     def factor_scores(self, directions: npt.ArrayLike) -> FloatArray:
         """Calibrate the named coordinates of codes to 0..1.
 
-        A score of 0.9 means: higher on this factor than 90 % of the reference corpus.
+        A score of 0.9 means: higher on this factor than 90 % of the reference corpus. It is that of the code in half
+        floats, however the code is kept: so what is stored beside a point, and what is computed from its code later,
+        are the same number, and a filter gives the same answer in the database and here.
 
         Parameters
         ----------
@@ -189,7 +196,8 @@ class FactorSpace:
         if not count:
             return np.zeros((len(np.asarray(directions)), 0), np.float32)
         lowest = quantiles[:, 0]
-        named = self.coordinates(directions).astype(np.float64).clip(lowest - 0.5, quantiles[:, -1])
+        kept = np.asarray(directions, np.float32).astype(np.float16)
+        named = self.coordinates(kept).astype(np.float64).clip(lowest - 0.5, quantiles[:, -1])
         found = np.searchsorted(line, named + offsets, side="right") - 1 - np.arange(count) * (steps + 1)
         columns, below = np.arange(count), found.clip(0, steps - 1)
         lower, upper = quantiles[columns, below], quantiles[columns, below + 1]

@@ -23,12 +23,8 @@ from imrnn_vdb_milvus.sidecar import (
     sidecar_schema,
     with_codes,
 )
-from imrnn_vdb_milvus.steps import IDS_PER_CALL, MAX_WINDOW, SESSION, MilvusSteps
+from imrnn_vdb_milvus.steps import IDS_PER_CALL, SESSION, MilvusSteps
 
-_FEW = 2_000
-"""Up to how many matching points a factor filter goes into the search as a list of ids."""
-_GROWTH, _STEPS = 4, 3
-"""How a window grows for a factor filter that matches more: to 4, 16 and 64 times its size, at most."""
 _STRONG = {"consistency_level": "Strong"}
 
 
@@ -85,58 +81,24 @@ class SidecarSteps(MilvusSteps):
             self._loading = False
 
     def _search_beside(
-        self,
-        schema: Schema,
-        question: dict[str, Any],
-        limit: int,
-        given: str | None,
-        factor_filter: FactorFilter | None,
+        self, schema: Schema, question: dict[str, Any], limit: int, given: str | None
     ) -> Operation[list[Candidates]]:
-        """Search the base, then read the codes; a factor filter that matches many points lets the window grow."""
-        condition = self._factor_condition(factor_filter)
-        if condition:
-            few = yield from self._few_matching(condition)
-            if few == []:
-                return [self._nothing(schema, question["anns_field"]) for _ in question["data"]]
-            given = given if few is None else every(given, is_one_of(schema.key, few))
+        """Search the base, then read the codes."""
+        params = search_params(schema.index_types[question["anns_field"]], limit)
+        reply = yield from self._ask("search", limit=limit, filter=given or "", search_params=params, **question)
         fields = [self._beside.key, self.layout.code_field]
-        window = limit
-        for steps_left in reversed(range(_STEPS + 1 if condition else 1)):
-            params = search_params(schema.index_types[question["anns_field"]], window)
-            reply = yield from self._ask("search", limit=window, filter=given or "", search_params=params, **question)
-            codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields, condition)
-            found = [self._joined_hits(hits, schema, question["anns_field"], codes, condition, limit) for hits in reply]
-            answered = all(len(c) == limit or len(hits) < window for c, hits in zip(found, reply, strict=True))
-            if answered or not steps_left or window == MAX_WINDOW:
-                break
-            window = min(_GROWTH * window, MAX_WINDOW)
+        codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields)
+        metric = schema.vectors[question["anns_field"]].metric
+        found = []
+        for hits in reply:
+            entities = HitRows(hits)
+            rows = [with_codes(entities[i], key, codes) for i, key in enumerate(hits.ids)]
+            found.append(candidates_of(hits.ids, hits.distances, rows, schema, self.layout, metric))
         return found
-
-    def _nothing(self, schema: Schema, base: str) -> Candidates:
-        return candidates_of([], [], [], schema, self.layout, schema.vectors[base].metric)
-
-    def _joined_hits(
-        self, hits: Any, schema: Schema, base: str, codes: dict[PointId, Row], condition: str, limit: int
-    ) -> Candidates:
-        picked = [i for i, key in enumerate(hits.ids) if not condition or key in codes][:limit]
-        entities = HitRows(hits)
-        rows = [with_codes(entities[i], hits.ids[i], codes) for i in picked]
-        ids, distances = [hits.ids[i] for i in picked], [hits.distances[i] for i in picked]
-        return candidates_of(ids, distances, rows, schema, self.layout, schema.vectors[base].metric)
 
     def _factor_condition(self, factor_filter: FactorFilter | None) -> str:
         layout = sidecar_layout(self.layout)
         return factor_expression(factor_filter, lambda name: self._beside.score_address(layout, name)) or ""
-
-    def _few_matching(self, condition: str) -> Operation[list[PointId] | None]:
-        """Return the keys that match a condition on factor scores, if they are few."""
-        name, key = self._sidecar_name, self._beside.key
-        yield from self._await_loaded()
-        counted = yield from self._about(name, "query", filter=condition, output_fields=["count(*)"], **SESSION)
-        if int(counted[0]["count(*)"]) > _FEW:
-            return None
-        found = yield from self._about(name, "query", filter=condition, output_fields=[key], limit=2 * _FEW, **SESSION)
-        return [row[key] for row in found]
 
     def _codes(self, keys: Sequence[PointId], fields: list[str], condition: str = "") -> Operation[dict[PointId, Row]]:
         """Read rows of the sidecar; a sidecar that was removed meanwhile has none."""
@@ -154,9 +116,9 @@ class SidecarSteps(MilvusSteps):
             return {}
         return found
 
-    def _number_of_codes(self) -> Operation[int]:
+    def _number_of_codes(self, condition: str = "") -> Operation[int]:
         counted = yield from self._about(
-            self._beside.collection, "query", filter="", output_fields=["count(*)"], **SESSION
+            self._beside.collection, "query", filter=condition, output_fields=["count(*)"], **SESSION
         )
         return int(counted[0]["count(*)"])
 

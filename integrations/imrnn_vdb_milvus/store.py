@@ -22,9 +22,9 @@ from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.probe import as_probed, probe_of
 from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points
-from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.capabilities import capabilities_of, settings_of
 from imrnn_vdb_milvus.expressions import every, factor_expression, identifier, is_one_of, user_filter
+from imrnn_vdb_milvus.filtered import FilteredSteps
 from imrnn_vdb_milvus.rows import (
     HitRows,
     Row,
@@ -46,7 +46,7 @@ _PROBED = frozenset({"FLAT", "HNSW"})
 """Index types whose scores are those of the stored vectors."""
 
 
-class MilvusStore(SidecarSteps):
+class MilvusStore(FilteredSteps):
     """A collection on a Milvus server or in a Milvus Lite file.
 
     Reads see this process's own writes (session consistency). Payload is what the collection's scalar fields and its
@@ -216,7 +216,10 @@ class MilvusStore(SidecarSteps):
             **SESSION,
         }
         if self._sidecar is not None:
-            return (yield from self._search_beside(schema, question, limit, user_filter(payload_filter), factor_filter))
+            given = user_filter(payload_filter)
+            if factor_filter is not None:
+                return (yield from self._search_filtered(schema, question, limit, given, factor_filter))
+            return (yield from self._search_beside(schema, question, limit, given))
         reply = yield from self._ask(
             "search",
             limit=limit,

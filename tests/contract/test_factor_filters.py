@@ -61,6 +61,23 @@ def test_random_filters_agree_with_brute_force(make, rng):  # noqa: F811
     agrees()
 
 
+def test_a_bound_that_is_a_points_own_score_is_exact(make, rng):  # noqa: F811
+    """Stored scores, and those computed here from stored codes, are the same numbers to the last bit."""
+    collection, _, query = filled(make, rng, trained=False)
+    scores = {point_id: np.float32(found["entity"]) for point_id, found, _ in rows_of(collection, query)}
+    inside = [value for value in scores.values() if 0 < value < 1]
+    for bound in inside[::8]:
+        for operator, tree in (
+            (np.greater_equal, factor("entity") >= float(bound)),
+            (np.greater, factor("entity") > float(bound)),
+            (np.less_equal, factor("entity") <= float(bound)),
+            (np.less, factor("entity") < float(bound)),
+        ):
+            expected = {point_id for point_id, value in scores.items() if operator(value, bound)}
+            found = collection.call("search", query, limit=COUNT, factor_filter=tree)
+            assert {result.id for result in found} == expected
+
+
 def test_conditions_on_matches_see_the_scores_that_are_returned(make, rng):  # noqa: F811
     """With a model that moves codes, and steering: what passes is what the explanation shows."""
     collection, _, query = filled(make, rng)

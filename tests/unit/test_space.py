@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from factory import make_space
+from imrnn_vdb.codec import decode_texts, encode_texts
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.space import FactorSpace, complete_basis
 
@@ -82,3 +83,17 @@ def test_a_completed_basis_keeps_its_named_columns(rng):
     np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
     with pytest.raises(InvalidInputError, match="independent directions"):
         complete_basis(named, directions, 14)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_scores_are_those_of_the_stored_code(space, rng, added):
+    """What is stored beside a point equals, to the bit, what is computed from its decoded code, one point or many."""
+    if added:
+        space = space.with_factor("seafaring", rng.normal(size=space.num_factors), np.linspace(-0.5, 0.5, 33))
+    codes = space.encode(rng.normal(size=(200, space.dim)))
+    stored = space.factor_scores(codes.directions)
+    for dtype in ("float16", "float32"):
+        decoded = decode_texts(encode_texts(codes, space.space_id, dtype), space.space_id, space.num_factors)
+        assert (space.factor_scores(decoded.directions) == stored).all()
+        alone = np.concatenate([space.factor_scores(row[None]) for row in decoded.directions])
+        assert (alone == stored).all()

@@ -1,0 +1,99 @@
+"""Factor filters on a sidecar, on Milvus Lite and a server: every way of finding matches agrees with brute force."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from pymilvus import DataType, MilvusClient
+
+from expressions import combined, document_conditions, naive
+from factory import DIM, NAMES, make_model
+from imrnn_vdb import IMRNNCollection, factor
+from imrnn_vdb_milvus import filtered
+
+COUNT = 150
+_numbers = itertools.count()
+few_questions = settings(
+    max_examples=20,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module", params=["lite", "server"])
+def collection(request, tmp_path_factory) -> Iterator[IMRNNCollection]:
+    """A collection as a team has it, with its codes in a sidecar."""
+    if request.param == "server":
+        uri = request.getfixturevalue("milvus_server_url").replace("milvus://", "http://")
+    else:
+        uri = str(tmp_path_factory.mktemp("filtered") / "milvus.db")
+    client, name = MilvusClient(uri), f"filtered_{request.param}_{next(_numbers)}"
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=True)
+    schema.add_field("id", DataType.INT64, is_primary=True)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=DIM)
+    indexes = client.prepare_index_params()
+    indexes.add_index("vector", index_type="FLAT", metric_type="COSINE")
+    if client.has_collection(name):
+        client.drop_collection(name)
+    client.create_collection(name, schema=schema, index_params=indexes)
+    vectors = np.random.default_rng(7).normal(size=(COUNT, DIM)).astype(np.float32)
+    client.upsert(name, [{"id": i, "vector": v.tolist(), "n": i, "part": i % 2} for i, v in enumerate(vectors)])
+    client.load_collection(name)
+    opened = IMRNNCollection.from_client(client, name, make_model(trained=False), timeout=60.0)
+    opened.backfill()
+    assert client.has_collection(f"{name}_imrnn_{opened.model.space.space_id}")
+    yield opened
+    opened.drop()
+    client.close()
+
+
+@pytest.fixture(params=["listed", "listed after a window", "windows"])
+def way(request, monkeypatch) -> str:
+    """Each way of finding matches, at sizes at which it is taken here."""
+    sizes = {"listed": (2_000, 8_000), "listed after a window": (1, 8_000), "windows": (1, 1)}
+    few, listed = sizes[request.param]
+    monkeypatch.setattr(filtered, "_FEW", few)
+    monkeypatch.setattr(filtered, "_LISTED", listed)
+    if request.param == "windows":
+        monkeypatch.setattr(filtered.FilteredSteps, "_first_window", _small_window)
+    return str(request.param)
+
+
+def _small_window(self, limit, matching):
+    yield from ()
+    return limit
+
+
+def test_random_filters_agree_with_brute_force(collection, way):
+    query = np.random.default_rng(3).normal(size=DIM).astype(np.float32)
+    everything = collection.search(query, limit=COUNT, coarse_k=COUNT)
+    assert len(everything) == COUNT
+
+    @few_questions
+    @given(combined(document_conditions(NAMES)))
+    def agrees(tree):
+        expected = [(r.id, r.payload) for r in everything if naive(tree, r.factors, {})]
+        found = collection.search(query, limit=10, coarse_k=10, factor_filter=tree)
+        assert [(r.id, r.payload) for r in found] == expected[:10]
+        assert all(result.modulated is False for result in found)
+        part = collection.search(query, limit=10, coarse_k=10, factor_filter=tree, payload_filter="part == 1")
+        assert [(r.id, r.payload) for r in part] == [(i, p) for i, p in expected if p["part"] == 1][:10]
+
+    agrees()
+
+
+def test_a_batch_is_answered_query_by_query(collection, way):
+    queries = np.random.default_rng(4).normal(size=(4, DIM)).astype(np.float32)
+    options = {"limit": 7, "coarse_k": 7, "factor_filter": factor("entity") >= 0.7}
+    together = collection.search_batch(queries, **options)
+    assert [[r.id for r in response] for response in together] == [
+        [r.id for r in collection.search(query, **options)] for query in queries
+    ]
+    assert all(len(response) == 7 for response in together)
