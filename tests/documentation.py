@@ -34,6 +34,7 @@ README_TEXTS = (
 )
 POINTS = 700
 _QDRANT, _MILVUS = "qdrant://localhost:6334", "milvus://localhost:19530"
+_SERVICE = "localhost:50061"
 _QDRANT_CLIENT = '"localhost", grpc_port=6334, prefer_grpc=True'
 
 RUN = ("python", "console")
@@ -268,9 +269,22 @@ def _write_lines(path: Path, lines: list[dict[str, Any]]) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
 
 
+@contextmanager
+def service_of_articles(url: str, points: list[dict[str, Any]]) -> Iterator[dict[str, str]]:
+    """Serve a Milvus server's ``articles``; yields what stands in for what."""
+    from imrnn_vdb.serving.config import CollectionConfig, ServiceConfig
+    from serving import running
+
+    with milvus_articles(url, points) as replaced:
+        collections = {"articles": CollectionConfig(f"{url}/articles", timeout=60.0)}
+        with running(ServiceConfig(collections, listen="127.0.0.1:0")) as (server, _):
+            yield {**replaced, _SERVICE: f"localhost:{server.port}"}
+
+
 needs: dict[str, tuple[str, Callable[..., Any]]] = {
     "qdrant": ("qdrant_wire_url", qdrant_articles),
     "milvus": ("milvus_server_url", milvus_articles),
+    "service": ("milvus_server_url", service_of_articles),
 }
 """By product: the fixture of its server, and what fills it."""
 
@@ -278,5 +292,5 @@ needs: dict[str, tuple[str, Callable[..., Any]]] = {
 def products(page: Path) -> list[str]:
     """Return the databases that a page speaks to."""
     text = "".join(block.text for block in blocks(page) if block.language in RUN)
-    spoken = {"qdrant": (_QDRANT, _QDRANT_CLIENT), "milvus": (_MILVUS,)}
+    spoken = {"qdrant": (_QDRANT, _QDRANT_CLIENT), "milvus": (_MILVUS,), "service": (_SERVICE,)}
     return [product for product, addresses in spoken.items() if any(address in text for address in addresses)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from contextlib import contextmanager
+import time
 from pathlib import Path
 
 import grpc
@@ -19,8 +19,9 @@ from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, fa
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError, StoreTimeoutError, UnsupportedError
 from imrnn_vdb.serving import AsyncServiceClient, ServiceClient
 from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig
+from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
-from imrnn_vdb.serving.server import Server
+from serving import running
 
 POINTS, TOKEN = 60, "a-token-of-the-tests"
 RNG = np.random.default_rng(3)
@@ -48,28 +49,6 @@ def config_of(folder: Path, **changes) -> ServiceConfig:
         "model": CollectionConfig(model=model, metric="cosine"),
     }
     return ServiceConfig(**{"collections": collections, "listen": "127.0.0.1:0", **changes})
-
-
-@contextmanager
-def running(config: ServiceConfig):
-    """A server on a loop of its own; yields it, and a function that runs a coroutine there."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-
-    def run(coroutine):
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(60)
-
-    try:
-        server = run(Server.start(config))
-        try:
-            yield server, run
-        finally:
-            run(server.stop())
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @pytest.fixture(scope="module")
@@ -181,7 +160,9 @@ def test_a_wrong_token_an_expired_deadline_and_messages_that_are_none(served, cl
                 stranger.search("articles", QUERIES[0])
             with pytest.raises(StoreError, match="UNAUTHENTICATED"):
                 list(stranger.search_batch("articles", QUERIES))
-    with ServiceClient(target, token=TOKEN, timeout=1e-6) as hurried, pytest.raises(StoreTimeoutError):
+    for _ in range(served.config.limits.workers):
+        served._service._workers.submit(time.sleep, 0.5)
+    with ServiceClient(target, token=TOKEN, timeout=0.1) as hurried, pytest.raises(StoreTimeoutError):
         hurried.search("articles", QUERIES[0])
     with grpc.insecure_channel(target, options=[("grpc.max_send_message_length", -1)]) as channel:
         metadata = [("authorization", f"Bearer {TOKEN}")]
@@ -216,6 +197,8 @@ def test_health_and_reflection(served):
         for name in ("", "imrnn_vdb.v1.Retrieval"):
             found = check(health_pb2.HealthCheckRequest(service=name), timeout=5)
             assert found.status == health_pb2.HealthCheckResponse.SERVING
+        assert healthy(f"127.0.0.1:{served.port}")
+        assert not healthy("127.0.0.1:1")
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
         listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
             asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5

@@ -1,0 +1,69 @@
+"""What lies in docker/: images are pinned, files say what the service reads, and no Docker is said to be none."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from imrnn_vdb.serving.config import load_config, split_address
+
+ROOT = Path(__file__).parents[2]
+DOCKER = ROOT / "docker"
+STACK = yaml.safe_load((DOCKER / "stack/compose.yaml").read_text())
+PINNED = re.compile(r"^[\w./-]+:v?\d+\.\d+\.\d+[\w.-]*$")
+
+
+def test_every_foreign_image_is_pinned():
+    images = [
+        service["image"]
+        for path in DOCKER.glob("*/compose.yaml")
+        for service in yaml.safe_load(path.read_text())["services"].values()
+        if "image" in service
+    ]
+    images += re.findall(r"PYTHON_IMAGE=(\S+)", (DOCKER / "service/Dockerfile").read_text())
+    foreign = [image for image in images if not image.startswith("imrnn-vdb:")]
+    assert len(foreign) >= 5
+    assert [image for image in foreign if not PINNED.match(image)] == []
+
+
+def test_the_image_runs_without_rights_and_checks_its_health():
+    lines = (DOCKER / "service/Dockerfile").read_text().splitlines()
+    last = lines[max(i for i, line in enumerate(lines) if line.startswith("FROM")) :]
+    assert "USER 10001" in last
+    assert any(line.startswith("HEALTHCHECK") for line in last)
+    copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]} - {"--from=build"}
+    let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert copied - {"/opt/imrnn"} <= let_in
+
+
+@pytest.mark.parametrize("store", ["qdrant", "milvus"])
+def test_the_stack_fits_together(store):
+    config = load_config(DOCKER / f"stack/{store}.toml")
+    service = STACK["services"][f"service-{store}"]
+    ports = [int(port.rpartition(":")[2]) for port in service["ports"]]
+    assert ports == [split_address(config.listen)[1], split_address(config.telemetry.metrics)[1]]
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    config.token()  # refuses to be open without saying so
+    [url] = [collection.url for collection in config.collections.values()]
+    [command] = STACK["services"][f"load-{store}"]["command"]
+    assert url in command
+    assert url.startswith(f"{store}://{store}:")
+    prometheus = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())
+    [target] = prometheus["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert target == f"service:{ports[1]}"
+    for path in (
+        volume.split(":")[0] for service in STACK["services"].values() for volume in service.get("volumes", ())
+    ):
+        assert (DOCKER / "stack" / path).exists(), path
+
+
+def test_the_script_says_where_no_docker_answers():
+    environment = {**os.environ, "DOCKER_HOST": "unix:///nonexistent.sock"}
+    done = subprocess.run([DOCKER / "run.sh"], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 3
+    assert done.stderr == "No Docker answers here: nothing was built, and nothing was started.\n"

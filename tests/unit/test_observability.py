@@ -1,0 +1,295 @@
+"""Observers: told of each search and never in its way; what metrics, spans and logs say."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import urllib.request
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
+
+from factory import DIM, make_model, make_space
+from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError, SpaceMismatchError
+from imrnn_vdb.observability import Judgement, Observers, OpenTelemetryTracing, PrometheusMetrics
+from imrnn_vdb.observability.drift import FactorDrift
+from imrnn_vdb.observability.feedback import judgements, quality
+from imrnn_vdb.observability.logs import REQUEST_IDS, JSONFormatter, TextFormatter
+from imrnn_vdb.observability.metrics import reason_label
+from imrnn_vdb.observability.observer import CALLERS, Caller
+
+POINTS = 30
+QUERIES = np.random.default_rng(2).normal(size=(3, DIM)).astype(np.float32)
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.seen = []
+
+    def searched(self, observation) -> None:
+        self.seen.append(observation)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory) -> str:
+    url = f"qdrant+edge:{tmp_path_factory.mktemp('observed')}/articles"
+    with IMRNNCollection.create(url, make_model()) as made:
+        vectors = np.random.default_rng(1).normal(size=(POINTS, DIM)).astype(np.float32)
+        made.upsert(range(POINTS), vectors=vectors, payloads=[{"secret": "payload"}] * POINTS)
+    return url
+
+
+def opened(url: str, observer, **model):
+    return IMRNNCollection.open(url, make_model(**model), observer=observer)
+
+
+@pytest.fixture
+def spans():
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return provider, exporter.get_finished_spans
+
+
+def values(metrics: PrometheusMetrics) -> dict[tuple, float]:
+    return {
+        (sample.name, *sorted(sample.labels.values())): sample.value
+        for family in metrics.registry.collect()
+        for sample in family.samples
+    }
+
+
+async def test_both_facades_tell_of_each_search(url):
+    observer = Recorder()
+    with opened(url, observer) as collection:
+        found = collection.search_batch(QUERIES, limit=4)
+        with pytest.raises(SpaceMismatchError):
+            collection.search(QUERIES[0][:3])
+    async with await AsyncIMRNNCollection.open(url, make_model(), observer=observer) as twin:
+        await twin.search(QUERIES[0])
+    first, failed, third = observer.seen
+    assert first.responses == found
+    assert (first.kind, first.collection, first.request.limit, first.error) == ("search", "articles", 4, None)
+    assert 0 < first.seconds < 60
+    assert isinstance(failed.error, SpaceMismatchError)
+    assert len(third.responses) == 1
+
+
+def test_an_observer_that_fails_does_not_fail_the_search(url, caplog):
+    class Broken:
+        def searched(self, observation) -> None:
+            raise RuntimeError("broken")
+
+    recorder = Recorder()
+    with opened(url, Observers((Broken(), recorder))) as collection:
+        assert len(collection.search(QUERIES[0])) == 10
+    assert "an observer failed: broken" in caplog.text
+    assert len(recorder.seen) == 1
+
+
+def test_metrics_of_searches(url):
+    metrics = PrometheusMetrics()
+    with opened(url, metrics) as collection:
+        responses = collection.search_batch(QUERIES)
+        collection.search(QUERIES[0], modulate=False)
+        with pytest.raises(InvalidInputError):
+            collection.search(QUERIES[0] * 0)
+    found = values(metrics)
+    assert found["imrnn_searches_total", "articles", "modulated", "search"] == 3
+    assert found["imrnn_searches_total", "articles", "fallback", "search"] == 1
+    assert found["imrnn_searches_total", "articles", "error", "search"] == 1
+    assert found["imrnn_fallbacks_total", "articles", "not switched on"] == 1
+    assert found["imrnn_candidate_codes_total", "articles", "current"] == 4 * POINTS
+    assert found["imrnn_candidates_sum", "articles"] == 4 * POINTS
+    for stage in ("encode", "database", "modulate", "total"):
+        assert found["imrnn_stage_seconds_count", "articles", stage] == 2
+    moved = sum(abs(result.rank - result.base_rank) for response in responses for result in response)
+    assert found["imrnn_rank_movement_sum", "articles"] == moved > 0
+    assert found["imrnn_first_changed_total", "articles"] == sum(response[0].base_rank != 1 for response in responses)
+    factors = [result.factors["entity"] for response in [*responses, responses[0]] for result in response]
+    assert found["imrnn_factor_mean", "articles", "entity"] == pytest.approx(np.mean(factors), abs=0.1)
+    assert found["imrnn_factor_drift", "articles", "entity"] >= 0
+
+
+def test_points_without_a_code_are_counted(url, tmp_path):
+    metrics = PrometheusMetrics()
+    with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/other", make_model(), observer=metrics) as collection:
+        collection.upsert(range(5), vectors=QUERIES[[0, 1, 2, 0, 1]])
+        with IMRNNCollection.open(f"qdrant+edge:{tmp_path}/other", make_model(seed=9), observer=metrics) as foreign:
+            foreign.search(QUERIES[0])
+    assert values(metrics)["imrnn_candidate_codes_total", "other", "other_space"] == 5
+
+
+@pytest.mark.parametrize(
+    ("reason", "label"),
+    [
+        ("the model is not switched on: the database's order is kept", "not switched on"),
+        ("modulation failed (RuntimeError): the database's order is kept", "failed: RuntimeError"),
+        ("a manhattan distance does not split into factors: the database's order is kept", "does not split"),
+        ("whatever comes", "other"),
+    ],
+)
+def test_reasons_become_few_labels(reason, label):
+    assert reason_label(reason) == label
+
+
+def test_feedback_compares_both_rankings(url):
+    metrics = PrometheusMetrics()
+    with opened(url, metrics) as collection:
+        response = collection.search(QUERIES[0])
+    chosen = response[1]
+    metrics.feedback("articles", judgements(response, {chosen.id: 1.0}))
+    found = values(metrics)
+    assert found["imrnn_feedback_reciprocal_rank_sum", "articles", "final"] == 0.5
+    assert found["imrnn_feedback_reciprocal_rank_sum", "articles", "base"] == pytest.approx(1 / chosen.base_rank)
+    for wrong in ({"nonesuch": 1.0}, {chosen.id: 0.0}):
+        with pytest.raises(InvalidInputError):
+            judgements(response, wrong)
+    with pytest.raises(InvalidInputError):
+        metrics.feedback("articles", [])
+    with pytest.raises(InvalidInputError):
+        Judgement(0, 1)
+
+
+def test_quality_by_hand():
+    assert quality([1], [1.0]) == replace(quality([1], [3.0]))
+    found = quality([2, 4], [1.0, 2.0])
+    assert found.reciprocal_rank == 0.5
+    best = 2 / np.log2(2) + 1 / np.log2(3)
+    assert found.ndcg == pytest.approx((1 / np.log2(3) + 2 / np.log2(5)) / best)
+    assert quality([11], [1.0]).ndcg == 0
+
+
+def test_drift_is_small_on_the_reference_and_large_elsewhere(rng):
+    space = make_space()
+    near, far = FactorDrift(space.names), FactorDrift(space.names)
+    for _ in range(50):
+        near.add(rng.uniform(size=(100, 3)).astype(np.float32))
+        far.add((rng.uniform(size=(100, 3)) ** 4).astype(np.float32))
+    assert max(near.index().values()) < 0.02
+    assert min(far.index().values()) > 0.5
+    assert max(abs(mean - 0.5) for mean in near.means().values()) < 0.02
+    for _ in range(2000):
+        far.add(rng.uniform(size=(100, 3)).astype(np.float32))
+    assert max(far.index().values()) < 0.02, "what is long past is forgotten"
+    assert FactorDrift(("a",)).index() == {"a": pytest.approx(0, abs=1e-9)}
+    assert FactorDrift(("a",)).means() == {"a": 0.5}
+
+
+def test_metrics_are_served(url):
+    from servers import free_ports
+
+    metrics, [port] = PrometheusMetrics(), free_ports(1)
+    close = metrics.serve("127.0.0.1", port)
+    try:
+        with opened(url, metrics) as collection:
+            collection.search(QUERIES[0])
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            assert b'imrnn_searches_total{collection="articles",kind="search",outcome="modulated"} 1.0' in answer.read()
+        with pytest.raises(InvalidInputError, match="cannot be served"):
+            PrometheusMetrics().serve("127.0.0.1", port)
+    finally:
+        close()
+
+
+def test_the_dashboard_shows_only_metrics_that_exist():
+    import re
+
+    folder = Path(__file__).parents[2] / "docker/grafana/dashboards"
+    dashboard = json.loads((folder / "imrnn_vdb.json").read_text())
+    metrics = PrometheusMetrics()
+    names = {family.name for family in metrics.registry.collect()} | {"imrnn_factor_drift", "imrnn_factor_mean"}
+    known = names | {f"{name}{end}" for name in names for end in ("_total", "_bucket", "_sum", "_count")}
+    used = {
+        name
+        for panel in dashboard["panels"]
+        for target in panel.get("targets", ())
+        for name in re.findall(r"imrnn_\w+", target["expr"])
+    }
+    assert used <= known, used - known
+    plain = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used}
+    assert names <= plain | {"imrnn_first_changed"}, "each metric is shown"
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+
+
+def test_spans_carry_the_attributes_of_rerankers(url, spans):
+    provider, finished = spans
+    tracing = OpenTelemetryTracing(provider, query_texts=True, documents=3)
+    with opened(url, tracing) as collection, provider.get_tracer("test").start_as_current_span("outer") as outer:
+        [response] = collection.search_batch(QUERIES[:1], limit=5)
+    [search] = [span for span in finished() if span.name == "imrnn_vdb.search"]
+    assert search.parent.span_id == outer.get_span_context().span_id
+    told = search.attributes
+    assert told["openinference.span.kind"] == "RERANKER"
+    assert (told["reranker.model_name"], told["reranker.top_k"]) == (response.model_id, 5)
+    assert "reranker.query" not in told, "a vector is no text"
+    shown = response[:3]
+    for i, result in enumerate(shown):
+        assert told[f"reranker.output_documents.{i}.document.id"] == str(result.id)
+        assert told[f"reranker.output_documents.{i}.document.score"] == result.score
+    by_base = sorted(shown, key=lambda result: result.base_rank)
+    for i, result in enumerate(by_base):
+        assert told[f"reranker.input_documents.{i}.document.score"] == result.base_score
+    assert not [key for key in told if "payload" in key or ".3." in key]
+    stages = [span for span in finished() if span.parent and span.parent.span_id == search.context.span_id]
+    assert [span.name for span in stages] == ["imrnn_vdb.encode", "imrnn_vdb.database", "imrnn_vdb.modulate"]
+    assert all(search.start_time <= span.start_time <= span.end_time for span in stages)
+    assert stages[-1].end_time <= search.end_time + 1_000_000
+
+
+def test_spans_of_a_batch_have_their_callers_as_parents_and_failures_are_told(url, spans):
+    provider, finished = spans
+    tracing = OpenTelemetryTracing(provider)
+    with tracing.request("Search", "r1", {}) as one, tracing.request("Search", "r2", {}) as two:
+        token = CALLERS.set((Caller("r1", one), Caller("r2", two)))
+        with opened(url, tracing) as collection:
+            collection.search_batch(QUERIES[:2])
+            with pytest.raises(InvalidInputError):
+                collection.search_batch(QUERIES[:2] * 0)
+        CALLERS.reset(token)
+    requests = {span.attributes["imrnn.request_id"]: span for span in finished() if span.name.endswith("/Search")}
+    searches = [span for span in finished() if span.name == "imrnn_vdb.search"]
+    for span in searches[:2]:
+        assert span.parent.span_id == requests[span.attributes["imrnn.request_id"]].context.span_id
+    assert searches[-1].status.status_code is StatusCode.ERROR
+    assert searches[-1].events[0].attributes["exception.type"].endswith("InvalidInputError")
+
+
+def test_a_caller_is_understood_across_the_wire(spans):
+    provider, finished = spans
+    trace_id, span_id = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+    with OpenTelemetryTracing(provider).request("Search", "r", {"traceparent": f"00-{trace_id}-{span_id}-01"}):
+        pass
+    assert finished()[0].context.trace_id == int(trace_id, 16)
+    assert finished()[0].parent.span_id == int(span_id, 16)
+
+
+def test_logs_are_json_with_request_ids():
+    stream, logger = io.StringIO(), logging.Logger("imrnn_vdb.test")
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JSONFormatter())
+    logger.addHandler(handler)
+    logger.info("no request")
+    token = REQUEST_IDS.set(("a",))
+    try:
+        raise ValueError("x\ny")
+    except ValueError:
+        logger.exception("one %s", "request", extra={"collection": "articles"})
+    REQUEST_IDS.set(("a", "b"))
+    logger.warning("two requests")
+    handler.setFormatter(TextFormatter())
+    logger.warning("as text")
+    REQUEST_IDS.reset(token)
+    *lines, text = stream.getvalue().splitlines()
+    none, one, two = (json.loads(line) for line in lines)
+    assert {"time", "level", "logger", "message"} == set(none)
+    assert (one["message"], one["request_id"], one["collection"]) == ("one request", "a", "articles")
+    assert "ValueError" in one["exception"]
+    assert two["request_ids"] == ["a", "b"]
+    assert text.endswith("WARNING imrnn_vdb.test: as text [a b]")
