@@ -7,12 +7,13 @@ hold the two together to 1e-6. What is different:
   ``W_own + W_product diag(q)``, made once per step.
 - All that the documents of a query have in common (other side, factors, biases) is one vector.
 - ``σ(x) = (1 + tanh(x/2)) / 2``, with the halves inside the weights: two calls of tanh a step and no division.
+- The query is the first row beside its documents wherever a step treats both alike: one call for all.
 - The first step starts from a hidden state of zeros and needs no product with it; parts without an effect are skipped.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,7 +30,9 @@ _ROWS_AT_ONCE = 512
 """Documents that are refined together: their gates (3·64 floats each) stay in a core's cache."""
 _SMALL_PRODUCT = 1 << 18
 """Multiplications up to which OpenBLAS stays on one thread. Its threads wait for each other by spinning: on two cores
-that others use as well, 1,000 candidates took 58 ms with them and 1.9 ms without."""
+that others use as well, 1,000 candidates took 58 ms with them and 1.9 ms without. So documents lie in blocks."""
+_SMALLEST_BLOCK = 16
+"""Rows below which the overhead of a block costs more than its threads."""
 _MIN_SQUARE = 1e-6
 
 
@@ -41,8 +44,12 @@ class _Weights:
 
     Attributes
     ----------
-    own, product, other, factors
+    own, product, other
         Shape (3, m, h).
+    factors
+        Shape (3, pool_size, h): what each learnable factor adds to the gates.
+    joined
+        Shape (3m, 3h): the first three of them below one another, for a query beside its feedback.
     bias
         Shape (3, 1, h): of inputs and hidden state, without the hidden part of the new gate.
     hidden, hidden_new
@@ -55,6 +62,7 @@ class _Weights:
     product: FloatArray
     other: FloatArray
     factors: FloatArray
+    joined: FloatArray
     bias: FloatArray
     hidden: FloatArray
     hidden_new: FloatArray
@@ -79,9 +87,9 @@ class FusedRecurrence:
         cells = (modulator.query_cell, modulator.document_cell)
         moving = any(bool(part.detach().any()) for cell in cells for part in (cell.out.weight, cell.out.bias))
         self._num_steps = config.num_steps if moving else 0
-        self._query_cell, self._document_cell = (_weights(cell, modulator.scale) for cell in cells)
+        pool = _array(modulator.pool)
+        self._query_cell, self._document_cell = (_weights(cell, modulator.scale, pool) for cell in cells)
         self._hint = _array(modulator.hint.weight).T * np.float32(modulator.scale), _array(modulator.hint.bias)
-        self._pool = _array(modulator.pool)
 
     def __call__(
         self, start: Tensor, trust: Tensor | None, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor
@@ -96,133 +104,175 @@ class FusedRecurrence:
     def _run(self, batch: _Batch, trust: FloatArray | None) -> tuple[FloatArray, FloatArray]:
         if (self._maps is None and not self._num_steps) or (trust is not None and not trust.any()):
             return batch.start, batch.candidates
-        z_q, z_d = np.empty_like(batch.start), np.empty_like(batch.candidates)
-        at_once = max(1, _ROWS_AT_ONCE // max(1, z_d.shape[1]))
-        for first in range(0, len(z_q), at_once):
-            rows = slice(first, first + at_once)
-            z_q[rows], z_d[rows] = self._refined(batch.take(rows))
+        number, k, _ = batch.candidates.shape
+        at_once = max(1, _ROWS_AT_ONCE // max(1, k))
+        if number <= at_once:
+            z_q, z_d = self._refined(batch)
+        else:
+            z_q, z_d = np.empty_like(batch.start), np.empty_like(batch.candidates)
+            for first in range(0, number, at_once):
+                rows = slice(first, first + at_once)
+                z_q[rows], z_d[rows] = self._refined(batch.take(rows))
         if trust is not None:
             z_q = batch.start + trust * (z_q - batch.start)
-            z_d -= batch.candidates
-            z_d *= trust[:, None]
-            z_d += batch.candidates
+            z_d = batch.candidates + trust[:, None] * (z_d - batch.candidates)
         return z_q, z_d
 
     def _refined(self, batch: _Batch) -> tuple[FloatArray, FloatArray]:
-        """Carry out maps and steps for a few queries."""
-        z_q, z_d = batch.start, batch.candidates
+        """Carry out maps and steps for a few queries, documents in blocks of shape (B, blocks, rows, m)."""
+        k = batch.candidates.shape[1]
+        batch = batch.padded(self._document_cell.out.shape)
+        z_q, z_d = batch.start, batch.blocks
         if self._maps is not None:
             z_q = z_q + batch.query @ self._maps[0]
-            z_d = z_d + _product(z_d, self._maps[1])
-        if not self._num_steps:
-            return z_q, z_d
-        on_query, on_documents = self._query_cell, self._document_cell
-        factors: FloatArray = _softmax(batch.query @ self._hint[0] + self._hint[1]) @ self._pool
-        query_bias: FloatArray = factors @ on_query.factors + on_query.bias
-        document_bias: FloatArray = factors @ on_documents.factors + on_documents.bias
-        before = _Unmoved.of(batch) if self._feedback and self._num_steps > 1 else None
-        h_q = h_d = None
-        for step in range(self._num_steps):
-            gates: FloatArray = z_q @ on_query.own + query_bias
-            if self._feedback:
-                scores = before.scores_after(z_q, z_d) if step and before is not None else batch.cosines
-                seen = self._seen(scores, z_d, batch.mask)
-                gates += (z_q * seen) @ on_query.product + seen @ on_query.other
-            h_q = _gru(gates, h_q, on_query)
-            h_d = _gru(_document_gates(z_q, z_d, on_documents, document_bias), h_d, on_documents)
-            z_q = z_q + (h_q @ on_query.out + on_query.out_bias)
-            update = _product(h_d, on_documents.out).reshape(z_d.shape)
-            update += on_documents.out_bias
-            update += z_d
-            z_d = update
-        return z_q, z_d
+            z_d = z_d + z_d @ self._maps[1]
+        if self._num_steps:
+            z_q, z_d = self._stepped(batch, z_q, z_d)
+        return z_q, z_d.reshape(batch.candidates.shape)[:, :k]
 
-    def _seen(self, scores: FloatArray, candidates: FloatArray, mask: npt.NDArray[np.bool_]) -> FloatArray:
-        """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i``, shape (B, m)."""
-        weights = _softmax(np.where(mask, self._beta * scores, np.float32(-1e9))) * mask
-        seen: FloatArray = np.einsum("bk,bkm->bm", weights, candidates)
-        return seen
+    def _stepped(self, batch: _Batch, z_q: FloatArray, z_d: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Carry out the steps, query and documents side by side."""
+        on_query, on_documents = cells = self._query_cell, self._document_cell
+        chosen = _softmax(batch.query @ self._hint[0] + self._hint[1])
+        query_bias, document_bias = (chosen @ cell.factors + cell.bias for cell in cells)
+        feedback = _Feedback(batch, self._beta, self._num_steps > 1) if self._feedback else None
+        hidden_new = _beside((*z_q.shape[:1], 1 + batch.cosines.shape[1], on_query.out.shape[0]), *cells)
+        hidden: FloatArray | None = None
+        for step in range(self._num_steps):
+            gates = np.empty((3, *hidden_new.shape), np.float32)
+            query_gates, document_gates = _sides(gates, z_d.shape)  # the query's row is filled last
+            own = on_documents.product[:, None] * z_q[:, :, None]
+            own += on_documents.own[:, None]
+            np.matmul(z_d, own[:, :, None], out=document_gates)
+            gates += (z_q @ on_documents.other + document_bias)[:, :, None]
+            if feedback is None:
+                np.add(z_q @ on_query.own, query_bias, out=query_gates)
+            else:
+                seen = feedback.seen(z_q, z_d, moved=step > 0)
+                asked = np.concatenate([z_q, z_q * seen, seen], axis=1) @ on_query.joined
+                np.add(asked.reshape(len(asked), 3, -1).swapaxes(0, 1), query_bias, out=query_gates)
+            hidden = _gru(gates, hidden, hidden_new, z_d.shape, cells)
+            h_q, h_d = _sides(hidden, z_d.shape)
+            z_q = z_q + (h_q @ on_query.out + on_query.out_bias)
+            z_d = z_d + on_documents.out_bias
+            z_d += h_d @ on_documents.out
+        return z_q, z_d
 
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """The arguments of :meth:`Modulator.recur`, but for the trust."""
+    """The arguments of :meth:`Modulator.recur`, but for the trust; ``rows`` documents lie in one block (0: all)."""
 
     start: FloatArray
     query: FloatArray
     candidates: FloatArray
     cosines: FloatArray
     mask: npt.NDArray[np.bool_]
+    rows: int = 0
 
     def take(self, rows: slice) -> _Batch:
         return _Batch(self.start[rows], self.query[rows], self.candidates[rows], self.cosines[rows], self.mask[rows])
 
+    def padded(self, matrix: tuple[int, ...]) -> _Batch:
+        """Cut the documents into blocks whose product with a matrix of this shape, or (m, m), is small."""
+        number, k, m = self.candidates.shape
+        most = _SMALL_PRODUCT // (m * max(matrix))
+        blocks = -(-k // most) if most >= _SMALLEST_BLOCK else 1
+        rows = -(-k // max(1, blocks))
+        missing = blocks * rows - k
+        if not missing:
+            return replace(self, rows=rows)
+        sides = [(0, 0), (0, missing)]
+        candidates = np.pad(self.candidates, [*sides, (0, 0)])
+        return _Batch(self.start, self.query, candidates, np.pad(self.cosines, sides), np.pad(self.mask, sides), rows)
 
-@dataclass(frozen=True, slots=True)
-class _Unmoved:
-    """What the cosine of refined vectors needs of the codes as they came (:func:`imrnn_vdb.scoring.cosine_of_refined`).
+    @property
+    def blocks(self) -> FloatArray:
+        """The candidates, shape (B, blocks, rows, m)."""
+        number, k, m = self.candidates.shape
+        return self.candidates.reshape(number, k // max(1, self.rows), self.rows, m)
 
-    ``base`` is s0 − q0·d0, ``query`` and ``documents`` are 1 − ‖z_0‖² of each side.
+
+class _Feedback:
+    """What each query receives from its candidates: ``c = Σ softmax(β·s)_i · z_i``.
+
+    The scores after a step are cosines of refined vectors (:func:`imrnn_vdb.scoring.cosine_of_refined`): ``base`` is
+    s0 − q0·d0, ``query`` and ``documents`` are 1 − ‖z_0‖² of each side.
     """
 
-    base: FloatArray
-    query: FloatArray
-    documents: FloatArray
+    def __init__(self, batch: _Batch, beta: np.float32, moves: bool) -> None:
+        self._cosines, self._beta = batch.cosines, beta
+        self._mask = None if batch.mask.all() else batch.mask
+        self._unseen = None if self._mask is None else np.where(self._mask, np.float32(0), np.float32(-1e9))
+        if moves:
+            self._base = batch.cosines - _inner(batch.query, batch.blocks)
+            self._query = (1 - _square(batch.query))[:, None]
+            self._documents = 1 - _square(batch.candidates)
 
-    @classmethod
-    def of(cls, batch: _Batch) -> _Unmoved:
-        base = batch.cosines - _inner(batch.query, batch.candidates)
-        return cls(base, 1 - _square(batch.query), 1 - _square(batch.candidates))
+    def seen(self, z_q: FloatArray, z_d: FloatArray, *, moved: bool) -> FloatArray:
+        """Return c, shape (B, m)."""
+        logits = self._beta * (self._scores_after(z_q, z_d) if moved else self._cosines)
+        if self._unseen is not None:
+            logits += self._unseen
+        weights = _softmax(logits)
+        if self._mask is not None:
+            weights *= self._mask
+        seen: FloatArray = (weights.reshape(*z_d.shape[:2], 1, z_d.shape[2]) @ z_d).sum((1, 2))
+        return seen
 
-    def scores_after(self, z_q: FloatArray, z_d: FloatArray) -> FloatArray:
-        """Return the cosines after a step, shape (B, k)."""
-        squares = (self.query + _square(z_q)).clip(_MIN_SQUARE)[:, None] * (self.documents + _square(z_d)).clip(
-            _MIN_SQUARE
-        )
-        scores: FloatArray = (self.base + _inner(z_q, z_d)) / np.sqrt(squares)
+    def _scores_after(self, z_q: FloatArray, z_d: FloatArray) -> FloatArray:
+        squares = (self._documents + _square(z_d).reshape(self._documents.shape)).clip(_MIN_SQUARE)
+        squares *= (self._query + _square(z_q)[:, None]).clip(_MIN_SQUARE)
+        scores: FloatArray = (self._base + _inner(z_q, z_d)) / np.sqrt(squares)
         return scores
 
 
-def _document_gates(z_q: FloatArray, z_d: FloatArray, cell: _Weights, bias: FloatArray) -> FloatArray:
-    """Return the inputs' part of the documents' gates, shape (3, B·k, h)."""
-    width = cell.out.shape[0]
-    gates = np.empty((3, *z_d.shape[:2], width), np.float32)
-    shared = z_q @ cell.other + bias
-    for i, (query, documents) in enumerate(zip(z_q, z_d, strict=True)):
-        own = cell.product * query[:, None]
-        own += cell.own
-        for gate in range(3):
-            _fill(documents, own[gate], gates[gate, i])
-            gates[gate, i] += shared[gate, i]
-    return gates.reshape(3, -1, width)
+def _sides(rows: FloatArray, documents: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+    """View rows (…, B, 1 + k, h) as the query's (…, B, h), and the documents' in blocks (…, B, blocks, rows, h)."""
+    *more, _, width = rows.shape
+    return rows[..., 0, :], rows[..., 1:, :].reshape(*more, *documents[1:3], width)
 
 
-def _gru(gates: FloatArray, hidden: FloatArray | None, cell: _Weights) -> FloatArray:
-    """Return the next hidden state (n, h) from the inputs' part of the gates (3, n, h), which is overwritten.
+def _beside(shape: tuple[int, ...], on_query: _Weights, on_documents: _Weights) -> FloatArray:
+    """Return the new gate's hidden bias for a query and its documents, shape (B, 1 + k, h)."""
+    rows = np.empty(shape, np.float32)
+    rows[:, 0] = on_query.hidden_new
+    rows[:, 1:] = on_documents.hidden_new
+    return rows
+
+
+def _gru(
+    gates: FloatArray,
+    hidden: FloatArray | None,
+    hidden_new: FloatArray,
+    documents: tuple[int, ...],
+    cells: tuple[_Weights, _Weights],
+) -> FloatArray:
+    """Return the next hidden state (B, 1 + k, h) from the inputs' part of the gates, which is overwritten.
 
     A hidden state of None stands for zeros.
     """
-    if hidden is None:
-        new_hidden: FloatArray = cell.hidden_new
-    else:
-        gates[0] += _product(hidden, cell.hidden[0])
-        gates[1] += _product(hidden, cell.hidden[1])
-        new_hidden = _product(hidden, cell.hidden[2])
-        new_hidden += cell.hidden_new
+    if hidden is not None:
+        known = np.empty_like(gates)
+        sides = zip(_sides(known, documents), _sides(hidden, documents), cells, strict=True)
+        for out, state, cell in sides:
+            np.matmul(state, cell.hidden if state.ndim == 2 else cell.hidden[:, None, None], out=out)
+        gates[:2] += known[:2]
+        hidden_new = known[2] + hidden_new
     both, (reset, update, new) = gates[:2], gates
     np.tanh(both, out=both)
     both += 1  # twice the sigmoid
-    reset *= new_hidden
+    reset *= hidden_new
     new += reset
     np.tanh(new, out=new)
-    state: FloatArray = -new if hidden is None else hidden - new
+    state = -new if hidden is None else hidden - new
     update *= np.float32(0.5)
     state *= update
     state += new
     return state
 
 
-def _weights(cell: object, scale: float) -> _Weights:
+def _weights(cell: object, scale: float, pool: FloatArray) -> _Weights:
     parts = {
         name: {key: _array(value) for key, value in getattr(cell, name).named_parameters()}
         for name in ("own", "product", "other", "factors", "hidden", "out")
@@ -236,11 +286,13 @@ def _weights(cell: object, scale: float) -> _Weights:
 
     bias, recurrent_bias = (parts[name]["bias"].reshape(3, 1, -1) for name in ("own", "hidden"))
     known = bias + recurrent_bias * np.array([1, 1, 0], np.float32)[:, None, None]
+    own, product, other = gates("own", halves * scale), gates("product", halves * scale**2), gates("other", halves * scale)
     return _Weights(
-        own=gates("own", halves * scale),
-        product=gates("product", halves * scale**2),
-        other=gates("other", halves * scale),
-        factors=gates("factors", halves * scale),
+        own=own,
+        product=product,
+        other=other,
+        joined=np.concatenate([np.concatenate(part, axis=1) for part in (own, product, other)]),
+        factors=pool @ gates("factors", halves * scale),
         bias=known * halves,
         hidden=gates("hidden", 0.5),  # of the new gate too: it is multiplied by 1 + tanh, which is 2σ
         hidden_new=recurrent_bias[2, 0] * np.float32(0.5),
@@ -260,31 +312,15 @@ def _array(tensor: Tensor) -> FloatArray:
     return np.array(tensor.detach().numpy(), np.float32)
 
 
-def _product(rows: FloatArray, matrix: FloatArray) -> FloatArray:
-    """Return ``rows @ matrix`` of shapes (…, a) and (a, b), in blocks that BLAS does not spread over threads."""
-    flat = rows.reshape(-1, matrix.shape[0])
-    out = np.empty((len(flat), matrix.shape[1]), np.float32)
-    _fill(flat, matrix, out)
-    return out.reshape(*rows.shape[:-1], matrix.shape[1])
-
-
-def _fill(rows: FloatArray, matrix: FloatArray, out: FloatArray) -> None:
-    block = _SMALL_PRODUCT // matrix.size
-    block = (
-        block - block % 16 if block >= 16 else len(rows)
-    )  # below 16 rows, copying the matrix costs more than it saves
-    for first in range(0, len(rows), max(1, block)):
-        np.matmul(rows[first : first + block], matrix, out=out[first : first + block])
-
-
 def _softmax(logits: FloatArray) -> FloatArray:
     weights: FloatArray = np.exp(logits - logits.max(-1, keepdims=True, initial=-np.inf))
     weights /= weights.sum(-1, keepdims=True)
     return weights
 
 
-def _inner(query: FloatArray, candidates: FloatArray) -> FloatArray:
-    products: FloatArray = np.einsum("bkm,bm->bk", candidates, query)
+def _inner(query: FloatArray, blocks: FloatArray) -> FloatArray:
+    """Return query·document, shape (B, k), for documents in blocks."""
+    products: FloatArray = (blocks @ query[:, None, :, None]).reshape(len(query), -1)
     return products
 
 
