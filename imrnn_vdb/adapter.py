@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 _MIN_NORM = 1e-6
-_LEAD = (0.0, 0.05)
+LEAD = (0.0, 0.05)
 """By how much more a query must resemble an adapter's own queries than older ones: from where on, and for full effect.
 A guess between nothing and the spread of such cosines, not tuned."""
 
@@ -79,5 +79,5 @@ class Adapter(nn.Module):
         own = nearest_cosine(query, self.keys)
         trust = ramp(own, self.similarities)
         if len(older):
-            trust = trust * ramp(own - nearest_cosine(query, older), own.new_tensor(_LEAD))
+            trust = trust * ramp(own - nearest_cosine(query, older), own.new_tensor(LEAD))
         return trust * update

@@ -19,7 +19,7 @@ from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
     from imrnn_vdb.model import Modulator
-    from imrnn_vdb.recurrence import FusedRecurrence
+    from imrnn_vdb.served import Modulate
 
 FORMAT = "imrnn_vdb"
 FORMAT_VERSION = 1
@@ -59,11 +59,11 @@ class IMRNNModel:
         return _fingerprint(_tensors(self), asdict(self.modulator.config))
 
     @cached_property
-    def recurrence(self) -> FusedRecurrence | None:
-        """The modulator's learned steps as they are served on a CPU; None on another device."""
-        from imrnn_vdb.recurrence import FusedRecurrence
+    def modulate(self) -> Modulate:
+        """The modulator as searches call it, on arrays."""
+        from imrnn_vdb.served import served
 
-        return FusedRecurrence(self.modulator) if self.modulator.pool.device.type == "cpu" else None
+        return served(self.modulator)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint; an existing one of the same name is replaced file by file.

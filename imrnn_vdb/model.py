@@ -6,7 +6,6 @@ every document, with one set of factors F that the query's topical hint picks fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -74,10 +73,6 @@ class ModulatorConfig:
             raise InvalidInputError("an adapter needs at least one query that it was taught on")
         if not (0 <= self.dropout < 1 and 0 <= self.shrinkage <= 1):
             raise InvalidInputError("dropout must be in 0..1 (1 excluded) and shrinkage in 0..1")
-
-
-Recurrence = Callable[[Tensor, Tensor | None, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""The arguments and results of :meth:`Modulator.recur`."""
 
 
 class Modulated(NamedTuple):
@@ -197,14 +192,7 @@ class Modulator(nn.Module):
             trust = trust * ramp(nearest_cosine(query, self.familiar_queries), self.familiar_similarities)
         return trust
 
-    def forward(
-        self,
-        query: Tensor,
-        candidates: Tensor,
-        cosines: Tensor,
-        mask: Tensor,
-        recurrence: Recurrence | None = None,
-    ) -> Modulated:
+    def forward(self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Modulated:
         """Refine a batch of queries with their candidates.
 
         Parameters
@@ -217,8 +205,6 @@ class Modulator(nn.Module):
             Shape (B, k): base cosines, any value where padded.
         mask
             Shape (B, k), bool: True for real candidates with a usable code. The others are not seen by the query.
-        recurrence
-            What computes the learned steps; None for :meth:`recur`, which defines them.
 
         Returns
         -------
@@ -228,7 +214,7 @@ class Modulator(nn.Module):
         prior = self.config.prior
         start = query + prior.shift(candidates, cosines, mask) if prior.strength > 0 else query
         trust = self.familiarity(query) if self.selective else None
-        z_q, z_d = (recurrence or self.recur)(start, trust, query, candidates, cosines, mask)
+        z_q, z_d = self.recur(start, trust, query, candidates, cosines, mask)
         older = self.familiar_queries
         for adapter in self.adapters:
             z_q = z_q + adapter(query, older)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from imrnn_vdb.errors import InvalidInputError
 
-_HEAD = 10
+HEAD = 10
+"""Candidates whose margin decides how far a query follows them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class FeedbackPrior:
         """
         if cosines.shape[-1] < 2:
             return cosines.new_zeros(cosines.shape[0], 1)
-        head = cosines.masked_fill(~mask, -torch.inf).topk(min(_HEAD, cosines.shape[-1]), dim=-1).values
+        head = cosines.masked_fill(~mask, -torch.inf).topk(min(HEAD, cosines.shape[-1]), dim=-1).values
         first, others = head[:, :1], head[:, 1:]
         found = torch.isfinite(others)
         mean = others.masked_fill(~found, 0.0).sum(-1, keepdim=True) / found.sum(-1, keepdim=True).clamp_min(1)

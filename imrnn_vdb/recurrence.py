@@ -87,35 +87,35 @@ class FusedRecurrence:
         cells = (modulator.query_cell, modulator.document_cell)
         moving = any(bool(part.detach().any()) for cell in cells for part in (cell.out.weight, cell.out.bias))
         self._num_steps = config.num_steps if moving else 0
-        pool = _array(modulator.pool)
+        pool = as_array(modulator.pool)
         self._query_cell, self._document_cell = (_weights(cell, modulator.scale, pool) for cell in cells)
-        self._hint = _array(modulator.hint.weight).T * np.float32(modulator.scale), _array(modulator.hint.bias)
+        self._hint = as_array(modulator.hint.weight).T * np.float32(modulator.scale), as_array(modulator.hint.bias)
 
     def __call__(
-        self, start: Tensor, trust: Tensor | None, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Take the place of :meth:`Modulator.recur`: the same arguments and results."""
-        import torch
-
-        batch = _Batch(*(tensor.numpy() for tensor in (start, query, candidates, cosines, mask)))
-        z_q, z_d = self._run(batch, None if trust is None else trust.numpy())
-        return torch.from_numpy(z_q), torch.from_numpy(z_d)
-
-    def _run(self, batch: _Batch, trust: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+        self,
+        start: FloatArray,
+        trust: FloatArray | None,
+        query: FloatArray,
+        candidates: FloatArray,
+        cosines: FloatArray,
+        mask: npt.NDArray[np.bool_],
+    ) -> tuple[FloatArray, FloatArray]:
+        """Carry out the steps: the arguments and results of :meth:`Modulator.recur`, as arrays."""
         if (self._maps is None and not self._num_steps) or (trust is not None and not trust.any()):
-            return batch.start, batch.candidates
-        number, k, _ = batch.candidates.shape
+            return start, candidates
+        batch = _Batch(start, query, candidates, cosines, mask)
+        number, k, _ = candidates.shape
         at_once = max(1, _ROWS_AT_ONCE // max(1, k))
         if number <= at_once:
             z_q, z_d = self._refined(batch)
         else:
-            z_q, z_d = np.empty_like(batch.start), np.empty_like(batch.candidates)
+            z_q, z_d = np.empty_like(start), np.empty_like(candidates)
             for first in range(0, number, at_once):
                 rows = slice(first, first + at_once)
                 z_q[rows], z_d[rows] = self._refined(batch.take(rows))
         if trust is not None:
-            z_q = batch.start + trust * (z_q - batch.start)
-            z_d = batch.candidates + trust[:, None] * (z_d - batch.candidates)
+            z_q = start + trust * (z_q - start)
+            z_d = candidates + trust[:, None] * (z_d - candidates)
         return z_q, z_d
 
     def _refined(self, batch: _Batch) -> tuple[FloatArray, FloatArray]:
@@ -133,7 +133,7 @@ class FusedRecurrence:
     def _stepped(self, batch: _Batch, z_q: FloatArray, z_d: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Carry out the steps, query and documents side by side."""
         on_query, on_documents = cells = self._query_cell, self._document_cell
-        chosen = _softmax(batch.query @ self._hint[0] + self._hint[1])
+        chosen = softmax(batch.query @ self._hint[0] + self._hint[1])
         query_bias, document_bias = (chosen @ cell.factors + cell.bias for cell in cells)
         feedback = _Feedback(batch, self._beta, self._num_steps > 1) if self._feedback else None
         hidden_new = _beside((*z_q.shape[:1], 1 + batch.cosines.shape[1], on_query.out.shape[0]), *cells)
@@ -175,7 +175,7 @@ class _Batch:
 
     def padded(self, matrix: tuple[int, ...]) -> _Batch:
         """Cut the documents into blocks whose product with a matrix of this shape, or (m, m), is small."""
-        number, k, m = self.candidates.shape
+        _, k, m = self.candidates.shape
         most = _SMALL_PRODUCT // (m * max(matrix))
         blocks = -(-k // most) if most >= _SMALLEST_BLOCK else 1
         rows = -(-k // max(1, blocks))
@@ -214,7 +214,7 @@ class _Feedback:
         logits = self._beta * (self._scores_after(z_q, z_d) if moved else self._cosines)
         if self._unseen is not None:
             logits += self._unseen
-        weights = _softmax(logits)
+        weights = softmax(logits)
         if self._mask is not None:
             weights *= self._mask
         seen: FloatArray = (weights.reshape(*z_d.shape[:2], 1, z_d.shape[2]) @ z_d).sum((1, 2))
@@ -248,15 +248,15 @@ def _gru(
     documents: tuple[int, ...],
     cells: tuple[_Weights, _Weights],
 ) -> FloatArray:
-    """Return the next hidden state (B, 1 + k, h) from the inputs' part of the gates, which is overwritten.
+    """Return the next hidden rows (B, 1 + k, h) from the inputs' part of the gates, which is overwritten.
 
-    A hidden state of None stands for zeros.
+    A hidden rows of None stands for zeros.
     """
     if hidden is not None:
         known = np.empty_like(gates)
         sides = zip(_sides(known, documents), _sides(hidden, documents), cells, strict=True)
-        for out, state, cell in sides:
-            np.matmul(state, cell.hidden if state.ndim == 2 else cell.hidden[:, None, None], out=out)
+        for out, rows, cell in sides:
+            np.matmul(rows, cell.hidden if rows.ndim == 2 else cell.hidden[:, None, None], out=out)
         gates[:2] += known[:2]
         hidden_new = known[2] + hidden_new
     both, (reset, update, new) = gates[:2], gates
@@ -265,7 +265,7 @@ def _gru(
     reset *= hidden_new
     new += reset
     np.tanh(new, out=new)
-    state = -new if hidden is None else hidden - new
+    state: FloatArray = -new if hidden is None else hidden - new
     update *= np.float32(0.5)
     state *= update
     state += new
@@ -274,7 +274,7 @@ def _gru(
 
 def _weights(cell: object, scale: float, pool: FloatArray) -> _Weights:
     parts = {
-        name: {key: _array(value) for key, value in getattr(cell, name).named_parameters()}
+        name: {key: as_array(value) for key, value in getattr(cell, name).named_parameters()}
         for name in ("own", "product", "other", "factors", "hidden", "out")
     }
     halves = np.array([0.5, 0.5, 1.0], np.float32)[:, None, None]  # σ(x) = (1 + tanh(x/2)) / 2
@@ -286,7 +286,11 @@ def _weights(cell: object, scale: float, pool: FloatArray) -> _Weights:
 
     bias, recurrent_bias = (parts[name]["bias"].reshape(3, 1, -1) for name in ("own", "hidden"))
     known = bias + recurrent_bias * np.array([1, 1, 0], np.float32)[:, None, None]
-    own, product, other = gates("own", halves * scale), gates("product", halves * scale**2), gates("other", halves * scale)
+    own, product, other = (
+        gates("own", halves * scale),
+        gates("product", halves * scale**2),
+        gates("other", halves * scale),
+    )
     return _Weights(
         own=own,
         product=product,
@@ -304,15 +308,17 @@ def _weights(cell: object, scale: float, pool: FloatArray) -> _Weights:
 def _maps(modulator: Modulator) -> tuple[FloatArray, FloatArray] | None:
     if modulator.query_map is None or modulator.document_map is None:
         return None
-    maps = _array(modulator.query_map), _array(modulator.document_map)
+    maps = as_array(modulator.query_map), as_array(modulator.document_map)
     return maps if maps[0].any() or maps[1].any() else None
 
 
-def _array(tensor: Tensor) -> FloatArray:
+def as_array(tensor: Tensor) -> FloatArray:
+    """Copy a tensor."""
     return np.array(tensor.detach().numpy(), np.float32)
 
 
-def _softmax(logits: FloatArray) -> FloatArray:
+def softmax(logits: FloatArray) -> FloatArray:
+    """Return weights that sum to 1 along the last axis."""
     weights: FloatArray = np.exp(logits - logits.max(-1, keepdims=True, initial=-np.inf))
     weights /= weights.sum(-1, keepdims=True)
     return weights

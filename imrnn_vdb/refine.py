@@ -151,17 +151,10 @@ def _modulate(
     model: IMRNNModel, queries: FloatArray, prepared: list[_Rows]
 ) -> tuple[FloatArray, list[npt.NDArray[np.float32]]]:
     """Run the model once over all queries, candidate sets in canonical order and padded to the longest."""
-    import torch
-
-    inputs = (queries, *_stacked(prepared, queries.shape[1]))
-    device = model.modulator.pool.device
-    with torch.inference_mode():
-        tensors = (torch.from_numpy(array).to(device) for array in inputs)
-        modulated = model.modulator(*tensors, recurrence=model.recurrence)
-    query, moved = modulated.query.cpu().numpy(), modulated.candidates.cpu().numpy()
-    results = [moved[i, : len(rows.status)] for i, rows in enumerate(prepared)]
-    if not (np.isfinite(query).all() and all(np.isfinite(part).all() for part in results)):
+    query, moved = model.modulate(queries, *_stacked(prepared, queries.shape[1]))
+    if not (np.isfinite(query).all() and np.isfinite(moved).all()):
         raise ArithmeticError("the model returned values that are not finite")
+    results = [moved[i, : len(rows.status)] for i, rows in enumerate(prepared)]
     for i, rows in enumerate(prepared):
         if rows.order is not None:  # back to the order of arrival
             back = np.empty_like(results[i])

@@ -1,4 +1,4 @@
-"""The recurrence as it is served against the module that defines it."""
+"""The modulator as it is served against the module that defines it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 from factory import make_modulator
 from imrnn_vdb.prior import FeedbackPrior
-from imrnn_vdb.recurrence import FusedRecurrence
+from imrnn_vdb.served import FusedModulator, OnDevice, served
 
 M = 16
 
@@ -20,12 +20,16 @@ def batch(b: int, k: int, seed: int = 1, m: int = M):
     return query, candidates, torch.rand(b, k, generator=generator), mask
 
 
-def agrees(modulator, inputs) -> None:
+def serve(modulator, inputs, how=FusedModulator) -> tuple[torch.Tensor, torch.Tensor]:
+    query, candidates = how(modulator)(*(part.numpy() for part in inputs))
+    return torch.from_numpy(query), torch.from_numpy(candidates)
+
+
+def agrees(modulator, inputs, how=FusedModulator) -> None:
     with torch.inference_mode():
         expected = modulator(*inputs)
-        found = modulator(*inputs, recurrence=FusedRecurrence(modulator))
-    torch.testing.assert_close(found.query, expected.query, atol=1e-6, rtol=1e-5)
-    torch.testing.assert_close(found.candidates, expected.candidates, atol=1e-6, rtol=1e-5)
+    for found, wanted in zip(serve(modulator, inputs, how), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_steps", range(5))
@@ -63,29 +67,26 @@ def test_a_query_without_usable_candidates():
 def test_an_untrained_model_changes_nothing_to_the_last_bit(settings):
     modulator = make_modulator(M, trained=False, **settings)
     query, candidates, *_ = inputs = batch(2, 30)
-    with torch.inference_mode():
-        out = modulator(*inputs, recurrence=FusedRecurrence(modulator))
-    assert torch.equal(out.query, query)
-    assert torch.equal(out.candidates, candidates)
+    moved = serve(modulator, inputs)
+    assert torch.equal(moved[0], query)
+    assert torch.equal(moved[1], candidates)
 
 
 def test_its_arguments_stay_as_they_were():
     modulator, inputs = make_modulator(M), batch(2, 30)
     before = [part.clone() for part in inputs]
-    with torch.inference_mode():
-        modulator(*inputs, recurrence=FusedRecurrence(modulator))
+    serve(modulator, inputs)
     assert all(torch.equal(part, kept) for part, kept in zip(inputs, before, strict=True))
 
 
 def test_weights_changed_later_do_not_reach_it():
     modulator, inputs = make_modulator(M), batch(1, 10)
-    recurrence = FusedRecurrence(modulator)
+    arrays, fused = [part.numpy() for part in inputs], FusedModulator(modulator)
+    before = fused(*arrays)
     with torch.no_grad():
-        before = modulator(*inputs, recurrence=recurrence)
         modulator.pool.zero_()
         modulator.document_cell.out.weight.zero_()
-        after = modulator(*inputs, recurrence=recurrence)
-    assert torch.equal(before.candidates, after.candidates)
+    assert (fused(*arrays)[1] == before[1]).all()
 
 
 @pytest.mark.parametrize("trusted", [0.0, 0.4, 1.0])
@@ -94,6 +95,25 @@ def test_what_is_not_familiar_is_carried_out_in_part(trusted):
     lengths = inputs[0].norm(dim=-1)
     modulator.familiar_norms.copy_(torch.tensor([lengths[1] - trusted, lengths[1] + 1 - trusted]))
     agrees(modulator, inputs)
+    assert torch.equal(serve(modulator, inputs)[0], inputs[0]) == (trusted == 0)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 20), (2, 5)])
+def test_a_prior_with_masked_heads_and_few_candidates(shape):
+    modulator = make_modulator(M, prior=FeedbackPrior(strength=0.7, low=-0.5, high=0.5))
+    inputs = batch(*shape)
+    inputs[3][0, 1:] = False
+    agrees(modulator, inputs)
+
+
+def test_the_module_itself_on_its_device():
+    agrees(make_modulator(M, prior=FeedbackPrior(strength=0.4)), batch(3, 20), OnDevice)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_computes_the_same():
+    modulator, inputs = make_modulator(M, prior=FeedbackPrior(strength=0.4)), batch(3, 20)
     with torch.inference_mode():
-        out = modulator(*inputs, recurrence=FusedRecurrence(modulator))
-    assert torch.equal(out.query, inputs[0]) == (trusted == 0)
+        expected = modulator(*inputs)
+    for found, wanted in zip(serve(modulator.cuda(), inputs, served), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
