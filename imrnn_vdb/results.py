@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count
+from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.codec import CodeStatus
+from imrnn_vdb.codec import CodeStatus, FloatArray
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
 from imrnn_vdb.refine import Refined
@@ -249,6 +250,40 @@ def _unusable(status: npt.NDArray[np.uint8]) -> dict[str, int]:
     return {CodeStatus(int(kind)).name.lower(): int(n) for kind, n in zip(kinds, counts, strict=True)}
 
 
+class _PageFactors:
+    """Factor scores of the documents of one page, computed together when the first of them is looked at."""
+
+    def __init__(self, space: FactorSpace, directions: FloatArray) -> None:
+        self.names = space.names
+        self._space, self._directions = space, directions
+
+    @cached_property
+    def rows(self) -> list[dict[str, float]]:
+        table = self._space.factor_scores(self._directions).tolist()
+        return [dict(zip(self.names, row, strict=True)) for row in table]
+
+
+class FactorScores(Mapping[str, float]):
+    """Score in 0..1 of each named factor of one document, by name."""
+
+    __slots__ = ("_page", "_row")
+
+    def __init__(self, page: _PageFactors, row: int) -> None:
+        self._page, self._row = page, row
+
+    def __getitem__(self, name: str) -> float:
+        return self._page.rows[self._row][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._page.names)
+
+    def __len__(self) -> int:
+        return len(self._page.names)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
 def build_results(
     space: FactorSpace,
     candidates: Candidates,
@@ -269,39 +304,42 @@ def build_results(
     if request.threshold is not None:
         order = order[scores[order] >= request.threshold]
     page = order[request.offset : request.offset + request.limit]
-    factors = space.factor_scores(candidates.codes.directions[page])
+    usable = (refined.status[page] == CodeStatus.CURRENT).tolist()
+    factors = _PageFactors(space, candidates.codes.directions[page])
+    explanations = _explanations(space, candidates, refined, page, usable) if request.explain else repeat(None)
+    columns = scores, base_ranks, candidates.base_scores, refined.modulated, refined.status
+    rows = zip(page.tolist(), *(column[page].tolist() for column in columns), usable, explanations, strict=False)
     return tuple(
         _result(space, candidates, refined, int(row), (rank, int(by_base[row])), factors[i], request.explain)
         for i, (rank, row) in enumerate(zip(count(request.offset + 1), page, strict=False))
+
+
+        SearchResult(
+            id=candidates.ids[row],
+            rank=request.offset + i + 1,
+            score=score,
+            base_rank=base_rank,
+            base_score=base_score,
+            modulated=modulated,
+            reason=None if modulated else STATUS_REASONS.get(CodeStatus(status), refined.failure),
+            payload=candidates.payloads[row],
+            factors=FactorScores(factors, i) if has_code else {},
+            explanation=explanation,
+        )
+        for i, (row, score, base_rank, base_score, modulated, status, has_code, explanation) in enumerate(rows)
     )
 
 
-def _result(
+def _explanations(
     space: FactorSpace,
     candidates: Candidates,
     refined: Refined,
-    row: int,
-    ranks: tuple[int, int],
-    factors: np.ndarray[Any, Any],
-    explain: bool,
-) -> SearchResult:
-    status = CodeStatus(int(refined.status[row]))
-    modulated = bool(refined.modulated[row])
-    usable = status is CodeStatus.CURRENT
-    explanation = None
-    if explain:
-        parts = tuple(refined.scored.contributions[row].tolist())
-        told = space.prominence(refined.asked, candidates.codes.directions[row : row + 1])[0] if usable else ()
-        explanation = Explanation(float(refined.scored.residuals[row]), parts, space.names, tuple(map(float, told)))
-    return SearchResult(
-        id=candidates.ids[row],
-        rank=ranks[0],
-        score=float(refined.scored.scores[row]),
-        base_rank=ranks[1],
-        base_score=float(candidates.base_scores[row]),
-        modulated=modulated,
-        reason=None if modulated else STATUS_REASONS.get(status, refined.failure),
-        payload=candidates.payloads[row],
-        factors=dict(zip(space.names, factors.tolist(), strict=True)) if usable else {},
-        explanation=explanation,
-    )
+    page: npt.NDArray[np.intp],
+    usable: Sequence[bool],
+) -> list[Explanation]:
+    told = space.prominence(refined.asked, candidates.codes.directions[page]).tolist()
+    parts = refined.scored.residuals[page].tolist(), refined.scored.contributions[page].tolist()
+    return [
+        Explanation(residual, tuple(contributions), space.names, tuple(prominence) if has_code else ())
+        for residual, contributions, prominence, has_code in zip(*parts, told, usable, strict=True)
+    ]

@@ -222,8 +222,8 @@ def breaks_bound(
     numpy.ndarray
         Shape (k,), True where ``|s0 − q0·d0| > √((1 − ‖q0‖²)(1 − ‖d0‖²))``: the code is certainly stale.
     """
-    q, d = np.asarray(q0, np.float64), np.asarray(d0, np.float64)
-    outside = np.abs(np.asarray(cosines, np.float64) - _dot(d, q))
+    q, d = np.asarray(q0), np.asarray(d0)  # in single precision, which the tolerance covers many times
+    outside = np.abs(np.asarray(cosines) - _dot(d, q))
     room = max(0.0, 1 - float(q @ q)) * (1 - _sum_of_products(d, d)).clip(0)
     return np.asarray(outside > np.sqrt(room) + tolerance)
 

@@ -562,13 +562,16 @@ def is_own_field(name: str) -> bool:
     return name == ID_FIELD or name.startswith((CODE_PREFIX, FACTOR_PREFIX))
 
 
-def stored_text(payload: Mapping[str, Any], layout: Layout) -> object:
-    """Return a point's code as text: of the layout's space, else of another, which says that it is one; else None."""
+def stored_texts(payloads: Sequence[Mapping[str, Any]], layout: Layout) -> list[object]:
+    """Return each point's code as text: of the layout's space, else of another, which says that it is one; else None."""
+    field = layout.code_field
+    texts = [payload.get(field) for payload in payloads]
+    return texts if all(texts) else [text or _foreign_text(row) for text, row in zip(texts, payloads, strict=True)]
+
+
+def _foreign_text(payload: Mapping[str, Any]) -> object:
     if not payload:
         return None
-    text = payload.get(layout.code_field)
-    if text not in {None, ""}:
-        return text
     others = (value for key, value in payload.items() if key.startswith(CODE_PREFIX) and isinstance(value, str))
     return next(filter(None, others), None)
 

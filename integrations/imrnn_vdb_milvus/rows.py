@@ -24,7 +24,7 @@ from imrnn_vdb.store import (
     PointId,
     Points,
     is_own_field,
-    stored_text,
+    stored_texts,
 )
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
@@ -297,13 +297,14 @@ def _payload_of(row: Row, schema: Schema) -> Payload:
 
 def _codes_of(rows: Sequence[Row], schema: Schema, layout: Layout) -> Codes:
     home = schema.code_home(layout)
-    if home == "column" and isinstance(rows, HitRows) and all(row.get(layout.code_field) for row in rows.columns):
+    field = layout.code_field
+    if home == "column" and isinstance(rows, HitRows) and all(row.get(field) for row in rows.columns):
         rows = rows.columns  # else the dynamic field may hold a code of another space
     if home == "vector":
-        vectors = [row.get(layout.code_field) for row in rows]
+        vectors = [row.get(field) for row in rows]
         there = [vector if vector is not None and vector[-1] >= 0 else None for vector in vectors]
         return decode_rows(there, layout.num_factors)
-    return decode_texts([stored_text(row, layout) for row in rows], layout.space_id, layout.num_factors)
+    return decode_texts(stored_texts(rows, layout), layout.space_id, layout.num_factors)
 
 
 def _scores_of(rows: Sequence[Row], layout: Layout) -> FloatArray:

@@ -24,7 +24,7 @@ from imrnn_vdb.store import (
     PointId,
     Points,
     own_fields_removed,
-    stored_text,
+    stored_texts,
 )
 from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
 
@@ -207,8 +207,7 @@ def _json_bytes(value: PointId, payload: Mapping[str, Any]) -> int:
 def _codes_of(records: Sequence[Any], payloads: Sequence[Payload], layout: Layout) -> Codes:
     if layout.code_storage == "vector":
         return decode_rows([vector_of(record, layout.code_field) for record in records], layout.num_factors)
-    texts = [stored_text(payload, layout) for payload in payloads]
-    return decode_texts(texts, layout.space_id, layout.num_factors)
+    return decode_texts(stored_texts(payloads, layout), layout.space_id, layout.num_factors)
 
 
 def _scores_of(payloads: Sequence[Payload], layout: Layout) -> FloatArray:
