@@ -563,7 +563,7 @@ def is_own_field(name: str) -> bool:
 
 
 def stored_texts(payloads: Sequence[Mapping[str, Any]], layout: Layout) -> list[object]:
-    """Return each point's code as text: of the layout's space, else of another, which says that it is one; else None."""
+    """Return each point's code as text: of the layout's space, else of another, which says so; else None."""
     field = layout.code_field
     texts = [payload.get(field) for payload in payloads]
     return texts if all(texts) else [text or _foreign_text(row) for text, row in zip(texts, payloads, strict=True)]
