@@ -297,7 +297,6 @@ def build_results(
     (k,), says which candidates pass the filter; None for all.
     """
     scores = refined.scored.scores
-    by_base = base_ranks(candidates.base_scores)
     order = ranking(candidates.base_scores, scores)
     if keep is not None:
         order = order[keep[order]]
@@ -307,13 +306,9 @@ def build_results(
     usable = (refined.status[page] == CodeStatus.CURRENT).tolist()
     factors = _PageFactors(space, candidates.codes.directions[page])
     explanations = _explanations(space, candidates, refined, page, usable) if request.explain else repeat(None)
-    columns = scores, base_ranks, candidates.base_scores, refined.modulated, refined.status
+    columns = scores, base_ranks(candidates.base_scores), candidates.base_scores, refined.modulated, refined.status
     rows = zip(page.tolist(), *(column[page].tolist() for column in columns), usable, explanations, strict=False)
     return tuple(
-        _result(space, candidates, refined, int(row), (rank, int(by_base[row])), factors[i], request.explain)
-        for i, (rank, row) in enumerate(zip(count(request.offset + 1), page, strict=False))
-
-
         SearchResult(
             id=candidates.ids[row],
             rank=request.offset + i + 1,
