@@ -45,7 +45,7 @@ class OpenedCollection:
         self.open_kwargs = open_kwargs
         self._opening = threading.Lock()
         self._blocking: IMRNNCollection | None = None
-        self._asynchronous: tuple[asyncio.AbstractEventLoop, AsyncIMRNNCollection] | None = None
+        self._asynchronous: tuple[asyncio.AbstractEventLoop, asyncio.Task[AsyncIMRNNCollection]] | None = None
 
     def warm_up(self) -> None:
         """Open the collection for ``run``."""
@@ -64,7 +64,7 @@ class OpenedCollection:
     async def close_async(self) -> None:
         """Close what ``run_async`` used."""
         if self._asynchronous is not None:
-            await self._asynchronous[1].close()
+            await (await self._asynchronous[1]).close()
             self._asynchronous = None
 
     @classmethod
@@ -93,9 +93,13 @@ class OpenedCollection:
         """Return the collection of the running event loop; asynchronous clients serve the loop that made them."""
         loop = asyncio.get_running_loop()
         if self._asynchronous is None or self._asynchronous[0] is not loop:
-            opened = await AsyncIMRNNCollection.open(self.url, self.model, **self._open_options())
-            self._asynchronous = loop, opened
-        return Collections(None, self._asynchronous[1])
+            opening = AsyncIMRNNCollection.open(self.url, self.model, **self._open_options())
+            self._asynchronous = loop, loop.create_task(opening)
+        try:  # runs that begin together wait for one opening, and none of them, given up, ends it for the others
+            return Collections(None, await asyncio.shield(self._asynchronous[1]))
+        except Exception:
+            self._asynchronous = None
+            raise
 
     def _open_options(self) -> dict[str, Any]:
         key = self.api_key.resolve_value() if self.api_key else None

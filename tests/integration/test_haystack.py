@@ -16,7 +16,7 @@ from haystack import Document, Pipeline
 from haystack.utils import Secret
 
 from frames import QUERY, TEXTS, check_details, embed, filled, model, opened, payloads
-from imrnn_vdb import InvalidInputError
+from imrnn_vdb import CollectionNotFoundError, InvalidInputError
 from imrnn_vdb_haystack import IMRNNRanker, IMRNNRetriever
 
 EMBEDDING = embed([QUERY])[0].tolist()
@@ -60,6 +60,18 @@ def test_asynchronously_too_in_one_event_loop_after_another(place: tuple[str, st
 
     for _ in range(2):
         assert [document.meta["imrnn"]["id"] for document in asyncio.run(both())] == [r.id for r in wanted[:5]]
+
+
+async def test_runs_that_begin_together_open_one_collection(place: tuple[str, str]) -> None:
+    retriever = IMRNNRetriever(*place, top_k=3)
+    runs = [retriever.run_async(query_embedding=EMBEDDING) for _ in range(5)]
+    first, *others = [found["documents"] for found in await asyncio.gather(*runs)]  # Edge would refuse a second opening
+    assert all([hit.id for hit in other] == [hit.id for hit in first] for other in others)
+    await retriever.close_async()
+    missing = IMRNNRetriever("qdrant+edge:/nonexistent/articles", place[1])
+    for _ in range(2):
+        with pytest.raises(CollectionNotFoundError):
+            await missing.run_async(query_embedding=EMBEDDING)
 
 
 def test_a_pipeline_is_written_down_and_read_back(place: tuple[str, str], wanted: list[Any]) -> None:
