@@ -12,11 +12,11 @@ from drivers import ENGINES, Driver, Engine, connect
 from imrnn_vdb.store import ConnectionOptions
 
 
-def _params() -> list[Any]:
+def _params(modes: tuple[str, ...]) -> list[Any]:
     return [
         pytest.param(engine, mode, id=f"{engine.name}-{mode}", marks=[pytest.mark.integration] * engine.server)
         for engine in ENGINES
-        for mode in ("sync", "async")
+        for mode in modes
     ]
 
 
@@ -29,4 +29,5 @@ def driver(engine: Engine, mode: str, request: pytest.FixtureRequest, tmp_path: 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "driver" in metafunc.fixturenames:
-        metafunc.parametrize(("engine", "mode"), _params())
+        modes = getattr(metafunc.module, "MODES", ("sync", "async"))  # a module may say that one is enough
+        metafunc.parametrize(("engine", "mode"), _params(modes))

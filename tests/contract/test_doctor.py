@@ -1,4 +1,4 @@
-"""`doctor` on every engine, sync and async: what it says is so, and it changes nothing."""
+"""`doctor` on every engine: what it says is so, and it changes nothing."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from imrnn_vdb.doctor import Diagnosis, diagnose
 from imrnn_vdb.options import Settings
 from imrnn_vdb.store import Points
 
+MODES = ("sync",)  # the command is
 COUNT = 60
 
 

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,30 +43,31 @@ def proxy(request: pytest.FixtureRequest) -> Iterator[tuple[Proxy, str]]:
         direct.drop()
 
 
-def check(search: Callable[[], Any], proxy: Proxy) -> None:
+def check(search: Callable[[], Any], batch: Callable[[], Any], proxy: Proxy) -> None:
     truth, patience = [], time.monotonic() + 30  # written by another session, whose writes Milvus shows a little later
     while len(truth) < COUNT and time.monotonic() < patience:
-        truth = [result.id for result in search()]
+        truth = [result.id for result in search()[0]]
     assert len(truth) == COUNT
     for mode in ("slow", "cut", "reset", "hole"):
         proxy.mode = mode
-        started = time.monotonic()
-        try:
-            found = [result.id for result in search()]
-            said = ""
-        except StoreError as exc:
-            found, said = truth, f"{exc!r}{exc.__cause__!r}"
-        assert found == truth, mode
-        assert KEY not in said
-        assert time.monotonic() - started < TIMEOUT_S + TOLERANCE_S, mode
+        for ask, expected in ((search, [truth]), (batch, [truth, truth])):
+            started = time.monotonic()
+            try:
+                found = [[result.id for result in response] for response in ask()]
+                said = ""
+            except StoreError as exc:
+                found, said = expected, f"{exc!r}{exc.__cause__!r}"
+            assert found == expected, mode
+            assert KEY not in said
+            assert time.monotonic() - started < TIMEOUT_S + TOLERANCE_S, mode
         proxy.mode = "open"
         for _ in range(20):  # gRPC waits before it connects again
             try:
-                found = [result.id for result in search()]
+                again = [result.id for result in search()[0]]
                 break
             except StoreError:
                 time.sleep(0.2)
-        assert found == truth, f"after {mode}"
+        assert again == truth, f"after {mode}"
 
 
 OPTIONS: dict[str, Any] = {"timeout": TIMEOUT_S, "api_key": KEY, "tls": False}
@@ -77,7 +79,8 @@ def test_a_search_never_hangs_nor_loses_a_result(
 ) -> None:
     between, url = proxy
     with caplog.at_level(logging.DEBUG), IMRNNCollection.open(url, make_model(), **OPTIONS) as collection:
-        check(lambda: collection.search(QUERY, limit=COUNT), between)
+        single, batch = partial(collection.search, QUERY), partial(collection.search_batch, [QUERY, QUERY])
+        check(lambda: [single(limit=COUNT)], lambda: batch(limit=COUNT), between)
         assert KEY not in repr(collection)
     shown = capfd.readouterr()
     assert KEY not in caplog.text + shown.out + shown.err
@@ -92,7 +95,9 @@ def test_an_asynchronous_search_never_hangs_nor_loses_a_result(
     loop = asyncio.new_event_loop()
     with caplog.at_level(logging.DEBUG):
         collection = loop.run_until_complete(AsyncIMRNNCollection.open(url, make_model(), **OPTIONS))
-        check(lambda: loop.run_until_complete(collection.search(QUERY, limit=COUNT)), between)
+        run = loop.run_until_complete
+        single, batch = partial(collection.search, QUERY), partial(collection.search_batch, [QUERY, QUERY])
+        check(lambda: [run(single(limit=COUNT))], lambda: run(batch(limit=COUNT)), between)
         loop.run_until_complete(collection.close())
     loop.close()
     assert KEY not in caplog.text
