@@ -316,10 +316,9 @@ class Filler:
             return first + second
         return ()
 
-    def sweep(self, cursor: Any, report: BackfillReport) -> Operation[tuple[int, Any]]:
+    def sweep(self, cursor: Any) -> Operation[tuple[int, Any]]:
         """Remove codes that points left behind."""
-        whole = self.options.limit is None and self.options.payload_filter is None and not report.failed
-        return (yield from self.store.sweep(_SWEEP_POINTS, cursor, complete=whole))
+        return (yield from self.store.sweep(_SWEEP_POINTS, cursor))
 
 
 class Pace:
@@ -371,13 +370,13 @@ def backfill_script(filler: Filler, progress: Progress) -> Script[BackfillReport
         waiting = list(_batches(page.points, filler.batch))
     if filler.options.dry_run:
         return total
-    return total + BackfillReport(orphans=(yield from _sweep_script(filler, total)))
+    return total + BackfillReport(orphans=(yield from _sweep_script(filler)))
 
 
-def _sweep_script(filler: Filler, report: BackfillReport) -> Script[int]:
+def _sweep_script(filler: Filler) -> Script[int]:
     number, cursor = 0, None
     while True:
-        [(part, cursor)] = yield Round((filler.sweep(cursor, report),))
+        [(part, cursor)] = yield Round((filler.sweep(cursor),))
         number += int(part)
         if cursor is None:
             return number

@@ -117,4 +117,5 @@ def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, mo
             np.concatenate([first.codes.status, codes.status]),
         ),
         [*first.payloads, *(second.payloads[row] for row in rows)],
+        first.cut_short,
     )

@@ -169,7 +169,8 @@ class SearchResponse(Sequence[SearchResult]):
     steer
         The steering weights that were applied.
     growth
-        How far the window grew for a filter that ran here, and why no further; None without such a filter.
+        How far the window grew for a filter that ran here, and why no further; None without such a filter. Also says
+        where the database's search for a factor filter ended at its own bound.
     plan
         What ran where, if it was asked for.
     trace

@@ -123,12 +123,15 @@ class Candidates:
         k factor codes with their status.
     payloads
         k payloads without the fields of this layer.
+    cut_short
+        Whether a search for a factor filter ended at its own bound, so that more points may match than were returned.
     """
 
     ids: list[PointId]
     base_scores: npt.NDArray[np.float64]
     codes: Codes
     payloads: Sequence[Payload]
+    cut_short: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.base_scores) == len(self.codes) == len(self.payloads):
@@ -444,11 +447,8 @@ class Store(Extras, ABC):
     def drop_room(self, space_id: str) -> Operation[None]:
         """Remove what held a space's codes, once they are stripped: payload indexes, vector, sidecar collection."""
 
-    def sweep(self, limit: int, cursor: Any = None, *, complete: bool = False) -> Operation[tuple[int, Any]]:  # noqa: ARG002
-        """Remove codes that lie apart from their points and whose points are gone; as :meth:`strip_codes` returns.
-
-        ``complete`` says that every point had a code just now, so that no more codes than points means none to remove.
-        """
+    def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:  # noqa: ARG002
+        """Remove codes that lie apart from their points and whose points are gone; as :meth:`strip_codes` returns."""
         yield from ()
         return 0, None
 

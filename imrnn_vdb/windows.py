@@ -29,6 +29,12 @@ from imrnn_vdb.timing import Stopwatch
 _log = logging.getLogger("imrnn_vdb")
 
 
+CUT_SHORT = (
+    "the factor filter runs beside the search here, which looked as far as it may and found fewer than were asked for: "
+    "more may match"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """One query's candidates, refined.
@@ -88,7 +94,7 @@ class WindowSearch:
         """Return one window a query: one round trip for all, and one more for those that must grow, each time."""
         windows = yield from self._fetch(query_vectors, self.plan.window)
         if self.plan.here is None:
-            return windows
+            return [_with_bound(window) for window in windows]
         windows = [self._filtered(window, ()) for window in windows]
         sizes: tuple[int, ...] = (self.plan.window,)
         while short := [i for i, window in enumerate(windows) if window.growth and not window.growth.reason]:
@@ -149,6 +155,8 @@ class WindowSearch:
         """Say why a window grows no further; "" where it should."""
         if kept >= self.request.offset + self.request.limit:
             return "enough candidates pass the filter"
+        if window.candidates.cut_short:
+            return CUT_SHORT
         if not window.full:
             return "the database returned no more candidates"
         if window.size >= self.plan.largest_window:
@@ -175,3 +183,10 @@ def refine_in_time(
         kept = refine(model, metric, query_vectors, batch, False)
         return [replace(rows, failure=failure) for rows in kept]
     return refined
+
+
+def _with_bound(window: Window) -> Window:
+    """Say that a search for the database's factor filter ended at its own bound, where it did."""
+    if not window.candidates.cut_short:
+        return window
+    return replace(window, growth=WindowGrowth((window.size,), len(window.candidates), CUT_SHORT))

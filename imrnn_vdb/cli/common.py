@@ -44,7 +44,7 @@ def url_options(command: Command) -> Command:
 def _with_attachment(command: Command) -> Command:
     """Take what an attachment says, where URL is its file or --attached reads it from the collection.
 
-    What stands on the command line goes first.
+    What stands on the command line goes first. The attachment's model is refused if its space is not the attached one.
     """
 
     @functools.wraps(command)
@@ -57,8 +57,12 @@ def _with_attachment(command: Command) -> Command:
             attachment = find_attachment(options["url"], Settings(**how))
             given = {name: options[name] for name in ("vector_name", "text_field", "guard") if options.get(name)}
             options = {**options, **attachment.merged(given), "url": attachment.url}
-            if click.get_current_context().get_parameter_source("model") is click.core.ParameterSource.DEFAULT:
+            context = click.get_current_context()
+            if context.get_parameter_source("model") is click.core.ParameterSource.DEFAULT:
                 options["model"] = attachment.model
+                if context.info_name != "doctor":  # which says it among the rest
+                    options["model"] = Settings().load(attachment.model)
+                    attachment.check(options["model"].space)
         return command(*args, **options)
 
     return exit_codes(wrapped)  # type: ignore[return-value]

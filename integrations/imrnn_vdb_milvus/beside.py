@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from imrnn_vdb.connection import Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.store import Candidates, PointId, Points
-from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of
+from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
 from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, candidates_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
 from imrnn_vdb_milvus.sidecar import (
@@ -183,25 +183,28 @@ class SidecarSteps(MilvusSteps):
         if self._sidecar is not None:
             yield from self._forget(schema.usable_keys(ids))
 
-    def _no_more_codes_than_points(self, server: Server) -> Operation[bool]:
-        how = SESSION if server.lite else _STRONG
-        counts = []
-        for name in (self._sidecar_name, self.collection):  # in this order: a point that comes in between has no code
-            reply = yield from self._about(name, "query", filter="", output_fields=["count(*)"], **how)
-            counts.append(int(reply[0]["count(*)"]))
-        return counts[0] <= counts[1]
+    def _alive(self, server: Server, schema: Schema, keys: Sequence[PointId]) -> Operation[Collection[PointId]]:
+        """Return the keys of the points between the first and the last key, or of those that exist among the keys.
 
-    def sweep(self, limit: int, cursor: Any = None, *, complete: bool = False) -> Operation[tuple[int, Any]]:
+        A server takes 2 µs a key for a range, and 6 for a list.
+        """
+        if server.lite or not keys:
+            return (yield from self._rows(schema, keys, [schema.key]))
+        between = every(f"{schema.key} >= {literal(min(keys))}", f"{schema.key} <= {literal(max(keys))}")
+        found = yield from self._ask("query", filter=between, output_fields=[schema.key], limit=MAX_WINDOW, **SESSION)
+        if len(found) == MAX_WINDOW:  # there may be more
+            return (yield from self._rows(schema, keys, [schema.key]))
+        return {row[schema.key] for row in found}
+
+    def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:
         """Remove sidecar rows whose points are gone; nothing without a sidecar, or where a guard hides points."""
         server, schema = yield from self._look()
         if self._sidecar is None or self._guard is not None:
             return 0, None
         yield from self._await_loaded()
-        if complete and cursor is None and (yield from self._no_more_codes_than_points(server)):
-            return 0, None
         rows, last = yield from self._page(server, self._sidecar, limit, cursor, None, [self._sidecar.key])
         keys = [row[self._sidecar.key] for row in rows]
-        alive = yield from self._rows(schema, keys, [schema.key])
+        alive = yield from self._alive(server, schema, keys)
         gone = [key for key in keys if key not in alive]
         if gone and not server.lite:  # perhaps only not seen yet
             alive = yield from self._rows(schema, gone, [schema.key], **_STRONG)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from imrnn_vdb.connection import Operation
@@ -39,7 +40,8 @@ class FilteredSteps(SidecarSteps):
     ) -> Operation[list[Candidates]]:
         """Search with a factor filter, exactly: what is left out is farther than what is returned, or matches nothing.
 
-        Where more than 8,000 points match and none of the nearest 16,384 does, fewer are returned than there are.
+        Where more than 8,000 points match and too few of the nearest 16,384 do, fewer are returned than there are, and
+        the candidates say so.
         """
         yield from self._await_loaded()
         condition = self._factor_condition(factor_filter)
@@ -80,8 +82,9 @@ class FilteredSteps(SidecarSteps):
         matches = [[(k, s) for k, s in zip(h.ids, h.distances, strict=True) if k in codes][:limit] for h in reply]
         wanted = list({key for pairs in matches for key, _ in pairs})
         rows = yield from self._rows(schema, wanted, question["output_fields"])
+        answered = [len(pairs) >= limit or len(hits.ids) < window for pairs, hits in zip(matches, reply, strict=True)]
         found = [self._candidates(schema, question, pairs, rows, codes) for pairs in matches]
-        answered = (len(pairs) >= limit or len(hits.ids) < window for pairs, hits in zip(matches, reply, strict=True))
+        found = [replace(c, cut_short=not enough) for c, enough in zip(found, answered, strict=True)]
         return found, all(answered)
 
     def _candidates(

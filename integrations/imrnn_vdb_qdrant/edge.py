@@ -8,12 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
-from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import CollectionInfo, Layout
 from imrnn_vdb_qdrant.capabilities import edge_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row
+from imrnn_vdb_qdrant.edge_filters import EdgeFilterReader
 from imrnn_vdb_qdrant.engine import Engine
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary
 from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
@@ -60,9 +60,9 @@ class EdgeStore(NativeStore):
         yield from self._ask(lambda engine, _: engine.create(self.collection, config))
         self._known = None
 
-    def parse_filter(self, text: str) -> Any:  # noqa: ARG002
-        """Refuse: Edge's filters are objects of its own, with no text form."""
-        raise UnsupportedError("Qdrant Edge reads no filter from text: pass a qdrant_edge.Filter from Python")
+    def parse_filter(self, text: str) -> Any:
+        """Read the JSON of a filter, as a server takes it; see :class:`~imrnn_vdb_qdrant.edge_filters`."""
+        return EdgeFilterReader(self._edge).read(text)
 
     # how single requests are sent
 

@@ -35,7 +35,7 @@ class MemoryStore:
         yield from ()
         return True
 
-    def sweep(self, limit: int, cursor: Any, complete: bool) -> Any:
+    def sweep(self, limit: int, cursor: Any) -> Any:
         yield from ()
         return 0, None
 
