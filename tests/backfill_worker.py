@@ -105,14 +105,14 @@ class Writer(ABC):
 
 
 class MilvusWriter(Writer):
-    """Rows are written whole, as Milvus has it."""
+    """Rows are written whole, as Milvus has it; Milvus Lite's insert replaces."""
 
-    def __init__(self, client: Any, collection: str) -> None:
-        self.client, self.collection = client, collection
+    def __init__(self, client: Any, collection: str, lite: bool = False) -> None:
+        self.client, self.collection, self.write = client, collection, "insert" if lite else "upsert"
 
     def put(self, point: int, versions: tuple[int, int], before: tuple[int, int] | None) -> None:
         row = {"key": point, "vector": vector_of(point, versions[0]), **payload_of(point, versions[1])}
-        self.client.upsert(collection_name=self.collection, data=[row], timeout=60.0)
+        getattr(self.client, self.write)(collection_name=self.collection, data=[row], timeout=60.0)
 
     def delete(self, point: int) -> None:
         self.client.delete(collection_name=self.collection, filter=f"key == {point}", timeout=60.0)
@@ -146,6 +146,9 @@ def make_writer(url: str, connection: Connection | None) -> Writer:
     if where.scheme == "qdrant+edge":
         assert connection is not None
         return EdgeWriter(connection.client.shard(where.collection))
+    if where.scheme == "milvus+lite":
+        assert connection is not None
+        return MilvusWriter(connection.client, where.collection, lite=True)
     from pymilvus import MilvusClient
 
     return MilvusWriter(MilvusClient(f"http://{where.host}:{where.port}"), where.collection)

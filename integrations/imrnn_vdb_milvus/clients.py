@@ -8,7 +8,8 @@ import importlib.util
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +155,15 @@ class LiteClient:
 
         def method(*, timeout: float, **arguments: Any) -> Any:
             file = self._opened()
-            if name not in self._WRITES:
-                return getattr(file.client, name)(timeout=timeout, **arguments)
-            if not file.writing.acquire(timeout=timeout):
-                raise StoreTimeoutError(f"another write to {self._path} is not done yet; allow more with timeout=")
-            try:
-                return getattr(file.client, name)(timeout=timeout, **arguments)
-            finally:
-                file.writing.release()
+            with file.opening(arguments.get("collection_name")):
+                if name not in self._WRITES:
+                    return getattr(file.client, name)(timeout=timeout, **arguments)
+                if not file.writing.acquire(timeout=timeout):
+                    raise StoreTimeoutError(f"another write to {self._path} is not done yet; allow more with timeout=")
+                try:
+                    return getattr(file.client, name)(timeout=timeout, **arguments)
+                finally:
+                    file.writing.release()
 
         return method
 
@@ -195,12 +197,27 @@ class _LiteFile:
             raise MissingExtraError("milvus-lite", "milvus-lite")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path, self.users, self.writing = path, 0, threading.Lock()
+        self._known, self._opening = set[str](), threading.Lock()
         try:
             self.client = milvus.MilvusClient(path, dedicated=True)
         except milvus.MilvusException as exc:
             raise StoreError(
                 f"Milvus Lite cannot open {path}: another process may hold it, or it is no Milvus Lite file"
             ) from exc
+
+    @contextmanager
+    def opening(self, collection: str | None) -> Iterator[None]:
+        """Let no other call come between where the first one about a collection opens it.
+
+        milvus-lite 3.2 opens a collection in the first call about it, without a lock: two threads would open it twice,
+        each with a log of its own, and what is written to the one that is not kept is lost if the process is killed.
+        """
+        if collection is None or collection in self._known:
+            yield
+            return
+        with self._opening:
+            yield
+            self._known.add(collection)
 
     def close(self) -> None:
         self.client.close()

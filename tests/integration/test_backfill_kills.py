@@ -31,6 +31,7 @@ from imrnn_vdb.store import CODE_PREFIX
 from imrnn_vdb.verify import verify_script
 
 POINTS = int(os.environ.get("IMRNN_TEST_POINTS", "10000"))
+LITE_POINTS = max(POINTS // 20, 500)
 KILLS, SEED = 20, 11
 WINDOW = max(0.8, POINTS / 20_000)
 """Seconds, from the beginning of the work, within which a process is killed."""
@@ -233,3 +234,24 @@ def test_milvus_server(space: FactorSpace, tmp_path: Path, milvus_server_url: st
         client.drop_collection(f"{name}_imrnn_{space.space_id}")
         client.drop_collection(name)
         client.close()
+
+
+def test_milvus_lite(space: FactorSpace, tmp_path: Path) -> None:
+    from pymilvus import MilvusClient
+
+    from imrnn_vdb_milvus.clients import LiteClient
+
+    name, journal, url = "killed", tmp_path / "journal", f"milvus+lite:{tmp_path}/team.db/killed"
+    held = LiteClient(str(tmp_path / "team.db"))
+    client: MilvusClient = held._opened().client
+    make_team_collection(client, name, LITE_POINTS)
+    held.close()
+    save_space(tmp_path / "space.npz", space)
+    kill_often("both", LITE_POINTS, 2.5, url, tmp_path / "space.npz", journal)
+    state = finish_embedded(url, space, journal, LITE_POINTS)
+    held = LiteClient(str(tmp_path / "team.db"))
+    client = held._opened().client
+    client.load_collection(name)
+    client.load_collection(f"{name}_imrnn_{space.space_id}")
+    check_milvus(client.query, name, state, space)
+    held.close()

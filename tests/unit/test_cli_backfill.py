@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from factory import make_model
+from imrnn_vdb.attach import Attachment
 from imrnn_vdb.cli import main
 from imrnn_vdb.collection import IMRNNCollection
 
@@ -47,10 +49,63 @@ def test_codes_are_counted_written_compared_and_removed(where: tuple[str, Path])
 
 
 @pytest.mark.parametrize(
-    "options", [("--undo", "--verify"), ("--space", "0a1b2c3d"), ("--sample", 3), ("--where", "{}")], ids=str
+    "options",
+    [("--undo", "--verify"), ("--space", "0a1b2c3d"), ("--sample", 3), ("--where", "{}"), ("--where", "year > 3")],
+    ids=str,
 )
 def test_options_that_contradict_each_other_are_refused(where: tuple[str, Path], options: tuple[object, ...]) -> None:
     url, model = where
     done = run(url, "--model", model, *options)
     assert done.exit_code in {2, 3}
     assert done.output.startswith("error: ")
+
+
+def test_points_that_come_and_change_are_followed(
+    where: tuple[str, Path], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each pause between passes, another client of this process writes; the third pause is interrupted."""
+    url, model = where
+    changed = rng.normal(size=(2, 32)).astype(np.float32)
+    other, pauses = make_model(seed=0), []
+
+    def pause(seconds: float) -> None:
+        if seconds != 7.0:  # those of the passes themselves
+            return
+        pauses.append(seconds)
+        with IMRNNCollection.open(url, other) as theirs:
+            if len(pauses) == 1:
+                theirs.upsert(["new"], vectors=changed[:1])
+            elif len(pauses) == 2:
+                theirs.upsert([0], vectors=changed[1:])
+            else:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", pause)
+    done = run(url, "--model", model, "--follow", 7, "--json")
+    monkeypatch.undo()
+    assert done.exit_code == 130, done.output
+    decoder, text, reports = json.JSONDecoder(), done.stdout.lstrip(), []
+    while text:
+        report, end = decoder.raw_decode(text)
+        reports.append((report["seen"], report["written"]))
+        text = text[end:].lstrip()
+    assert reports == [(COUNT, COUNT), (COUNT + 1, 1), (COUNT + 1, 1)]
+    with IMRNNCollection.open(url, str(model)) as mine:
+        assert mine.verify(None).intact
+
+
+def test_a_filter_in_json_bounds_a_pass(where: tuple[str, Path]) -> None:
+    url, model = where
+    some = json.dumps({"must": [{"has_id": [1, 2, 3]}]})
+    assert json.loads(run(url, "--model", model, "--where", some, "--json").stdout)["written"] == 3
+
+
+def test_a_model_that_is_not_the_attached_one_is_refused(where: tuple[str, Path], tmp_path: Path) -> None:
+    url, model = where
+    space = make_model(seed=1).space
+    Attachment(url, str(model), space.space_id).save(tmp_path / "attached.json")
+    assert run(tmp_path / "attached.json").exit_code == 0
+    make_model(seed=2).save_pretrained(model)
+    done = run(tmp_path / "attached.json")
+    assert done.exit_code == 2
+    assert space.space_id in done.output

@@ -168,6 +168,27 @@ def test_a_guard_holds_for_codes_in_a_sidecar(client: MilvusClient, connection: 
     assert left.codes.current.all()
 
 
+def test_a_search_that_ends_at_its_own_bound_says_so(
+    client: MilvusClient, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in range(6)])
+    mine = store(connection)
+    connection.run(mine.prepare_codes())
+    connection.run(mine.write_codes(list(range(6)), codes(6), np.arange(6, dtype=np.float32)[:, None] / 10))
+    query, condition = np.asarray([[0, 1]], np.float32), factor("entity") > 0.35
+
+    def found() -> tuple[list[Any], bool]:
+        [candidates] = connection.run(mine.search(query, 2, factor_filter=condition))
+        return candidates.ids, candidates.cut_short
+
+    assert found() == ([4, 5], False)  # few match: their ids go into the search
+    monkeypatch.setattr("imrnn_vdb_milvus.beside._FEW", 1)
+    assert found() == ([4, 5], False)  # a window of 8 holds everything
+    monkeypatch.setattr("imrnn_vdb_milvus.beside._STEPS", 0)
+    assert found() == ([], True)
+
+
 def test_generated_keys_are_not_rewritten(client: MilvusClient, connection: Connection) -> None:
     make(client, auto_id=True)
     values = row(0)
