@@ -23,7 +23,7 @@ from imrnn_vdb_milvus.sidecar import (
     sidecar_schema,
     with_codes,
 )
-from imrnn_vdb_milvus.steps import IDS_PER_CALL, SESSION, MilvusSteps
+from imrnn_vdb_milvus.steps import IDS_PER_CALL, MAX_WINDOW, SESSION, MilvusSteps
 
 _STRONG = {"consistency_level": "Strong"}
 

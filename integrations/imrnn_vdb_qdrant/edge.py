@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
 from imrnn_vdb.connection import Call, Operation
+from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import CollectionInfo, Layout

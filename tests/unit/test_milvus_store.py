@@ -183,9 +183,8 @@ def test_a_search_that_ends_at_its_own_bound_says_so(
         return candidates.ids, candidates.cut_short
 
     assert found() == ([4, 5], False)  # few match: their ids go into the search
-    monkeypatch.setattr("imrnn_vdb_milvus.beside._FEW", 1)
-    assert found() == ([4, 5], False)  # a window of 8 holds everything
-    monkeypatch.setattr("imrnn_vdb_milvus.beside._STEPS", 0)
+    for name, value in {"_FEW": 1, "_LISTED": 1, "MAX_WINDOW": 2}.items():
+        monkeypatch.setattr(f"imrnn_vdb_milvus.filtered.{name}", value)
     assert found() == ([], True)
 
 
