@@ -125,6 +125,17 @@ def _condition(words: Vocabulary, layout: Layout, tree: FactorFilter) -> Any:
 
 
 def _field(words: Vocabulary, layout: Layout, name: str, bound: str, value: float) -> Any:
-    # stored scores are single precision, so the bound is rounded alike: a score of 0.1 satisfies ">= 0.1"
-    interval = words.interval(**{bound: float(np.float32(value))})
+    interval = words.interval(**{bound: _between(bound, value)})
     return words.field(key=payload_path(layout.factor_field(name)), range=interval)
+
+
+def _between(bound: str, value: float) -> float:
+    """Return a bound between two single precision numbers that parts stored scores as the given one does.
+
+    Stored scores are single precision, so the bound is rounded alike: a score of 0.1 satisfies ">= 0.1". And Qdrant's
+    engine keeps some of them as a neighbour in double precision (seen on Edge 0.9: 4 of 40), so that "> x" held for x
+    itself; half-way to the next single precision number nothing of that kind can happen.
+    """
+    single = np.float32(value)
+    outwards = np.float32(-np.inf if bound in {"gte", "lt"} else np.inf)
+    return (float(single) + float(np.nextafter(single, outwards))) / 2
