@@ -1,4 +1,4 @@
-"""``imrnn-vdb factors``: report, add and topics."""
+"""``imrnn-vdb factors``: report, add, topics and ends."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import click
 from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.codec import FloatArray
+    from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.store import Points
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -52,6 +55,8 @@ def report(model: str, as_json: bool) -> None:
 @model_option
 @click.option("--positive", type=_file, help="Texts that carry the factor, one a line.")
 @click.option("--negative", type=_file, help="Texts that do not, one a line.")
+@click.option("--positive-id", multiple=True, metavar="ID", help="A point that carries the factor; repeatable.")
+@click.option("--negative-id", multiple=True, metavar="ID", help="A point that does not; repeatable.")
 @click.option("--field", help="Payload field that tells the two apart.")
 @click.option("--value", help="Value of that field in points that carry the factor.")
 @click.option("--words", help="Weak rule: texts with most of these words carry the factor.")
@@ -65,6 +70,7 @@ def add(name: str, sample: int, out: Path, as_json: bool, **options: Any) -> Non
     from imrnn_vdb.factors.own import add_factor
 
     given = {key: options.pop(key) for key in ("positive", "negative", "field", "value", "words")}
+    ids = [options.pop("positive_id"), options.pop("negative_id")]
     with IMRNNCollection.open(**options) as collection:
         points, model = collection.sample(sample), collection.model
         codes = _codes(model, points)
@@ -73,6 +79,8 @@ def add(name: str, sample: int, out: Path, as_json: bool, **options: Any) -> Non
                 model.space.encode(collection.encode_passages(_lines(given[key]))).directions
                 for key in ("positive", "negative")
             )
+        elif all(ids):
+            yes, no = (_codes(model, _points(collection, chosen)) for chosen in ids)
         else:
             labels = _labels(points, given["field"], given["value"], given["words"])
             yes, no = codes[labels == 1], codes[labels == 0]
@@ -132,6 +140,40 @@ def topics(
             click.echo(f"{finer.count:>10}  {finer.name}")
 
 
+@factors.command()
+@url_options
+@click.argument("factor")
+@model_option
+@click.option("--sample", type=click.IntRange(2), default=5000, show_default=True, help="Points read at most.")
+@click.option("--count", type=click.IntRange(1), default=5, show_default=True, help="Documents at each end.")
+@json_option
+@exit_codes
+def ends(factor: str, sample: int, count: int, as_json: bool, **options: Any) -> None:
+    """Show what FACTOR orders the collection at URL by: a name, or latent_N as `explain` calls those without one."""
+    from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.explain import ends_table
+    from imrnn_vdb.factors.ends import factor_column, factor_ends
+
+    with IMRNNCollection.open(**options) as collection:
+        factor_column(collection.model.space, factor)  # before anything is read
+        found = factor_ends(collection.model.space, collection.sample(sample), factor, count)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    console().print(ends_table(found))
+
+
+def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:
+    """Read points with their vectors; ids are typed, so a number may be one or a text."""
+    from imrnn_vdb.errors import InvalidInputError
+
+    found = collection.fetch([int(value) if value.isdecimal() else value for value in ids], with_vectors=True)
+    missing = set(ids) - {str(point_id) for point_id in found.ids}
+    if missing:
+        raise InvalidInputError(f"no point has the id {', '.join(sorted(missing))}")
+    return found
+
+
 def _measured(name: str) -> dict[str, Any]:
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
@@ -173,7 +215,10 @@ def _labels(points: Points, field: str | None, value: str | None, words: str | N
         return split_by_field(points.payloads, field, value)
     if words:
         return split_by_rule(_texts(points), from_words(words))
-    raise InvalidInputError("say what carries the factor: --positive and --negative, --field and --value, or --words")
+    raise InvalidInputError(
+        "say what carries the factor: --positive and --negative, --positive-id and --negative-id, --field and --value, "
+        "or --words"
+    )
 
 
 def _codes(model: IMRNNModel, points: Points) -> FloatArray:

@@ -11,6 +11,8 @@ from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option,
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
     from imrnn_vdb.results import SearchResponse
@@ -30,6 +32,8 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 @click.option("--only", help="A factor's name: only documents that are about it and matched because of it.")
 @click.option("--factor-filter", help="For example 'entity >= 0.6 and not top(money, 3)'; see docs/factors.md.")
 @click.option("--steer", multiple=True, metavar="FACTOR=WEIGHT", help="Scale a factor's contributions; repeatable.")
+@click.option("--good", multiple=True, metavar="ID", help="Mark a result: search again, steered towards it.")
+@click.option("--bad", multiple=True, metavar="ID", help="Mark a result: search again, steered away from it.")
 @click.option("--plan", is_flag=True, help="Show which part of the filter runs where.")
 @click.option("--modulate/--no-modulate", default=None, help="Insist; unset, the model's own evidence decides.")
 @click.option("--explain", is_flag=True, help="Show each score's parts.")
@@ -51,9 +55,12 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
 
     asked = {name: options.pop(name) for name in _ASKED}
     asked["steer"] = dict(_weight(text) for text in options.pop("steer")) or None
+    marks = options.pop("good"), options.pop("bad")
     shown = asked["explain"]
     asked["explain"] = shown or heatmap
     with IMRNNCollection.open(**options) as collection:
+        if any(marks):
+            asked["steer"] = _proposed(collection.search(query, **{**asked, "explain": True}), *marks)
         if html is None:
             response = collection.search(query, **asked)
         else:
@@ -83,8 +90,20 @@ def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, 
     for heading, found in (("plan", response.plan), ("window", response.growth)):
         if found is not None:
             out.print(f"{heading}: {found.to_dict()}", style="dim", markup=False)
+    if response.steer:
+        weights = " ".join(f"--steer {name}={weight:g}" for name, weight in response.steer.items())
+        out.print(f"steered: {weights}", style="dim", markup=False)
     if response.reason:
         out.print(f"not modulated: {response.reason}", style="dim", markup=False)
+
+
+def _proposed(response: SearchResponse, good: Sequence[str], bad: Sequence[str]) -> dict[str, float]:
+    """Propose weights for results marked by their ids as they are typed, which may be numbers."""
+    from imrnn_vdb.steering import propose_steering
+
+    ids = {str(result.id): result.id for result in response}
+    wanted, unwanted = ([ids.get(value, value) for value in marked] for marked in (good, bad))
+    return propose_steering(response, wanted, unwanted)
 
 
 def _weight(text: str) -> tuple[str, float]:

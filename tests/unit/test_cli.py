@@ -104,6 +104,37 @@ def test_explain_says_why_a_point_stands_where_it_stands(url):
     assert run("explain", url, "moon landing", "nonesuch").exit_code == 2
 
 
+def test_marked_results_steer_a_second_search(url):
+    plain = json.loads(run("search", url, "small animals", "--modulate", "--json").stdout)
+    last = plain[-1]
+    done = run("search", url, "small animals", "--modulate", "--good", last["id"], "--bad", plain[0]["id"])
+    assert done.exit_code == 0, done.output
+    assert "steered: --steer " in done.output
+    marked = run("search", url, "small animals", "--modulate", "--good", last["id"], "--json")
+    gaps = [
+        rows[0]["score"] - next(row["score"] for row in rows if row["id"] == last["id"])
+        for rows in (plain, json.loads(marked.stdout))
+    ]
+    assert gaps[1] < gaps[0]
+    assert run("search", url, "small animals", "--good", "nonesuch").exit_code == 2
+
+
+def test_the_ends_of_a_factor_are_told(url):
+    done = run("factors", "ends", url, "latent_30", "--count", 1)
+    assert done.exit_code == 0, done.output
+    assert "latent_30, in a sample of 3" in done.output
+    assert len(json.loads(run("factors", "ends", url, "temporal", "--json").stdout)["high"]) == 1
+    assert run("factors", "ends", url, "latent_3").exit_code == 2
+
+
+def test_examples_can_be_points(url, tmp_path):
+    done = run("factors", "add", url, "mine", "--positive-id", "a", "--negative-id", "b", "--out", tmp_path / "m")
+    assert done.exit_code == 2
+    assert "at least 5" in done.stderr  # the two points were found, and are too few
+    done = run("factors", "add", url, "mine", "--positive-id", "a", "--negative-id", "x", "--out", tmp_path / "m")
+    assert "no point has the id x" in done.stderr
+
+
 def test_audit_says_whether_a_log_still_holds(url, tmp_path):
     log = tmp_path / "audit.jsonl"
     assert run("search", url, "small animals", "--audit", log).exit_code == 0
