@@ -97,6 +97,19 @@ class _Shell:
         """Payload key of the text."""
         return self._core.text_field
 
+    @property
+    def client(self) -> Any:
+        """The vendor's client, or what stands for it here and connects late: methods by keyword, with ``timeout=``.
+
+        For what this layer does not do. It closes with this collection, unless it is yours.
+        """
+        return self._connection.client
+
+    @property
+    def vector_name(self) -> str:
+        """Name of the base vector; "" where it has none."""
+        return self._core.store.layout.vector_name
+
     def parse_filter(self, text: str) -> Any:
         """Read a payload filter from text: JSON of a ``models.Filter`` for Qdrant, an expression for Milvus."""
         return self._core.store.parse_filter(text)
@@ -470,6 +483,10 @@ class IMRNNCollection(_Shell):
         """Read points by id, in the order asked for; ids that do not exist are left out."""
         return self._connection.run(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
 
+    def peek(self, limit: int = 10) -> Points:
+        """Read some points with vectors and payloads: those that the database comes to first."""
+        return self._connection.run(self._core.peek(limit))
+
     def sample(self, limit: int = 5000, seed: int = 0) -> Points:
         """Draw points with vectors and payloads evenly from the whole collection: all of them where there are fewer."""
         return self._connection.run(self._core.sample(limit, seed))
@@ -666,6 +683,10 @@ class AsyncIMRNNCollection(_Shell):
     async def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
         return await self._connection.arun(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
+
+    async def peek(self, limit: int = 10) -> Points:
+        """Read some points with vectors and payloads: those that the database comes to first."""
+        return await self._connection.arun(self._core.peek(limit))
 
     async def sample(self, limit: int = 5000, seed: int = 0) -> Points:
         """Draw points evenly from the whole collection; see :meth:`IMRNNCollection.sample`."""

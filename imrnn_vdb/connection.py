@@ -109,15 +109,42 @@ class Connection:
     def _send(self, call: Call | LocalWork, deadline: float) -> Any:
         if isinstance(call, LocalWork):
             return _wait_for(call)
-        return tenacity.Retrying(**self._policy(deadline))(self._attempt, call, deadline)
+        try:
+            return self._attempt(call, deadline)  # most calls succeed, and need no policy
+        except StoreError as exc:
+            if not exc.transient:
+                raise
+            failed = [exc]
+
+        def attempt() -> Any:
+            if failed:
+                raise failed.pop()
+            return self._attempt(call, deadline)
+
+        return tenacity.Retrying(**self._policy(deadline))(attempt)
 
     async def _asend(self, call: Call | LocalWork, deadline: float) -> Any:
         if isinstance(call, LocalWork):
             return await _await_for(call)
-        return await tenacity.AsyncRetrying(**self._policy(deadline))(self._aattempt, call, deadline)
+        try:
+            return await self._aattempt(call, deadline)
+        except StoreError as exc:
+            if not exc.transient:
+                raise
+            failed = [exc]
+
+        async def attempt() -> Any:
+            if failed:
+                raise failed.pop()
+            return await self._aattempt(call, deadline)
+
+        return await tenacity.AsyncRetrying(**self._policy(deadline))(attempt)
 
     def _policy(self, deadline: float) -> dict[str, Any]:
-        """Bounded exponential back-off with jitter, never past the deadline, only for what is transient."""
+        """Bounded exponential back-off with jitter, never past the deadline, only for what is transient.
+
+        Told of the first failure too, as its first attempt.
+        """
 
         def finished(state: tenacity.RetryCallState) -> bool:
             over = state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline

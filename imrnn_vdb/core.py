@@ -235,6 +235,11 @@ class CollectionCore:
         seen: Any = queries
         return observing(self.observer, Observation("search", self.store.collection, self.model.space, seen, request))
 
+    def peek(self, limit: int) -> Operation[Points]:
+        """Read the points that the database comes to first, with their vectors."""
+        page = yield from self.store.scroll(limit, with_vectors=True)
+        return page.points
+
     def sample(self, limit: int, seed: int) -> Operation[Points]:
         """Draw points with their vectors evenly from the whole collection, which is read once, page by page."""
         rng = np.random.default_rng(seed)

@@ -28,9 +28,7 @@ def vendor_search(collection: IMRNNCollection) -> Fetch:
     UnsupportedError
         If the client is none that is known here.
     """
-    client, name = collection._connection.client, collection.name
-    vector = next(iter(collection.info().vectors))
-    wanted = collection._core.store.layout.vector_name or vector
+    client, name, wanted = collection.client, collection.name, collection.vector_name
     if hasattr(client, "describe_collection"):
         return _milvus(client, name, wanted)
     if hasattr(client, "query_points"):

@@ -18,8 +18,10 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import FloatArray, decode_texts, encode_texts
 from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filters import factor, match
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.planning import passing
 from imrnn_vdb.refine import refine
 from imrnn_vdb.results import build_results
 
@@ -80,10 +82,9 @@ def bench_collection(
         If the collection is empty.
     """
     if queries is None:
-        page = collection._connection.run(collection._core.store.scroll(_QUERIES, with_vectors=True))
-        if page.points.vectors is None or not len(page.points):
+        queries = collection.peek(_QUERIES).vectors
+        if queries is None or not len(queries):
             raise InvalidInputError("the collection is empty: there is nothing to measure")
-        queries = page.points.vectors
     found = end_to_end(collection, queries, options)
     found += batches(collection, queries, options, url)
     info = collection.info()
@@ -204,6 +205,8 @@ def stage_tasks(model: IMRNNModel, k: int) -> dict[str, Task]:
     texts = encode_texts(candidates.codes, model.space.space_id)
     plain, explained = (SearchRequest(limit=LIMIT, coarse_k=k, explain=explain) for explain in (False, True))
     (refined,) = refine(model, Metric.COSINE, query, [candidates], True)
+    first, second, *_ = model.space.names
+    condition = (factor(first) >= 0.5) | (match(second) > 0)
 
     def whole(request: SearchRequest) -> Task:
         def task(_: int) -> object:
@@ -215,7 +218,11 @@ def stage_tasks(model: IMRNNModel, k: int) -> dict[str, Task]:
     return {
         "decode": lambda _: decode_texts(texts, model.space.space_id, model.space.num_factors),
         "modulate and score": lambda _: refine(model, Metric.COSINE, query, [candidates], True),
+        "filter by a factor and by a match": lambda _: passing(condition, model.space, candidates, refined),
         "results": lambda _: build_results(model.space, candidates, refined, plain),
+        "results, their factor scores read": lambda _: [
+            dict(result.factors) for result in build_results(model.space, candidates, refined, plain)
+        ],
         "modulate, score, results": whole(plain),
         "modulate, score, results, explained": whole(explained),
     }
