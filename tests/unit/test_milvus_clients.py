@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +28,7 @@ from imrnn_vdb.store import ConnectionOptions, Layout, Points, adopt_client
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_milvus import MilvusBackend
 from imrnn_vdb_milvus.backend import _server_uri
+from imrnn_vdb_milvus.clients import LiteClient
 from servers import free_ports
 
 LAYOUT = Layout("0a1b2c3d", 3, ("entity",))
@@ -244,3 +247,28 @@ class TestLiteFile:
         assert failures == []
         assert connection.run(store.count()) == 400
         connection.close()
+
+
+def test_a_collection_is_opened_once_however_many_ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """milvus-lite would open it for each, and lose what is written to all but one of them."""
+    from milvus_lite import db
+
+    path, opened, engine = str(tmp_path / "once.db"), [], db.Collection
+    first = LiteClient(path)
+    first.create_collection(timeout=9.0, collection_name="docs", dimension=2)
+    first.close()
+
+    def slowly(name: str, *args: Any, **options: Any) -> Any:
+        opened.append(name)
+        time.sleep(0.1)
+        return engine(name, *args, **options)
+
+    monkeypatch.setattr(db, "Collection", slowly)
+    client = LiteClient(path)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(client.load_collection, timeout=9.0, collection_name="docs") for _ in range(2)]
+        asked += [pool.submit(client.query, timeout=9.0, collection_name="docs", filter="id > 0") for _ in range(2)]
+        for call in asked:
+            call.result()
+    client.close()
+    assert opened == ["docs"]
