@@ -1,8 +1,8 @@
 """The code blocks of README and docs: how they are found, what they find when they run, and what is not run, and why.
 
 Every page is run from top to bottom in a fresh folder, its Python blocks in one namespace, as a reader would who types
-all of it. Both servers hold a collection ``articles`` then, without codes; nothing but the address of the servers is
-changed in a block.
+all of it. Both servers hold a collection ``articles`` then, without codes; nothing is changed in a block but addresses,
+and on Milvus, which others may be using, the name of the collection in them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -204,16 +205,16 @@ def milvus_articles(url: str, points: list[dict[str, Any]]) -> Iterator[dict[str
     """Fill ``articles`` on a Milvus server as a team would, and drop it; yields what stands in for what."""
     from pymilvus import MilvusClient
 
-    where = parse_url(f"{url}/any")
+    where, name = parse_url(f"{url}/any"), f"articles_{uuid.uuid4().hex[:8]}"  # others may test on the same server
     client = MilvusClient(f"http://{where.host}:{where.port}")
-    client.create_collection("articles", dimension=384, metric_type="COSINE", consistency_level="Session")
+    client.create_collection(name, dimension=384, metric_type="COSINE", consistency_level="Session")
     try:
-        client.insert("articles", points)
-        yield {_MILVUS: url, "timeout=10.0": "timeout=60.0"}
+        client.insert(name, points)
+        yield {f"{_MILVUS}/articles": f"{url}/{name}", _MILVUS: url, "timeout=10.0": "timeout=60.0"}
     finally:
-        for name in client.list_collections():
-            if name == "articles" or name.startswith("articles_imrnn_"):
-                client.drop_collection(name)
+        for found in client.list_collections():
+            if found.startswith(name):
+                client.drop_collection(found)
         client.close()
 
 
@@ -276,7 +277,7 @@ def service_of_articles(url: str, points: list[dict[str, Any]]) -> Iterator[dict
     from serving import running
 
     with milvus_articles(url, points) as replaced:
-        collections = {"articles": CollectionConfig(f"{url}/articles", timeout=60.0)}
+        collections = {"articles": CollectionConfig(replaced[f"{_MILVUS}/articles"], timeout=60.0)}
         with running(ServiceConfig(collections, listen="127.0.0.1:0")) as (server, _):
             yield {**replaced, _SERVICE: f"localhost:{server.port}"}
 
