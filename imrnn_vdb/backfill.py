@@ -290,7 +290,9 @@ class Filler:
     def _changed(self, wanted: Plan, lost: set[PointId]) -> Operation[Plan]:
         """Plan what points need whose vectors changed under the write; forget the codes of points that are gone."""
         rows = [row for row, value in enumerate(wanted.ids) if value not in lost]
-        ids = yield from self.store.changed([wanted.ids[row] for row in rows], wanted.vectors[rows])
+        ids: list[PointId] = []
+        if rows:
+            ids = yield from self.store.changed([wanted.ids[row] for row in rows], wanted.vectors[rows])
         if not ids:
             return plan(self.space, self.metric, Points([], None, []))
         again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False, with_codes=False)

@@ -155,7 +155,7 @@ class LiteClient:
 
         def method(*, timeout: float, **arguments: Any) -> Any:
             file = self._opened()
-            with file.opening(arguments.get("collection_name")):
+            with file.opening(arguments.get("collection_name"), timeout):
                 if name not in self._WRITES:
                     return getattr(file.client, name)(timeout=timeout, **arguments)
                 if not file.writing.acquire(timeout=timeout):
@@ -206,7 +206,7 @@ class _LiteFile:
             ) from exc
 
     @contextmanager
-    def opening(self, collection: str | None) -> Iterator[None]:
+    def opening(self, collection: str | None, seconds: float) -> Iterator[None]:
         """Let no other call come between where the first one about a collection opens it.
 
         milvus-lite 3.2 opens a collection in the first call about it, without a lock: two threads would open it twice,
@@ -215,9 +215,13 @@ class _LiteFile:
         if collection is None or collection in self._known:
             yield
             return
-        with self._opening:
+        if not self._opening.acquire(timeout=seconds):
+            raise StoreTimeoutError(f"a collection in {self.path} is still being opened; allow more with timeout=")
+        try:
             yield
             self._known.add(collection)
+        finally:
+            self._opening.release()
 
     def close(self) -> None:
         self.client.close()

@@ -59,6 +59,7 @@ class MemoryStore:
 
     def changed(self, ids: Sequence[int], vectors: np.ndarray) -> Any:
         yield from ()
+        assert ids, "no engine is asked for nothing"
         pairs = zip(ids, vectors, strict=True)
         return [key for key, old in pairs if key not in self.vectors or not np.array_equal(self.vectors[key], old)]
 
@@ -93,6 +94,12 @@ def test_points_that_are_refused_are_listed_and_do_not_stop_the_rest(store: Memo
     assert (report.seen, report.written, report.failed) == (10, 8, 2)
     assert [(failure.id, failure.reason) for failure in report.failures] == [(3, "refused"), (7, "refused")]
     assert sorted(store.codes) == [0, 1, 2, 4, 5, 6, 8, 9]
+
+
+def test_a_batch_may_be_refused_as_a_whole(store: MemoryStore) -> None:
+    store.refused = set(store.vectors)
+    report = fill(store)
+    assert (report.seen, report.written, report.failed, report.unsettled) == (10, 0, 10, 0)
 
 
 def test_a_database_that_is_gone_ends_the_backfill(store: MemoryStore) -> None:
