@@ -208,7 +208,7 @@ async def _await_for(local: LocalWork) -> Any:
     if not (await asyncio.wait([waiting], timeout=local.limit.seconds))[0]:
         waiting.cancel()
         raise local.limit.overran(future)
-    return future.result()
+    return waiting.result()
 
 
 def _seconds_left(deadline: float) -> float:

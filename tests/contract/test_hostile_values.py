@@ -22,6 +22,8 @@ from imrnn_vdb.errors import IMRNNError, InvalidInputError
 from imrnn_vdb.filters import factor
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Points, Store
+from imrnn_vdb_milvus.expressions import dynamic_key, literal
+from imrnn_vdb_qdrant.filters import payload_path
 
 MODES = ("sync",)  # what is sent is the same
 COUNT = 30
@@ -50,6 +52,13 @@ def same(left: Any, right: Any) -> bool:
     if isinstance(left, float) and isinstance(right, float):
         return math.isclose(left, right, rel_tol=1e-15, abs_tol=0)
     return type(left) is type(right) and bool(left == right)
+
+
+def equal(driver: Driver, key: str, value: Any) -> Any:
+    """Return the vendor's own filter for a top-level payload key."""
+    if driver.engine.name.startswith("milvus"):
+        return f"{dynamic_key(key)} == {literal(value)}"
+    return driver.engine.equals(payload_path(key), value)
 
 
 def storable(driver: Driver, texts: list[str]) -> list[str]:
@@ -120,6 +129,11 @@ def test_a_guards_keys_and_values_are_compared_as_they_are(driver: Driver, rng: 
             [hits] = driver.call(guarded.search(np.ones((1, DIM), np.float32), 3 * COUNT))
             assert set(hits.ids) == expected, (key, value)
             assert set(driver.call(guarded.fetch(points.ids)).ids) == expected, (key, value)
+        if plain:  # the same as a payload filter of the caller's own
+            mine = equal(driver, key, value)
+            assert driver.call(store.count(mine)) == len(expected), (key, value)
+            assert set(read_all(driver, store, 7, payload_filter=mine)) == expected, (key, value)
+            assert driver.call(guarded.count(equal(driver, "n", -1))) == 0
 
     guards()
 
