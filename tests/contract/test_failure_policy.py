@@ -36,7 +36,7 @@ def searched(collection: Collection, query: np.ndarray) -> Iterator[Any]:
 
 
 class Slow:
-    """A recurrence that does not end before it is told to."""
+    """A modulator that does not end before it is told to."""
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
@@ -84,7 +84,7 @@ def test_a_modulation_that_fails_or_takes_too_long_returns_the_databases_order(
     model.modulator.pool.data.fill_(float("nan"))
     check_base_order(collection, rng, "modulation failed (ArithmeticError)", caplog)
     slow = Slow()
-    monkeypatch.setattr(type(model), "recurrence", property(lambda _: slow))
+    monkeypatch.setitem(vars(model), "modulate", slow)
     core.limit = replace(core.limit, seconds=0.05)
     check_base_order(collection, rng, "modulation was not waited for (it took longer than 0.05 s)", caplog)
     for _ in range(5):  # three are overdue already
