@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from imrnn_vdb.observability.background import Background
 from imrnn_vdb.observability.observer import Caller, Observation, Observer, Observers
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _HOMES = {"Judgement": "feedback", "OpenTelemetryTracing": "tracing", "PrometheusMetrics": "metrics"}
 
 __all__ = [
+    "Background",
     "Caller",
     "Judgement",
     "Observation",

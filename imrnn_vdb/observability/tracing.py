@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from imrnn_vdb.errors import MissingExtraError
@@ -153,5 +154,11 @@ def otlp_provider(endpoint: str, sample: float) -> Any:
 
 def _list(attributes: dict[str, Any], name: str, rows: Sequence[tuple[SearchResult, float]]) -> None:
     for i, (result, score) in enumerate(rows):
-        attributes[f"{name}.{i}.document.id"] = str(result.id)
-        attributes[f"{name}.{i}.document.score"] = score
+        id_key, score_key = _keys(name, i)
+        attributes[id_key] = str(result.id)
+        attributes[score_key] = score
+
+
+@cache
+def _keys(name: str, place: int) -> tuple[str, str]:
+    return f"{name}.{place}.document.id", f"{name}.{place}.document.score"

@@ -7,6 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from imrnn_vdb.observability.background import Background
 from imrnn_vdb.observability.observer import Caller, Observer, Observers
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ class Instruments:
     ----------
     tracing, metrics
         None where off.
+    observer
+        Who is told of each search; None where both are off.
     """
 
     tracing: OpenTelemetryTracing | None = None
     metrics: PrometheusMetrics | None = None
+    observer: Background | None = None
 
     @classmethod
     def from_config(cls, config: Telemetry) -> Instruments:
@@ -48,13 +52,8 @@ class Instruments:
             from imrnn_vdb.observability.metrics import PrometheusMetrics
 
             metrics = PrometheusMetrics()
-        return cls(tracing, metrics)
-
-    @property
-    def observer(self) -> Observer | None:
-        """Who is told of each search."""
-        members = tuple(member for member in (self.tracing, self.metrics) if member is not None)
-        return Observers(members) if members else None
+        members: tuple[Observer, ...] = tuple(member for member in (tracing, metrics) if member is not None)
+        return cls(tracing, metrics, Background(Observers(members)) if members else None)
 
     @contextmanager
     def request(self, method: str, request_id: str, metadata: Mapping[str, Any]) -> Iterator[Caller]:
@@ -73,6 +72,8 @@ class Instruments:
             self.metrics.feedback(collection, relevant)
 
     def close(self) -> None:
-        """Send what was not sent yet."""
+        """Take note of what waits, and send what was not sent yet."""
+        if self.observer is not None:
+            self.observer.close()
         if self.tracing is not None:
             self.tracing.close()

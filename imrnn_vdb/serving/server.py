@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.serving.service import Retrieval
 
 _log = logging.getLogger("imrnn_vdb.serving")
+_LAST_CALL_S = 0.25
 _SWITCH_S = 0.0005
 """How long a worker thread may keep the event loop from the interpreter; Python's own 5 ms are as long as a search."""
 
@@ -105,6 +106,8 @@ class Server:
     async def stop(self) -> None:
         """Take no new request, finish those that were accepted, at most ``grace_s`` long, and close everything."""
         await self._health.enter_graceful_shutdown()
+        self._service.ending = True  # what is on its way now hears UNAVAILABLE; gRPC alone would cancel it
+        await asyncio.sleep(min(_LAST_CALL_S, self.config.grace_s))
         await self._grpc.stop(self.config.grace_s)
         await self._grpc.wait_for_termination()
         self._service.close()

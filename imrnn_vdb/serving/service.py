@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from imrnn_vdb.errors import IMRNNError, InvalidInputError
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreUnavailableError
 from imrnn_vdb.observability.feedback import Judgement
 from imrnn_vdb.observability.logs import REQUEST_IDS
 from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
@@ -88,6 +88,7 @@ class Retrieval:
         self._registry = registry
         self._limits = limits
         self._instruments = instruments
+        self.ending = False
         self.admission = Admission(limits.in_flight, limits.slowdown)
         self._workers = ThreadPoolExecutor(limits.workers, "imrnn-search")
         wait = limits.batch_wait_ms / 1e3
@@ -216,6 +217,8 @@ class Retrieval:
         context.set_trailing_metadata(tuple(trailing))
         try:
             with self._instruments.request(method, request_id, metadata) as caller:
+                if self.ending:
+                    raise StoreUnavailableError("the service is shutting down")
                 if request is None:
                     raise InvalidInputError(f"these bytes are no message for {method}")
                 yield caller

@@ -147,13 +147,16 @@ def test_overload_is_refused_and_those_who_are_served_hardly_notice(collection_u
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_sigterm_under_load_loses_no_accepted_request(collection_url):
+def test_a_reload_and_sigterm_under_load_lose_no_accepted_request(collection_url):
     url, folder = collection_url
 
-    async def run(process, port):
+    async def run(process, port, log):
         load, ended = Load(port), asyncio.Event()
         clients = [asyncio.create_task(load.client(number, ended)) for number in range(CLIENTS)]
-        await asyncio.sleep(2)
+        await asyncio.sleep(1)
+        process.send_signal(signal.SIGHUP)
+        while "reloaded articles" not in log.read_text():
+            await asyncio.sleep(0.1)
         process.send_signal(signal.SIGTERM)
         ended.set()
         await asyncio.gather(*clients)
@@ -161,7 +164,7 @@ def test_sigterm_under_load_loses_no_accepted_request(collection_url):
         return load
 
     with service(folder, url, "slowdown = 0.0\nin_flight = 32") as (process, port, log):
-        load = asyncio.run(run(process, port))
+        load = asyncio.run(run(process, port, log))
         assert process.wait(40) == 0, log.read_text()
         accepted = int(re.search(r"stopped: (\d+) requests accepted", log.read_text())[1])
     assert load.statuses["OK"] == accepted > 100, load.statuses

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import threading
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from opentelemetry.trace import StatusCode
 
 from factory import DIM, make_model, make_space
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError, SpaceMismatchError
-from imrnn_vdb.observability import Judgement, Observers, OpenTelemetryTracing, PrometheusMetrics
+from imrnn_vdb.observability import Background, Judgement, Observers, OpenTelemetryTracing, PrometheusMetrics
 from imrnn_vdb.observability.drift import FactorDrift
 from imrnn_vdb.observability.feedback import judgements, quality
 from imrnn_vdb.observability.logs import REQUEST_IDS, JSONFormatter, TextFormatter
@@ -91,6 +92,39 @@ def test_an_observer_that_fails_does_not_fail_the_search(url, caplog):
         assert len(collection.search(QUERIES[0])) == 10
     assert "an observer failed: broken" in caplog.text
     assert len(recorder.seen) == 1
+
+
+def test_in_the_background_everything_is_told_in_its_own_context_and_nothing_waits(url, spans):
+    provider, finished = spans
+    recorder = Recorder()
+    behind = Background(Observers((recorder, OpenTelemetryTracing(provider))))
+    with opened(url, behind) as collection, provider.get_tracer("test").start_as_current_span("outer") as outer:
+        for query in QUERIES:
+            collection.search(query)
+    behind.close()
+    assert len(recorder.seen) == len(QUERIES)
+    searches = [span for span in finished() if span.name == "imrnn_vdb.search"]
+    assert {span.parent.span_id for span in searches} == {outer.get_span_context().span_id}
+
+
+def test_in_the_background_what_is_too_much_is_dropped_and_counted(url, caplog):
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow:
+        def searched(self, observation) -> None:
+            begun.set()
+            go.wait(10)
+
+    behind = Background(Slow(), capacity=1)
+    with opened(url, behind) as collection:
+        collection.search(QUERIES[0])
+        assert begun.wait(10)
+        for _ in range(3):
+            collection.search(QUERIES[0])
+    assert behind.dropped == 2
+    assert "some are dropped" in caplog.text
+    go.set()
+    behind.close()
 
 
 def test_metrics_of_searches(url):
