@@ -29,10 +29,18 @@ def factors() -> None:
 
 @factors.command()
 @model_option
+@click.option(
+    "--text",
+    type=click.Path(exists=True, path_type=Path),
+    help="Measure AUC on texts of yours instead: JSONL, a file or a folder, as `fit --text` reads them.",
+)
 @json_option
 @exit_codes
-def report(model: str, as_json: bool) -> None:
+def report(model: str, text: Path | None, as_json: bool) -> None:
     """Measure a model's named factors: held-out AUC, correlation, faithfulness, agreement with judged reasons."""
+    if text is not None:
+        _report_on(model, text, as_json)
+        return
     found = _measured(model)
     if as_json:
         print_json(found)
@@ -161,6 +169,26 @@ def ends(factor: str, sample: int, count: int, as_json: bool, **options: Any) ->
         print_json(found.to_dict())
         return
     console().print(ends_table(found))
+
+
+def _report_on(name: str, text: Path, as_json: bool) -> None:
+    """Measure the AUC of a model's named factors on given texts, by source."""
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
+    from imrnn_vdb.fitting import measure_factors, read_texts
+
+    model = IMRNNModel.from_pretrained(name)
+    data = read_texts(text, list(model.space.names))
+    encoder = TransformerEncoder(model.encoder or EncoderConfig("minilm"))
+    vectors = encoder.encode_passages(data.texts, "encoding")
+    found = measure_factors(model.space, data.texts, vectors, data.sources, data.labels)
+    rows = {name: {source: asdict(auc) for source, auc in by_source.items()} for name, by_source in found.items()}
+    if as_json:
+        print_json({"model_id": model.model_id, "space_id": model.space.space_id, "factors": rows})
+        return
+    for factor, by_source in found.items():
+        told = (f"{source} {auc.auc:.3f} (by {auc.judged_by})" for source, auc in by_source.items())
+        click.echo(f"{factor:<16} AUC {', '.join(told) or '-  too few texts carry it'}")
 
 
 def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:

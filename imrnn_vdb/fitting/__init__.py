@@ -1,6 +1,6 @@
 """Fitting named factors: weak labels, linear probes, symmetric orthogonalisation, calibration (DESIGN.md §3)."""
 
-from imrnn_vdb.fitting.fit import FactorReport, FittedSpace, SourceAUC, fit_space
+from imrnn_vdb.fitting.fit import FactorReport, FittedSpace, SourceAUC, fit_space, measure_factors
 from imrnn_vdb.fitting.labels import default_labellers
 from imrnn_vdb.fitting.texts import LabelledTexts, join, read_texts
 
@@ -12,5 +12,6 @@ __all__ = [
     "default_labellers",
     "fit_space",
     "join",
+    "measure_factors",
     "read_texts",
 ]

@@ -198,6 +198,47 @@ def fit_space(
     )
 
 
+def measure_factors(
+    space: FactorSpace,
+    texts: Sequence[str],
+    vectors: npt.ArrayLike,
+    sources: Sequence[str],
+    labels: Mapping[str, npt.ArrayLike] | None = None,
+) -> dict[str, dict[str, SourceAUC]]:
+    """Measure a space's named axes on texts that had no part in its fit.
+
+    Parameters
+    ----------
+    space
+        The space; of its factors, those are measured that a word list or ``labels`` can tell.
+    texts, vectors, sources
+        n texts, shape (n, d), and n names: each source is measured by itself.
+    labels
+        By factor, shape (n,): people's labels, NaN for none; they go before word lists where a source has enough.
+
+    Returns
+    -------
+    dict
+        By factor and source; sources with too few texts that carry a factor, or lack it, are left out.
+
+    Raises
+    ------
+    InvalidInputError
+        If the lengths differ, or a vector is zero or not finite.
+    """
+    table, names = _unit_rows(texts, vectors), np.asarray(sources, np.str_)
+    labellers = default_labellers(texts)
+    judged = _Labels(names, label_texts(texts, labellers), list(labellers), labels or {})
+    if len(names) != len(table):
+        raise InvalidInputError(f"{len(names)} sources for {len(table)} texts")
+    tested = [Source.of(name, table[names == name]) for name in sorted(set(sources))]
+    return {
+        name: _measure(name, space.named_axes[:, space.index(name)], tested, judged)
+        for name in space.names
+        if name in labellers
+    }
+
+
 class _Labels:
     """Labels by factor and source: people's where there are enough, weak ones elsewhere."""
 

@@ -127,6 +127,19 @@ def test_the_ends_of_a_factor_are_told(url):
     assert run("factors", "ends", url, "latent_3").exit_code == 2
 
 
+def test_factors_are_measured_on_given_texts(tmp_path):
+    kinds = ("My mother and her sister cooked for their children.", "The committee adjourned at noon.")
+    rows = [{"text": f"{kinds[i % 2]} {i}"} for i in range(80)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    done = run("factors", "report", "--text", file)
+    assert done.exit_code == 0, done.output
+    assert "AUC mine " in done.output
+    found = json.loads(run("factors", "report", "--text", file, "--json").stdout)["factors"]
+    assert found["family"]["mine"]["auc"] > 0.9
+    assert found["family"]["mine"]["judged_by"] == "words"
+
+
 def test_examples_can_be_points(url, tmp_path):
     done = run("factors", "add", url, "mine", "--positive-id", "a", "--negative-id", "b", "--out", tmp_path / "m")
     assert done.exit_code == 2

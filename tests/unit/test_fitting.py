@@ -7,7 +7,7 @@ import pytest
 
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.fitting import default_labellers, fit_space, join, read_texts
+from imrnn_vdb.fitting import default_labellers, fit_space, join, measure_factors, read_texts
 from imrnn_vdb.fitting.auc import carries, lacks, roc_auc
 from imrnn_vdb.fitting.labels import EntityLabeller, WordList
 from imrnn_vdb.fitting.probes import orthogonalise
@@ -217,3 +217,19 @@ def test_the_shipped_space_carries_its_evidence():
         assert factor["cosine"] > 0.9
         assert factor["held_out"]
         assert not fitted_on & {*factor["held_out"], *factor["checked"]}
+
+
+def test_a_space_is_measured_on_other_texts_as_the_fit_measures_it(corpus):
+    texts, vectors, sources, labellers = corpus
+    fitted = fit_space(texts, vectors, sources, labellers=labellers, num_factors=8, held_out=["c"])
+    rows = [i for i, source in enumerate(sources) if source == "c"]
+    found = measure_factors(fitted.space, [texts[i] for i in rows], vectors[rows], ["c"] * len(rows))
+    assert {name: by_source["c"].auc for name, by_source in found.items()} == {
+        report.name: pytest.approx(report.held_out["c"].auc) for report in fitted.reports
+    }
+    people = {"food": np.array(["guitar" in texts[i] for i in rows], float)}  # people who call music food
+    other = measure_factors(fitted.space, [texts[i] for i in rows], vectors[rows], ["c"] * len(rows), people)
+    assert other["food"]["c"].judged_by == "people"
+    assert other["food"]["c"].auc < found["food"]["c"].auc
+    with pytest.raises(InvalidInputError, match="sources for"):
+        measure_factors(fitted.space, texts, vectors, ["c"])
