@@ -114,6 +114,14 @@ def test_an_engine_without_metadata_says_so(place: tuple[str, str], tmp_path: Pa
     assert not (tmp_path / "a.json").exists()
 
 
+def test_codes_move_into_a_vector_from_the_command_line(place: tuple[str, str]) -> None:
+    url, model = place
+    assert "wrote 10 of 10" in run("backfill", url, "--model", model, "--code-vector")
+    with IMRNNCollection.open(url, model) as collection:
+        assert collection.model.space.space_id in next(name for name in collection.info().vectors if name)
+        assert collection.verify(None).intact
+
+
 def test_another_space_is_refused(place: tuple[str, str], tmp_path: Path) -> None:
     url, model = place
     Attachment(url, model, "0a1b2c3d").save(tmp_path / "a.json")
