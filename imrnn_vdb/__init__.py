@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 from imrnn_vdb._version import __version__
 
 if TYPE_CHECKING:
+    from imrnn_vdb.async_collection import AsyncIMRNNCollection
     from imrnn_vdb.attach import Attachment
     from imrnn_vdb.audit import AuditLog
     from imrnn_vdb.backfill import BackfillReport
     from imrnn_vdb.checkpoint import IMRNNModel, shipped_checkpoints
-    from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
+    from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.comparison import RankComparison, compare
     from imrnn_vdb.encoders import CallableEncoder, EncoderConfig, TransformerEncoder
     from imrnn_vdb.errors import (
@@ -51,11 +52,12 @@ if TYPE_CHECKING:
     from imrnn_vdb.verify import VerifyReport
 
 _HOMES = {
+    "async_collection": ("AsyncIMRNNCollection",),
     "attach": ("Attachment",),
     "audit": ("AuditLog",),
     "backfill": ("BackfillReport",),
     "checkpoint": ("IMRNNModel", "shipped_checkpoints"),
-    "collection": ("AsyncIMRNNCollection", "IMRNNCollection"),
+    "collection": ("IMRNNCollection",),
     "comparison": ("RankComparison", "compare"),
     "encoders": ("CallableEncoder", "EncoderConfig", "TransformerEncoder"),
     "errors": (

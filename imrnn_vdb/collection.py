@@ -1,11 +1,11 @@
 """The facade: a collection in Qdrant or Milvus whose results are modulated, filtered and explained.
 
-All decisions stand in :mod:`imrnn_vdb.core`, as operations; the two classes here differ in how they run one.
+All decisions stand in :mod:`imrnn_vdb.core`, as operations; this class and its asynchronous twin
+(:mod:`imrnn_vdb.async_collection`) differ in how they run one.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from imrnn_vdb.attach import Attachment, find_attachment
 from imrnn_vdb.backfill import (
     BackfillOptions,
     BackfillReport,
@@ -22,9 +21,7 @@ from imrnn_vdb.backfill import (
 )
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.comparison import RankComparison, compare
-from imrnn_vdb.connection import Connection
 from imrnn_vdb.core import (
-    CollectionCore,
     Query,
     as_batch,
     create_core,
@@ -32,19 +29,15 @@ from imrnn_vdb.core import (
     pick,
     whole_window,
 )
-from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import FactorFilter
-from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import Model, SearchRequest, Settings
-from imrnn_vdb.payloads import text_of
 from imrnn_vdb.results import SearchResponse, SearchResult
-from imrnn_vdb.scripts import arun_script, run_script
+from imrnn_vdb.scripts import run_script
+from imrnn_vdb.shell import Shell, adopt, attached, no_progress
 from imrnn_vdb.store import (
-    Backend,
     CollectionInfo,
     Payload,
     Points,
-    adopt_client,
     connect,
     normalize_id,
 )
@@ -56,71 +49,14 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from imrnn_vdb.backfill import BackfillKeywords
-    from imrnn_vdb.checkpoint import IMRNNModel
-    from imrnn_vdb.connection import Operation
     from imrnn_vdb.factors.tokens import TokenFactors
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, RerankOptions, SearchOptions
     from imrnn_vdb.recheck import AuditReport
+    from imrnn_vdb.shell import Begin
     from imrnn_vdb.windows import Window
 
-    Begin = Callable[[Backend, Connection, str, IMRNNModel, Settings], Operation[CollectionCore]]
 
-
-class _Shell:
-    """What both facades share: identity, and access to what they are made of."""
-
-    def __init__(self, core: CollectionCore, connection: Connection) -> None:
-        self._core = core
-        self._connection = connection
-
-    @property
-    def name(self) -> str:
-        """Name of the collection."""
-        return self._core.store.collection
-
-    @property
-    def model(self) -> IMRNNModel:
-        """Space, modulator and evidence."""
-        return self._core.model
-
-    @property
-    def metric(self) -> Metric:
-        """Metric of the base vector."""
-        return self._core.metric
-
-    def text_of(self, payload: Payload) -> str:
-        """Return a point's title and text, as far as its payload has any."""
-        return text_of(payload, self._core.text_field)
-
-    @property
-    def text_field(self) -> str:
-        """Payload key of the text."""
-        return self._core.text_field
-
-    @property
-    def client(self) -> Any:
-        """The vendor's client, or what stands for it here and connects late: methods by keyword, with ``timeout=``.
-
-        For what this layer does not do. It closes with this collection, unless it is yours.
-        """
-        return self._connection.client
-
-    @property
-    def vector_name(self) -> str:
-        """Name of the base vector; "" where it has none."""
-        return self._core.store.layout.vector_name
-
-    def parse_filter(self, text: str) -> Any:
-        """Read a payload filter from text: JSON of a ``models.Filter`` for Qdrant, an expression for Milvus."""
-        return self._core.store.parse_filter(text)
-
-    def __repr__(self) -> str:
-        model = self.model
-        identity = f"space_id={model.space.space_id!r}, model_id={model.model_id!r}, active={model.active}"
-        return f"{type(self).__name__}({self.name!r}, metric={str(self.metric)!r}, {identity})"
-
-
-class IMRNNCollection(_Shell):
+class IMRNNCollection(Shell):
     """A collection in Qdrant or Milvus with modulated, filtered, explained search.
 
     Made by :meth:`open` (a URL), :meth:`from_client` (a client of yours) or :meth:`create`. As thread-safe as its
@@ -178,7 +114,7 @@ class IMRNNCollection(_Shell):
         SpaceMismatchError
             If the model now has another space than the one that was attached.
         """
-        attachment, model, merged = _attached(source, options)
+        attachment, model, merged = attached(source, options)
         return cls.open(attachment.url, model, **merged)
 
     @classmethod
@@ -197,7 +133,7 @@ class IMRNNCollection(_Shell):
             As for :meth:`open`, without ``api_key`` and ``tls``.
         """
         settings = Settings(**options)
-        backend, connection = _adopt(client, settings, asynchronous=False)
+        backend, connection = adopt(client, settings, asynchronous=False)
         return cls(
             connection.run(open_core(backend, connection, collection, settings.load(model), settings)), connection
         )
@@ -416,7 +352,7 @@ class IMRNNCollection(_Shell):
             If the database cannot be reached any longer; what is done stays done.
         """
         filler = self._core.filler(BackfillOptions(**options))
-        return run_script(self._connection, backfill_script(filler, progress or _ignore))
+        return run_script(self._connection, backfill_script(filler, progress or no_progress))
 
     def add_code_vector(self) -> None:
         """Give the collection a vector of its own for codes, once; later backfills and searches of this object use it.
@@ -443,7 +379,7 @@ class IMRNNCollection(_Shell):
     ) -> VerifyReport:
         """Recompute the codes of a random sample of points, or of all (None), and compare; nothing is written."""
         filler = self._core.filler(BackfillOptions(**options))
-        return run_script(self._connection, verify_script(filler, sample, progress or _ignore))
+        return run_script(self._connection, verify_script(filler, sample, progress or no_progress))
 
     def undo(
         self,
@@ -469,7 +405,7 @@ class IMRNNCollection(_Shell):
             How many points held codes themselves; those in a sidecar are not counted.
         """
         space = self.model.space.space_id if space_id is None else space_id
-        return run_script(self._connection, undo_script(self._core.store, space, in_place, progress or _ignore))
+        return run_script(self._connection, undo_script(self._core.store, space, in_place, progress or no_progress))
 
     def payload_for(self, vectors: npt.ArrayLike) -> list[Payload]:
         """Return the fields that writers of their own add to n points, from their vectors of shape (n, d).
@@ -518,225 +454,3 @@ class IMRNNCollection(_Shell):
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-class AsyncIMRNNCollection(_Shell):
-    """The asynchronous twin of :class:`IMRNNCollection`: the same methods, parameters and errors, awaited.
-
-    Server clients are truly asynchronous; an engine in this process, and the encoder, run in worker threads.
-    """
-
-    @classmethod
-    async def open(cls, url: str, model: Model = "minilm", **options: Unpack[OpenOptions]) -> Self:
-        """Open an existing collection; see :meth:`IMRNNCollection.open`."""
-        return await cls._start(url, model, Settings(**options), open_core)
-
-    @classmethod
-    async def from_attachment(cls, source: str | Path, **options: Unpack[OpenOptions]) -> Self:
-        """Open a collection as it was recorded; see :meth:`IMRNNCollection.from_attachment`."""
-        attachment, model, merged = await asyncio.to_thread(_attached, source, options)
-        return await cls.open(attachment.url, model, **merged)
-
-    @classmethod
-    async def from_client(
-        cls, client: object, collection: str, model: Model = "minilm", **options: Unpack[ClientOptions]
-    ) -> Self:
-        """Use an ``AsyncQdrantClient``, ``AsyncMilvusClient`` or embedded engine of yours; it stays yours."""
-        settings = Settings(**options)
-        backend, connection = _adopt(client, settings, asynchronous=True)
-        loaded = await asyncio.to_thread(settings.load, model)
-        return cls(await connection.arun(open_core(backend, connection, collection, loaded, settings)), connection)
-
-    @classmethod
-    async def create(cls, url: str, model: Model = "minilm", **options: Unpack[CreateOptions]) -> Self:
-        """Create a collection and open it; see :meth:`IMRNNCollection.create`."""
-        return await cls._start(url, model, Settings(**options), create_core)
-
-    @classmethod
-    async def _start(cls, url: str, model: Model, settings: Settings, begin: Begin) -> Self:
-        where = parse_url(url)
-        backend, connection = connect(where, settings.connection, asynchronous=True, create=begin is create_core)
-        try:
-            loaded = await asyncio.to_thread(settings.load, model)
-            operation = begin(backend, connection, where.collection, loaded, settings)
-            return cls(await connection.arun(operation), connection)
-        except BaseException:
-            await connection.aclose()
-            raise
-
-    async def search(self, query: Query, **options: Unpack[SearchOptions]) -> SearchResponse:
-        """Search, modulate, score and explain; see :meth:`IMRNNCollection.search`."""
-        return (await self.search_batch(as_batch(query), **options))[0]
-
-    async def search_batch(
-        self, queries: Sequence[str] | npt.ArrayLike, **options: Unpack[SearchOptions]
-    ) -> list[SearchResponse]:
-        """Search many queries in one round trip and one modulation; see :meth:`IMRNNCollection.search_batch`."""
-        return await self._search(queries, SearchRequest(**options))
-
-    async def explain(self, query: Query, point_id: object, **options: Unpack[SearchOptions]) -> SearchResult:
-        """Return one point of a query's window, explained; see :meth:`IMRNNCollection.explain`."""
-        request = whole_window(SearchRequest(**options))
-        return pick((await self._search(as_batch(query), request))[0], normalize_id(point_id))
-
-    async def compare(
-        self, query: Query, first_id: object, second_id: object, **options: Unpack[SearchOptions]
-    ) -> RankComparison:
-        """Say why one of two points ranks above the other; see :meth:`IMRNNCollection.compare`."""
-        response = (await self._search(as_batch(query), whole_window(SearchRequest(**options))))[0]
-        return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
-
-    async def verify_audit(self, path: str | Path) -> AuditReport:
-        """Recompute what the lines of an audit log say; see :meth:`IMRNNCollection.verify_audit`."""
-        return await self._connection.arun(self._core.recheck(path))
-
-    async def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
-        """Say which words of a text carry a factor; see :meth:`IMRNNCollection.token_factors`."""
-        return await asyncio.to_thread(self._core.token_factors, text, query)
-
-    async def rerank(self, query: Query, ids: Iterable[object], **options: Unpack[RerankOptions]) -> SearchResponse:
-        """Rank points that somebody else found; see :meth:`IMRNNCollection.rerank`."""
-        watch = Stopwatch()
-        vectors = await asyncio.to_thread(self._core.query_vectors, as_batch(query))
-        watch.lap("encode")
-        return await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
-
-    async def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
-        if self._core.observer is None:
-            return await self._answer(queries, request)
-        with self._core.observing(queries, request) as seen:
-            seen.responses = responses = await self._answer(queries, request)
-        return responses
-
-    async def _answer(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
-        watch = Stopwatch()
-        if isinstance(queries, Sequence):  # texts, or a list; an array is checked faster than a thread starts
-            vectors = await asyncio.to_thread(self._core.query_vectors, queries)
-        else:
-            vectors = self._core.query_vectors(queries)
-        watch.lap("encode")
-        windows: list[Window] = []
-        responses = await self._connection.arun(self._core.search(vectors, request, watch, windows))
-        if request.log or self._core.log:
-            await asyncio.to_thread(self._core.record, queries, vectors, request, windows, responses)
-        return responses
-
-    async def upsert(
-        self,
-        ids: Iterable[object],
-        *,
-        texts: Sequence[str] | None = None,
-        vectors: npt.ArrayLike | None = None,
-        payloads: Sequence[Payload] | None = None,
-    ) -> None:
-        """Insert or replace points together with their codes; see :meth:`IMRNNCollection.upsert`."""
-        points = await asyncio.to_thread(self._core.points, ids, texts, vectors, payloads)
-        if len(points):
-            await self._connection.arun(self._core.store.upsert(points))
-
-    async def encode_queries(self, texts: Sequence[str]) -> FloatArray:
-        """Encode texts as queries: n texts to vectors of shape (n, d)."""
-        return await asyncio.to_thread(self._core.query_vectors, texts)
-
-    async def encode_passages(self, texts: Sequence[str]) -> FloatArray:
-        """Encode texts as they would be stored: n texts to vectors of shape (n, d)."""
-        return await asyncio.to_thread(self._core.passage_vectors, texts)
-
-    async def backfill(
-        self, *, progress: Callable[[int], None] | None = None, **options: Unpack[BackfillKeywords]
-    ) -> BackfillReport:
-        """Write the codes that are missing or outdated; see :meth:`IMRNNCollection.backfill`."""
-        filler = self._core.filler(BackfillOptions(**options))
-        return await arun_script(self._connection, backfill_script(filler, progress or _ignore))
-
-    async def add_code_vector(self) -> None:
-        """Give the collection a vector of its own for codes; see :meth:`IMRNNCollection.add_code_vector`."""
-        await self._connection.arun(self._core.store.add_code_vector())
-
-    async def verify(
-        self,
-        sample: int | None = 1_000,
-        *,
-        progress: Callable[[int], None] | None = None,
-        **options: Unpack[BackfillKeywords],
-    ) -> VerifyReport:
-        """Recompute codes and compare; see :meth:`IMRNNCollection.verify`."""
-        filler = self._core.filler(BackfillOptions(**options))
-        return await arun_script(self._connection, verify_script(filler, sample, progress or _ignore))
-
-    async def undo(
-        self,
-        space_id: str | None = None,
-        *,
-        in_place: bool = False,
-        progress: Callable[[int], None] | None = None,
-    ) -> int:
-        """Remove what was written; see :meth:`IMRNNCollection.undo`."""
-        space = self.model.space.space_id if space_id is None else space_id
-        script = undo_script(self._core.store, space, in_place, progress or _ignore)
-        return await arun_script(self._connection, script)
-
-    async def payload_for(self, vectors: npt.ArrayLike) -> list[Payload]:
-        """Return the fields that writers of their own add; see :meth:`IMRNNCollection.payload_for`."""
-        return await asyncio.to_thread(self._core.payload_for, vectors)
-
-    async def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
-        """Read points by id, in the order asked for; ids that do not exist are left out."""
-        return await self._connection.arun(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
-
-    async def peek(self, limit: int = 10) -> Points:
-        """Read some points with vectors and payloads: those that the database comes to first."""
-        return await self._connection.arun(self._core.peek(limit))
-
-    async def sample(self, limit: int = 5000, seed: int = 0) -> Points:
-        """Draw points evenly from the whole collection; see :meth:`IMRNNCollection.sample`."""
-        return await self._connection.arun(self._core.sample(limit, seed))
-
-    async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
-        """Count points exactly."""
-        return await self._connection.arun(self._core.count(payload_filter, factor_filter))
-
-    async def delete(self, ids: Iterable[object]) -> None:
-        """Delete points; ids that do not exist are ignored."""
-        await self._connection.arun(self._core.store.delete([normalize_id(value) for value in ids]))
-
-    async def info(self) -> CollectionInfo:
-        """Describe server and collection."""
-        return await self._connection.arun(self._core.store.info())
-
-    async def drop(self) -> None:
-        """Delete the collection and all its points."""
-        await self._connection.arun(self._core.store.drop())
-
-    async def close(self) -> None:
-        """Close the connection, unless the client is yours."""
-        await self._connection.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-
-def _attached(source: str | Path, options: OpenOptions) -> tuple[Attachment, IMRNNModel, OpenOptions]:
-    attachment = find_attachment(source, Settings(**options))
-    merged: Any = attachment.merged(options)
-    model = Settings(**merged).load(attachment.model)
-    attachment.check(model.space)
-    return attachment, model, merged
-
-
-def _adopt(client: object, settings: Settings, *, asynchronous: bool) -> tuple[Backend, Connection]:
-    backend, connection = adopt_client(client, settings.connection)
-    if connection.asynchronous and not asynchronous:
-        raise InvalidInputError("this client is asynchronous: use AsyncIMRNNCollection.from_client")
-    if asynchronous and not connection.asynchronous:  # a blocking client serves an event loop from worker threads
-        connection.asynchronous = connection.threaded = True
-    return backend, connection
-
-
-def _ignore(_count: int) -> None:
-    """Report no progress."""

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
+from imrnn_vdb.async_collection import AsyncIMRNNCollection
+from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.core import Query
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.results import SearchResponse, SearchResult

@@ -44,6 +44,7 @@ SHOWN = ("text", "bibtex", "json", "yaml", "toml", "proto", "dockerfile", "promq
 EXEMPT = {
     "make": "sets up an environment and runs these very tests, or the demo",
     "pip": "installs into the environment that runs the tests",
+    "pytest": "the measurement runs as a test of its own, tests/integration/test_backfill_cost.py",
     "docker": "needs Docker, which the machines that run the tests need not have",
 }
 """Programs whose lines are not run, and why."""

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from imrnn_vdb.async_collection import AsyncIMRNNCollection
 from imrnn_vdb.bench.measure import Task, interleaved
 from imrnn_vdb.bench.report import BenchReport, Figure, figures, machine
 from imrnn_vdb.bench.rivals import imrnns_adapter, vendor_search
 from imrnn_vdb.bench.synthetic import random_candidates, random_model, random_vectors
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import FloatArray, decode_texts, encode_texts
-from imrnn_vdb.collection import AsyncIMRNNCollection, IMRNNCollection
+from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import factor, match
 from imrnn_vdb.metric import Metric
