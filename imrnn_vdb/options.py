@@ -88,7 +88,7 @@ class SearchRequest:
     steer
         Scales contributions: a weight in 0..10 by factor name, 1 for the others.
     max_coarse_k
-        Largest window, where a filter that runs here leaves fewer results than asked: the window doubles until enough
+        Largest window, where a filter that runs here leaves fewer results than asked: the window grows until enough
         are left or this is reached. None for eight times the first window; ``coarse_k`` for no growth.
     threshold
         Lowest final score, inclusive, applied after scoring; None for none.

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from imrnn_vdb.store import Candidates
 
 GROWTH = 2
-"""How much larger each window is than the one before it."""
+"""Sizes of windows are those of the first one, doubled as often as needed."""
+MARGIN = 1.5
+"""How many more candidates a window asks for than the share that passed in the one before calls for."""
 GROWTH_STEPS = 3
 """How often a window grows where the request does not say how far: to eight times its first size."""
 
@@ -44,7 +46,7 @@ class QueryPlan:
     payload_filter
         Whether a payload filter of the caller goes to the database, too.
     window, largest_window
-        Candidates fetched at first, and at most: windows grow, doubling, only for a filter that runs here.
+        Candidates fetched at first, and at most: windows grow only for a filter that runs here.
     """
 
     database: FactorFilter | None
@@ -140,9 +142,17 @@ def split_filter(tree: FactorFilter | None, database_filters: bool) -> tuple[Fac
     return _all_of(database), _all_of(here)
 
 
-def next_window(size: int, largest: int) -> int:
-    """Return the size of the window after one of ``size``."""
-    return min(size * GROWTH, largest)
+def next_window(size: int, kept: int, wanted: int, largest: int) -> int:
+    """Return the size of the window after one of ``size``, of which ``kept`` candidates passed the filter.
+
+    It should hold ``wanted`` that pass, if as large a share of it does, with some to spare: each window is a search of
+    its own, so one large step costs less than several small ones. Where none passed, it is the largest.
+    """
+    needed = MARGIN * wanted * size / kept if kept else largest
+    size *= GROWTH
+    while size < min(needed, largest):
+        size *= GROWTH
+    return min(size, largest)
 
 
 def largest_window(first: int, wanted: int | None, limit: int) -> int:

@@ -91,19 +91,27 @@ class WindowSearch:
     limit: TimeLimit | None = None
 
     def run(self, query_vectors: FloatArray) -> Operation[list[Window]]:
-        """Return one window a query: one round trip for all, and one more for those that must grow, each time."""
+        """Return one window a query: one round trip for all, and one more for each size that some must grow to."""
         windows = yield from self._fetch(query_vectors, self.plan.window)
         if self.plan.here is None:
             return [_with_bound(window) for window in windows]
         windows = [self._filtered(window, ()) for window in windows]
-        sizes: tuple[int, ...] = (self.plan.window,)
-        while short := [i for i, window in enumerate(windows) if window.growth and not window.growth.reason]:
-            size = next_window(sizes[-1], self.plan.largest_window)
-            larger = yield from self._fetch(query_vectors[short], size)
-            for i, window in zip(short, larger, strict=True):
-                windows[i] = self._filtered(window, sizes)
-            sizes = (*sizes, size)
+        while short := self._to_grow(windows):
+            size = min(short.values())
+            rows = [i for i, wanted in short.items() if wanted == size]
+            larger = yield from self._fetch(query_vectors[rows], size)
+            for i, window in zip(rows, larger, strict=True):
+                windows[i] = self._filtered(window, _sizes(windows[i]))
         return windows
+
+    def _to_grow(self, windows: list[Window]) -> dict[int, int]:
+        """Return the next size of each window that should grow, by its place."""
+        wanted, largest = self.request.offset + self.request.limit, self.plan.largest_window
+        return {
+            i: next_window(window.size, window.growth.kept, wanted, largest)
+            for i, window in enumerate(windows)
+            if window.growth and not window.growth.reason
+        }
 
     def _fetch(self, query_vectors: FloatArray, size: int) -> Operation[list[Window]]:
         """Fetch and modulate windows of one size, with a second pass where the request wants one."""
@@ -183,6 +191,10 @@ def refine_in_time(
         kept = refine(model, metric, query_vectors, batch, False)
         return [replace(rows, failure=failure) for rows in kept]
     return refined
+
+
+def _sizes(window: Window) -> tuple[int, ...]:
+    return window.growth.windows if window.growth else ()
 
 
 def _with_bound(window: Window) -> Window:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -100,8 +101,10 @@ def test_a_window_grows_in_bounded_steps_and_says_so(make, rng):  # noqa: F811
     collection, _, query = filled(make, rng)
     tree = match("entity").in_top(1)
     grown = collection.call("search", query, limit=20, coarse_k=20, factor_filter=tree, explain=True)
-    assert grown.growth.windows == (20, 40, 80)[: len(grown.growth.windows)]
-    assert len(grown.growth.windows) > 1
+    sizes = grown.growth.windows
+    assert sizes[0] == 20
+    assert len(sizes) > 1
+    assert all(2 * size <= larger <= 160 for size, larger in pairwise(sizes))
     assert grown.coarse_k == grown.growth.windows[-1]
     assert grown.growth.kept >= len(grown)
     if len(grown) < 20:

@@ -39,8 +39,12 @@ def test_the_database_gets_what_a_condition_implies_about_documents(tree, databa
     assert split_filter(tree, True) == (database, here)
 
 
-def test_windows_double_up_to_a_bound():
-    assert [next_window(size, 300) for size in (100, 200, 300)] == [200, 300, 300]
+def test_windows_grow_with_the_share_that_passed_up_to_a_bound():
+    assert next_window(100, 9, 10, 800) == 200  # at least twice
+    assert next_window(100, 4, 10, 800) == 400  # half as many again as 10 / 0.04, and doubled sizes only
+    assert next_window(100, 4, 10, 300) == 300
+    assert next_window(100, 1, 10, 800) == 800
+    assert next_window(100, 0, 10, 800) == 800
     assert largest_window(100, None, 10**9) == 800
     assert largest_window(100, None, 500) == 500
     assert largest_window(100, 150, 10**9) == 150
