@@ -144,6 +144,8 @@ class Plan:
     ids, codes, scores, vectors
         Of the points whose stored code is not what their vector gives: n ids, n fresh codes, factor scores of shape
         (n, named factors), and the vectors, of shape (n, d).
+    lacking
+        Shape (n, 1 + named factors), bool: whether the code, and which of the scores, are not what they should be.
     current
         How many points need nothing.
     failures
@@ -154,6 +156,7 @@ class Plan:
     codes: Codes
     scores: FloatArray
     vectors: FloatArray
+    lacking: npt.NDArray[np.bool_]
     current: int
     failures: tuple[FailedPoint, ...]
 
@@ -185,20 +188,20 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
         If the vectors do not have the space's dimension.
     """
     if points.vectors is None or not len(points):
-        empty = np.zeros((0, space.num_factors), np.float32)
+        empty, named = np.zeros((0, space.num_factors), np.float32), len(space.names)
         nothing = Codes(empty, np.zeros(0, np.float32), np.zeros(0, np.uint8))
-        return Plan(
-            [], nothing, np.zeros((0, len(space.names)), np.float32), np.zeros((0, space.dim), np.float32), 0, ()
-        )
+        scores, vectors = np.zeros((0, named), np.float32), np.zeros((0, space.dim), np.float32)
+        return Plan([], nothing, scores, vectors, np.zeros((0, 1 + named), bool), 0, ())
     finite = np.asarray(np.isfinite(points.vectors).all(axis=1))
     codes = fresh_codes(space, metric, np.where(finite[:, None], points.vectors, np.float32(0)))
     scores = space.factor_scores(codes.directions)
-    same: npt.NDArray[np.bool_] = same_codes(points.codes, codes) & _same_scores(points.factor_scores, scores)
+    lacking = ~np.column_stack([same_codes(points.codes, codes), _same_scores(points.factor_scores, scores)])
+    same = ~lacking.any(axis=1)
     rows = np.flatnonzero(np.asarray(finite & ~same))
     failures = [FailedPoint(points.ids[row], "its vector holds NaN or infinity") for row in np.flatnonzero(~finite)]
     current = int((finite & same).sum())
     ids = [points.ids[row] for row in rows]
-    return Plan(ids, codes.take(rows), scores[rows], points.vectors[rows], current, tuple(failures))
+    return Plan(ids, codes.take(rows), scores[rows], points.vectors[rows], lacking[rows], current, tuple(failures))
 
 
 def _written(wanted: Plan, ids: list[PointId]) -> dict[str, Any]:
@@ -217,10 +220,10 @@ def same_codes(stored: Codes | None, fresh: Codes) -> npt.NDArray[np.bool_]:
 
 
 def _same_scores(stored: FloatArray | None, fresh: FloatArray) -> npt.NDArray[np.bool_]:
-    """Say which stored factor scores are there and are what the vectors give."""
+    """Say which stored factor scores are there and are what the vectors give, shape (n, named factors)."""
     if stored is None:
-        return np.full(len(fresh), fresh.shape[1] == 0)
-    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3).all(axis=1))  # a missing score is NaN
+        return np.zeros(fresh.shape, bool)
+    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3))  # a missing score is NaN
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +309,8 @@ class Filler:
             return ()
         rows = np.arange(start, end)
         try:
-            yield from self.store.write_codes(wanted.ids[start:end], wanted.codes.take(rows), wanted.scores[rows])
+            part = wanted.codes.take(rows), wanted.scores[rows], wanted.lacking[rows]
+            yield from self.store.write_codes(wanted.ids[start:end], *part)
         except (StoreError, InvalidInputError) as exc:
             if isinstance(exc, StoreError) and exc.transient:
                 raise

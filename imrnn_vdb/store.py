@@ -402,11 +402,25 @@ class Store(Extras, ABC):
         """Count points exactly."""
 
     @abstractmethod
-    def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
+    def write_codes(
+        self,
+        ids: Sequence[PointId],
+        codes: Codes,
+        factor_scores: FloatArray,
+        lacking: npt.NDArray[np.bool_] | None = None,
+    ) -> Operation[None]:
         """Write code and named factor scores of existing points; base vectors and foreign payload stay as they are.
 
         An id that does not exist is left out: no point is created. Where codes lie apart from points, its code may
         stay until :meth:`forget_codes` or :meth:`sweep` removes it; nothing reads it.
+
+        Parameters
+        ----------
+        ids, codes, factor_scores
+            n points, their current codes, and scores of shape (n, named factors).
+        lacking
+            Shape (n, 1 + named factors), bool: of the code and of each score, whether it has to be written; None for
+            all. An engine that only replaces whole rows writes all of them.
         """
 
     def forget_codes(self, ids: Sequence[PointId]) -> Operation[None]:  # noqa: ARG002

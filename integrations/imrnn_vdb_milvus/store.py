@@ -8,6 +8,7 @@ from time import monotonic
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Operation
@@ -307,7 +308,13 @@ class MilvusStore(FilteredSteps):
         reply = yield from self._ask("query", filter=condition, output_fields=["count(*)"], **SESSION)
         return int(reply[0]["count(*)"])
 
-    def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
+    def write_codes(
+        self,
+        ids: Sequence[PointId],
+        codes: Codes,
+        factor_scores: FloatArray,
+        lacking: npt.NDArray[np.bool_] | None = None,  # noqa: ARG002 - rows are written whole
+    ) -> Operation[None]:
         """Write code and named factor scores of existing points; base vectors and foreign payload stay as they are.
 
         An id that does not exist is left out. With a sidecar, that is where they are written, and this is safe beside

@@ -78,7 +78,13 @@ def rows_of(points: Points, layout: Layout) -> list[Row]:
     ]
 
 
-def code_rows(ids: Sequence[PointId], codes: Codes, scores: FloatArray | None, layout: Layout) -> list[CodeRow]:
+def code_rows(
+    ids: Sequence[PointId],
+    codes: Codes,
+    scores: FloatArray | None,
+    layout: Layout,
+    lacking: npt.NDArray[np.bool_] | None = None,
+) -> list[CodeRow]:
     """Turn codes and named factor scores into what is set on each point.
 
     Parameters
@@ -91,6 +97,8 @@ def code_rows(ids: Sequence[PointId], codes: Codes, scores: FloatArray | None, l
         Shape (n, number of named factors), 0..1; None to set no scores.
     layout
         Where codes lie.
+    lacking
+        Shape (n, 1 + number of named factors): what of code and scores is to be set; None for all.
     """
     texts = encode_texts(codes, layout.space_id, layout.code_dtype)  # refuses codes that are not current
     keys = [layout.factor_field(name) for name in layout.factor_names]
@@ -99,13 +107,27 @@ def code_rows(ids: Sequence[PointId], codes: Codes, scores: FloatArray | None, l
     factors = [{}] * len(ids) if scores is None else [dict(zip(keys, row, strict=True)) for row in scores.tolist()]
     if layout.code_storage == "vector":
         vectors = encode_rows(codes).tolist()
-        return [
+        rows = [
             CodeRow(native_id(value), extra, vector) for value, extra, vector in zip(ids, factors, vectors, strict=True)
         ]
+    else:
+        rows = [
+            CodeRow(native_id(value), {layout.code_field: text, **extra}, None)
+            for value, extra, text in zip(ids, factors, texts, strict=True)
+        ]
+    if lacking is None or lacking.all():
+        return rows
+    names = [layout.code_field, *keys]
     return [
-        CodeRow(native_id(value), {layout.code_field: text, **extra}, None)
-        for value, extra, text in zip(ids, factors, texts, strict=True)
+        _only(row, {key for key, wanted in zip(names, line, strict=True) if wanted}, layout)
+        for row, line in zip(rows, lacking.tolist(), strict=True)
     ]
+
+
+def _only(row: CodeRow, fields: set[str], layout: Layout) -> CodeRow:
+    """Return what is set of these fields alone."""
+    payload = {key: value for key, value in row.payload.items() if key in fields}
+    return CodeRow(row.id, payload, row.code if layout.code_field in fields else None)
 
 
 def batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:

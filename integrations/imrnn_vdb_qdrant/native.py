@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Call, Operation
@@ -233,14 +234,20 @@ class NativeStore(Store):
         number = yield from self._ask(self._count(condition))
         return int(number)
 
-    def write_codes(self, ids: Sequence[PointId], codes: Codes, factor_scores: FloatArray) -> Operation[None]:
-        """Set the code and the factor scores of existing points, key by key; everything else stays as it is.
+    def write_codes(
+        self,
+        ids: Sequence[PointId],
+        codes: Codes,
+        factor_scores: FloatArray,
+        lacking: npt.NDArray[np.bool_] | None = None,
+    ) -> Operation[None]:
+        """Set the code and the factor scores that existing points lack, key by key; everything else stays as it is.
 
         An id that does not exist is left out: nothing is created. The first write also indexes the factor scores.
         """
         if not len(ids):
             return
-        rows = code_rows(ids, codes, factor_scores, self.layout)
+        rows = code_rows(ids, codes, factor_scores, self.layout, lacking)
         schema = yield from self._schema()
         if self.layout.code_storage == "vector":
             yield from self._make_room(schema)

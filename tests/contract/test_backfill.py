@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from test_collection import COUNT, Collection, data, finish, make  # noqa: F401
 
 from factory import make_model
+from imrnn_vdb import add_factor
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.filters import factor
 from imrnn_vdb.store import Points, is_own_field
@@ -121,6 +123,26 @@ def test_stale_codes_are_found_and_written_again(filled: Any, rng: np.random.Gen
     assert (found.differing, set(found.ids)) == ({"stale": 2}, {"doc-3", "doc-4"})
     assert collection.call("backfill").written == 2
     assert collection.call("verify", None).intact
+
+
+def test_a_new_factor_is_written_beside_codes_that_stay(
+    filled: Any,
+    make: Any,  # noqa: F811
+    rng: np.random.Generator,
+) -> None:
+    collection, name, *_ = filled
+    collection.call("backfill")
+    before = collection.call("fetch", [f"doc-{i}" for i in range(COUNT)])
+    model = collection.inner.model
+    collection.call("close")
+    examples = rng.normal(size=(60, model.space.num_factors)) + np.repeat([[1.0], [0.0]], 30, axis=0)
+    own = add_factor(model.space, "cricket", examples[:30], examples[30:])
+    wider = make(replace(model, space=own.space), name, opening="open")
+    assert (wider.call("backfill").written, wider.call("backfill").written) == (COUNT, 0)
+    after = wider.call("fetch", [f"doc-{i}" for i in range(COUNT)])
+    np.testing.assert_array_equal(after.codes.directions, before.codes.directions)
+    np.testing.assert_array_equal(after.factor_scores[:, :-1], before.factor_scores)
+    assert wider.call("count", factor_filter=factor("cricket") >= 0.0) == COUNT
 
 
 def test_points_that_come_and_go_are_followed(filled: Any, rng: np.random.Generator) -> None:

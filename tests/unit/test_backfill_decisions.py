@@ -68,8 +68,10 @@ class MemoryStore:
         for key in ids:
             del self.codes[key]
 
-    def write_codes(self, ids: Sequence[int], codes: Codes, scores: np.ndarray) -> Any:
+    def write_codes(self, ids: Sequence[int], codes: Codes, scores: np.ndarray, lacking: np.ndarray) -> Any:
         yield from ()
+        assert lacking.shape == (len(ids), 1 + scores.shape[1])
+        assert lacking.any(axis=1).all()
         if self.refused & set(ids):
             raise self.error
         self.written.append(list(ids))
@@ -169,3 +171,18 @@ def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 
 def test_nothing_needs_nothing() -> None:
     assert plan(make_space(), Metric.COSINE, Points([], None, [])).ids == []
+
+
+def test_a_plan_says_which_part_of_a_point_is_lacking(space: FactorSpace, rng: np.random.Generator) -> None:
+    vectors = rng.normal(size=(4, DIM)).astype(np.float32)
+    codes = fresh_codes(space, Metric.DOT, vectors)
+    scores = space.factor_scores(codes.directions)
+    status = codes.status.copy()
+    status[1] = CodeStatus.MISSING
+    scores[2, 0] = np.nan  # a factor that was added since
+    stored = Codes(codes.directions, codes.norms, status)
+    wanted = plan(space, Metric.DOT, Points([0, 1, 2, 3], vectors, [{}] * 4, stored, scores))
+    assert (wanted.ids, wanted.current) == ([1, 2], 2)
+    assert wanted.lacking[:, 0].tolist() == [True, False]
+    assert wanted.lacking[0, 1:].tolist() == [False] * scores.shape[1]
+    assert wanted.lacking[1, 1:].tolist() == [True] + [False] * (scores.shape[1] - 1)

@@ -19,7 +19,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import Comparison, FactorFilter, factor, matches
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Layout, Points
-from imrnn_vdb_qdrant.convert import MAX_BATCH_BYTES, MAX_BATCH_POINTS, Row, batches, oriented, rows_of
+from imrnn_vdb_qdrant.convert import MAX_BATCH_BYTES, MAX_BATCH_POINTS, Row, batches, code_rows, oriented, rows_of
 from imrnn_vdb_qdrant.filters import Vocabulary, combine, payload_path
 from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
 
@@ -194,3 +194,13 @@ def test_importing_the_package_imports_no_vendor() -> None:
     code = "import sys, imrnn_vdb_qdrant; print([m for m in sys.modules if m.startswith(('qdrant_', 'grpc', 'torch'))])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("code_storage", ["payload", "vector"])
+def test_a_new_factor_is_one_number_per_point(code_storage: Any) -> None:
+    layout = Layout("abcdef01", 4, ("old", "new"), code_storage=code_storage)
+    codes = Codes(np.eye(2, 4, dtype=np.float32), np.ones(2, np.float32), np.zeros(2, np.uint8))
+    lacking = np.array([[False, False, True], [True, True, True]])
+    first, second = code_rows([1, 2], codes, np.array([[0.1, 0.25], [0.3, 0.5]], np.float32), layout, lacking)
+    assert (first.payload, first.code) == ({layout.factor_field("new"): 0.25}, None)
+    assert len(second.payload) + (second.code is not None) == 3
