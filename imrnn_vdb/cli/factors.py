@@ -34,13 +34,21 @@ def factors() -> None:
     type=click.Path(exists=True, path_type=Path),
     help="Measure AUC on texts of yours instead: JSONL, a file or a folder, as `fit --text` reads them.",
 )
+@click.option(
+    "--seeds",
+    type=click.IntRange(0),
+    default=0,
+    help="Also refit the axes on that many resamples of --text, and say how much of each comes back.",
+)
 @json_option
 @exit_codes
-def report(model: str, text: Path | None, as_json: bool) -> None:
+def report(model: str, text: Path | None, seeds: int, as_json: bool) -> None:
     """Measure a model's named factors: held-out AUC, correlation, faithfulness, agreement with judged reasons."""
     if text is not None:
-        _report_on(model, text, as_json)
+        _report_on(model, text, seeds, as_json)
         return
+    if seeds:
+        raise click.UsageError("--seeds refits the axes: name the texts of the fit with --text")
     found = _measured(model)
     if as_json:
         print_json(found)
@@ -171,11 +179,12 @@ def ends(factor: str, sample: int, count: int, as_json: bool, **options: Any) ->
     console().print(ends_table(found))
 
 
-def _report_on(name: str, text: Path, as_json: bool) -> None:
-    """Measure the AUC of a model's named factors on given texts, by source."""
+def _report_on(name: str, text: Path, seeds: int, as_json: bool) -> None:
+    """Measure the AUC of a model's named factors on given texts, by source, and their stability on resamples."""
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
-    from imrnn_vdb.fitting import measure_factors, read_texts
+    from imrnn_vdb.factors.quality import stability
+    from imrnn_vdb.fitting import factor_labels, measure_factors, read_texts
 
     model = IMRNNModel.from_pretrained(name)
     data = read_texts(text, list(model.space.names))
@@ -183,12 +192,17 @@ def _report_on(name: str, text: Path, as_json: bool) -> None:
     vectors = encoder.encode_passages(data.texts, "encoding")
     found = measure_factors(model.space, data.texts, vectors, data.sources, data.labels)
     rows = {name: {source: asdict(auc) for source, auc in by_source.items()} for name, by_source in found.items()}
+    labels = factor_labels(data.texts, data.sources, data.labels) if seeds else {}
+    stable = stability(model.space, vectors, data.sources, labels, seeds) if seeds else {}
     if as_json:
-        print_json({"model_id": model.model_id, "space_id": model.space.space_id, "factors": rows})
+        told_ids = {"model_id": model.model_id, "space_id": model.space.space_id}
+        print_json({**told_ids, "factors": rows, "stability": stable})
         return
     for factor, by_source in found.items():
         told = (f"{source} {auc.auc:.3f} (by {auc.judged_by})" for source, auc in by_source.items())
         click.echo(f"{factor:<16} AUC {', '.join(told) or '-  too few texts carry it'}")
+    for factor, cosine in stable.items():
+        click.echo(f"{factor:<16} cosine with its refits on {seeds} resamples {cosine:.2f}")
 
 
 def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:

@@ -135,6 +135,8 @@ def stability(
         By factor: mean cosine of shipped and refitted axis, −1..1.
     """
     names = [name for name in space.names[: space.num_columns] if name in labels]
+    if not names or seeds < 1:
+        raise InvalidInputError("stability needs labels for a named factor of the space, and at least one resample")
     parts = {source: np.flatnonzero(np.asarray(sources) == source) for source in sorted(set(sources))}
     cosines = []
     for seed in range(seeds):

@@ -239,6 +239,32 @@ def measure_factors(
     }
 
 
+def factor_labels(
+    texts: Sequence[str], sources: Sequence[str], labels: Mapping[str, npt.ArrayLike] | None = None
+) -> dict[str, npt.NDArray[np.float64]]:
+    """Label texts for each factor that a word list can tell, as a fit does.
+
+    Parameters
+    ----------
+    texts, sources
+        n texts, and n names of where they come from.
+    labels
+        By factor, shape (n,): people's labels, NaN for none; they go before word lists where a source has enough.
+
+    Returns
+    -------
+    dict
+        By factor, shape (n,).
+    """
+    names, labellers = np.asarray(sources, np.str_), default_labellers(texts)
+    judged = _Labels(names, label_texts(texts, labellers), list(labellers), labels or {})
+    found = {name: np.full(len(names), np.nan) for name in labellers}
+    for name, column in found.items():
+        for source in sorted(set(sources)):
+            column[names == source] = judged.of(name, source)[0]
+    return found
+
+
 class _Labels:
     """Labels by factor and source: people's where there are enough, weak ones elsewhere."""
 

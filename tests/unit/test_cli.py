@@ -138,6 +138,10 @@ def test_factors_are_measured_on_given_texts(tmp_path):
     found = json.loads(run("factors", "report", "--text", file, "--json").stdout)["factors"]
     assert found["family"]["mine"]["auc"] > 0.9
     assert found["family"]["mine"]["judged_by"] == "words"
+    few = run("factors", "report", "--text", file, "--seeds", 1)  # no text of this file is about film, law, ...
+    assert few.exit_code == 2
+    assert "too few texts" in few.stderr
+    assert run("factors", "report", "--seeds", 1).exit_code == 2
 
 
 def test_examples_can_be_points(url, tmp_path):

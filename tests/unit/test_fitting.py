@@ -7,7 +7,7 @@ import pytest
 
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.fitting import default_labellers, fit_space, join, measure_factors, read_texts
+from imrnn_vdb.fitting import default_labellers, factor_labels, fit_space, join, measure_factors, read_texts
 from imrnn_vdb.fitting.auc import carries, lacks, roc_auc
 from imrnn_vdb.fitting.labels import EntityLabeller, WordList
 from imrnn_vdb.fitting.probes import orthogonalise
@@ -233,3 +233,13 @@ def test_a_space_is_measured_on_other_texts_as_the_fit_measures_it(corpus):
     assert other["food"]["c"].auc < found["food"]["c"].auc
     with pytest.raises(InvalidInputError, match="sources for"):
         measure_factors(fitted.space, texts, vectors, ["c"])
+
+
+def test_people_s_labels_go_before_word_lists_where_a_source_has_enough():
+    texts = [f"My mother and her sister, number {i}." for i in range(240)]
+    sources = ["judged"] * 120 + ["plain"] * 120
+    people = np.where(np.arange(240) < 120, np.arange(240.0), np.nan)
+    found = factor_labels(texts, sources, {"family": people})
+    np.testing.assert_array_equal(found["family"][:120], people[:120])
+    assert (found["family"][120:] > 0).all()
+    assert np.isfinite(found["numeric"]).all()
