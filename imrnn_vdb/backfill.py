@@ -296,12 +296,15 @@ class Filler:
         ids: list[PointId] = []
         if rows:
             ids = yield from self.store.changed([wanted.ids[row] for row in rows], wanted.vectors[rows])
+        # what was not written, because it was there, may have gone meanwhile with a point that was put anew
+        parts = [wanted.ids[row] for row in rows if not wanted.lacking[row].all()]
+        ids = list(dict.fromkeys([*ids, *parts]))
         if not ids:
             return plan(self.space, self.metric, Points([], None, []))
-        again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False, with_codes=False)
+        again = yield from self.store.fetch(ids, with_vectors=True, with_payloads=False, with_codes=bool(parts))
         alive = set(again.ids)
         yield from self.store.forget_codes([value for value in ids if value not in alive])
-        return plan(self.space, self.metric, replace(again, **_written(wanted, again.ids)))
+        return plan(self.space, self.metric, again if parts else replace(again, **_written(wanted, again.ids)))
 
     def _write(self, wanted: Plan, start: int, end: int) -> Operation[tuple[FailedPoint, ...]]:
         """Write codes; where the database refuses, halve until the points it refuses stand alone."""

@@ -205,7 +205,12 @@ def _wait_for(local: LocalWork) -> Any:
 async def _await_for(local: LocalWork) -> Any:
     future = local.limit.start(local.work)
     waiting = asyncio.wrap_future(future)
-    if not (await asyncio.wait([waiting], timeout=local.limit.seconds))[0]:
+    try:
+        done, _ = await asyncio.wait([waiting], timeout=local.limit.seconds)
+    except asyncio.CancelledError:  # whoever gives up waiting leaves the work running all the same
+        local.limit.overran(future)
+        raise
+    if not done:
         waiting.cancel()
         raise local.limit.overran(future)
     return waiting.result()

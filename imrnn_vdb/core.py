@@ -173,11 +173,14 @@ class CollectionCore:
     ) -> Operation[SearchResponse]:
         """Read points by id and rank them for one query, of shape (1, d), as a search does that found exactly these."""
         self._check_answerable(query_vectors)
+        if foreign := sorted(set(options) - RerankOptions.__annotations__.keys()):
+            raise InvalidInputError(f"rerank takes no {', '.join(foreign)}: nothing is searched for")
         keys = list(dict.fromkeys(normalize_id(value) for value in ids))
         points = yield from self.store.fetch(keys, with_vectors=True)
         watch.lap("database")
         count = max(1, len(points))  # of an empty list nothing can be asked
-        wanted: Any = {**options, "limit": min(options.get("limit", count), count), "coarse_k": count}
+        limit = options.get("limit")
+        wanted: Any = {**options, "limit": count if limit is None else min(limit, count), "coarse_k": count}
         request = SearchRequest(**wanted)
         condition = checked_condition(self.model.space, self.metric, request)
         active = self.model.active if request.modulate is None else request.modulate

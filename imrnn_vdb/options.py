@@ -55,7 +55,7 @@ class SearchOptions(TypedDict, total=False):
 class RerankOptions(TypedDict, total=False):
     """Keywords of ``rerank``: those of a search that make sense where nothing is searched for."""
 
-    limit: int
+    limit: int | None
     factor_filter: FactorFilter | str | None
     only: str | None
     steer: Mapping[str, float] | None

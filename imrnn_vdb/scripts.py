@@ -46,7 +46,7 @@ def run_script(connection: Connection, script: Script[T]) -> T:
     Raises
     ------
     StoreError
-        What the database answered, after bounded retries; the rest of the round is finished first.
+        What the database answered, after bounded retries; what else of the round has begun is finished first.
     """
     with ThreadPoolExecutor(thread_name_prefix="imrnn") as pool:
         try:
@@ -78,4 +78,8 @@ async def arun_script(connection: Connection, script: Script[T]) -> T:
 async def _aresults(connection: Connection, todo: Round) -> list[Any]:
     if todo.workers == 1:
         return [await connection.arun(operation) for operation in todo.operations]
-    return list(await asyncio.gather(*map(connection.arun, todo.operations)))
+    done = await asyncio.gather(*map(connection.arun, todo.operations), return_exceptions=True)
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+    return list(done)

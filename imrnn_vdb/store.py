@@ -78,8 +78,12 @@ class Layout:
         return f"{CODE_PREFIX}{self.space_id}"
 
     def factor_field(self, name: str) -> str:
-        """Return the payload key of a named factor's score; it names the space, so that scores of two never mix."""
-        return f"{FACTOR_PREFIX}{self.score_ids.get(name, self.space_id)}_{name}"
+        """Return the payload key of a named factor's score; it names the space, so that scores of two never mix.
+
+        That of a factor added to the space names its own fingerprint after that.
+        """
+        added = f"{self.score_ids[name]}_" if name in self.score_ids else ""
+        return f"{FACTOR_PREFIX}{self.space_id}_{added}{name}"
 
 
 class LazyPayloads(Sequence[Payload]):

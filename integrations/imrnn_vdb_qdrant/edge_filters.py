@@ -78,7 +78,7 @@ class EdgeFilterReader:
         if "match" in tree:
             _check(tree["match"], set(self._matches))
             [(name, value)] = tree["match"].items()
-            if isinstance(value, bool):  # Edge would look for the number 1
+            if any(isinstance(item, bool) for item in (value if isinstance(value, list) else [value])):  # read as 0, 1
                 raise ValueError("Qdrant Edge 0.9 cannot match a boolean; match the other fields, and filter the rest")
             return self._edge.FieldCondition(tree["key"], match=self._matches[name](value))
         _check(tree["range"], {"gt", "gte", "lt", "lte"})

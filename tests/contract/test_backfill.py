@@ -143,6 +143,8 @@ def test_a_new_factor_is_written_beside_codes_that_stay(
     np.testing.assert_array_equal(after.codes.directions, before.codes.directions)
     np.testing.assert_array_equal(after.factor_scores[:, :-1], before.factor_scores)
     assert wider.call("count", factor_filter=factor("cricket") >= 0.0) == COUNT
+    wider.call("undo")
+    assert wider.call("count", factor_filter=factor("cricket") >= 0.0) == 0
 
 
 def test_points_that_come_and_go_are_followed(filled: Any, rng: np.random.Generator) -> None:

@@ -139,7 +139,9 @@ def test_reranking_a_window_by_its_ids_gives_what_the_search_gave(make, rng, met
         assert one.score == pytest.approx(other.score, rel=1e-5, abs=1e-5)  # base scores: float64 here, float32 there
         assert one.base_score == pytest.approx(other.base_score, rel=1e-5, abs=1e-5)
         assert one.explanation.score == pytest.approx(one.score, abs=1e-6)
-    assert len(collection.call("rerank", query, ids)) == COUNT
+    assert len(collection.call("rerank", query, ids)) == len(collection.call("rerank", query, ids, limit=None)) == COUNT
+    with pytest.raises(InvalidInputError, match="rerank takes no payload_filter"):
+        collection.call("rerank", query, ids, payload_filter="anything")
     assert list(collection.call("rerank", query, ["nonesuch"])) == []
 
 

@@ -30,6 +30,7 @@ class MemoryStore:
         self.error: Exception = StoreError("refused")
         self.after_write: Callable[[], None] = lambda: None
         self.codes: dict[int, Codes] = {}
+        self.without_score: set[int] = set()
 
     def prepare_codes(self, *, in_place: bool) -> Any:
         yield from ()
@@ -46,7 +47,9 @@ class MemoryStore:
         held = [self.codes.get(key, nothing) for key in ids]
         joined = Codes(*(np.concatenate([getattr(c, n) for c in held]) for n in ("directions", "norms", "status")))
         vectors = np.stack([self.vectors[key] for key in ids])
-        return Points(list(ids), vectors, [{} for _ in ids], joined, self.space.factor_scores(joined.directions))
+        scores = self.space.factor_scores(joined.directions)
+        scores[[key in self.without_score for key in ids], -1] = np.nan
+        return Points(list(ids), vectors, [{} for _ in ids], joined, scores)
 
     def scroll(self, limit: int, cursor: Any, payload_filter: Any, **_: bool) -> Any:
         yield from ()
@@ -76,7 +79,10 @@ class MemoryStore:
             raise self.error
         self.written.append(list(ids))
         for row, key in enumerate(ids):
-            self.codes[key] = codes.take(np.array([row]))
+            if lacking[row, 0]:
+                self.codes[key] = codes.take(np.array([row]))
+            if lacking[row, -1]:
+                self.without_score.discard(key)
         self.after_write()
 
 
@@ -186,3 +192,19 @@ def test_a_plan_says_which_part_of_a_point_is_lacking(space: FactorSpace, rng: n
     assert wanted.lacking[:, 0].tolist() == [True, False]
     assert wanted.lacking[0, 1:].tolist() == [False] * scores.shape[1]
     assert wanted.lacking[1, 1:].tolist() == [True] + [False] * (scores.shape[1] - 1)
+
+
+def test_a_code_that_goes_while_its_new_score_is_written_is_written_again(store: MemoryStore) -> None:
+    fill(store)
+    store.without_score, store.written = {2, 3}, []
+
+    def put_anew() -> None:  # a writer replaces a whole point, with the same vector
+        store.codes.pop(3, None)
+        store.after_write = lambda: None
+
+    store.after_write = put_anew
+    report = fill(store)
+    assert (report.written, report.unsettled) == (2, 0)
+    assert store.written == [[2, 3], [3]]
+    assert 3 in store.codes
+    assert not store.without_score

@@ -59,6 +59,7 @@ def test_text_means_what_it_means_to_a_server(tree: dict[str, Any], tmp_path: Pa
         '{"must": [{"key": "a", "match": {"value": 1, "any": [1]}}]}',
         '{"must": [{"key": "a", "match": {"value": []}}]}',
         '{"must": [{"key": "a", "match": {"value": true}}]}',
+        '{"must": [{"key": "a", "match": {"any": [1, true]}}]}',
         '{"must": [{"key": "a", "match": {"value": 1}, "range": {"gt": 1}}]}', '{"must": [{"geo": {}}]}',
         '{"must": [{"key": "a", "range": {"above": 1}}]}', '{"must": [{"has_id": [[]]}]}', '{"must": ' * 2000,
     ],

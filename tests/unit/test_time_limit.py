@@ -59,6 +59,21 @@ def test_work_that_overruns_is_left_behind_and_bounded(asynchronous: bool) -> No
         pytest.fail("the limit never recovered")
 
 
+async def test_work_that_a_cancelled_caller_leaves_behind_counts_as_well() -> None:
+    go_on, limit = threading.Event(), TimeLimit(30.0)
+    connection = Connection(None, lambda exc: StoreError(str(exc)), asynchronous=True)
+
+    def operation() -> Any:
+        return (yield LocalWork(lambda: go_on.wait(60), limit))
+
+    for _ in range(MAX_OVERDUE):
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(connection.arun(operation()), 0.01)
+    with pytest.raises(OverdueError, match="still running"):
+        await connection.arun(operation())
+    go_on.set()
+
+
 async def test_an_event_loop_goes_on_meanwhile() -> None:
     go_on = threading.Event()
     connection = Connection(None, lambda exc: StoreError(str(exc)), asynchronous=True)
