@@ -22,6 +22,7 @@ from imrnn_vdb.core import (
     Query,
     as_batch,
     create_core,
+    given_window,
     open_core,
     pick,
     whole_window,
@@ -129,8 +130,20 @@ class AsyncIMRNNCollection(Shell):
 
     async def rerank(self, query: Query, ids: Iterable[object], **options: Unpack[RerankOptions]) -> SearchResponse:
         """Rank points that somebody else found; see :meth:`IMRNNCollection.rerank`."""
+        queries = as_batch(query)
+        if self._core.observer is None:
+            return await self._ranked(queries, ids, options)
+        points = list(ids)
+        with self._core.observing(queries, given_window(options, len(points)), "rerank") as seen:
+            response = await self._ranked(queries, points, options)
+            seen.responses = [response]
+        return response
+
+    async def _ranked(
+        self, queries: Sequence[str] | npt.ArrayLike, ids: Iterable[object], options: RerankOptions
+    ) -> SearchResponse:
         watch = Stopwatch()
-        vectors = await asyncio.to_thread(self._core.query_vectors, as_batch(query))
+        vectors = await asyncio.to_thread(self._core.query_vectors, queries)
         watch.lap("encode")
         return await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
 

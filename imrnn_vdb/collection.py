@@ -25,6 +25,7 @@ from imrnn_vdb.core import (
     Query,
     as_batch,
     create_core,
+    given_window,
     open_core,
     pick,
     whole_window,
@@ -274,8 +275,20 @@ class IMRNNCollection(Shell):
         InvalidInputError, SpaceMismatchError, StoreError
             As for :meth:`search`.
         """
+        queries = as_batch(query)
+        if self._core.observer is None:
+            return self._ranked(queries, ids, options)
+        points = list(ids)
+        with self._core.observing(queries, given_window(options, len(points)), "rerank") as seen:
+            response = self._ranked(queries, points, options)
+            seen.responses = [response]
+        return response
+
+    def _ranked(
+        self, queries: Sequence[str] | npt.ArrayLike, ids: Iterable[object], options: RerankOptions
+    ) -> SearchResponse:
         watch = Stopwatch()
-        vectors = self._core.query_vectors(as_batch(query))
+        vectors = self._core.query_vectors(queries)
         watch.lap("encode")
         return self._connection.run(self._core.rerank(vectors, ids, options, watch))
 

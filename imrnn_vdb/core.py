@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -173,15 +173,10 @@ class CollectionCore:
     ) -> Operation[SearchResponse]:
         """Read points by id and rank them for one query, of shape (1, d), as a search does that found exactly these."""
         self._check_answerable(query_vectors)
-        if foreign := sorted(set(options) - RerankOptions.__annotations__.keys()):
-            raise InvalidInputError(f"rerank takes no {', '.join(foreign)}: nothing is searched for")
         keys = list(dict.fromkeys(normalize_id(value) for value in ids))
         points = yield from self.store.fetch(keys, with_vectors=True)
         watch.lap("database")
-        count = max(1, len(points))  # of an empty list nothing can be asked
-        limit = options.get("limit")
-        wanted: Any = {**options, "limit": count if limit is None else min(limit, count), "coarse_k": count}
-        request = SearchRequest(**wanted)
+        request = given_window(options, len(points))
         condition = checked_condition(self.model.space, self.metric, request)
         active = self.model.active if request.modulate is None else request.modulate
         candidates = self._fetched(points, query_vectors[0])
@@ -229,14 +224,17 @@ class CollectionCore:
         return AuditReport(tuple(verdicts))
 
     def observing(
-        self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest
+        self,
+        queries: Sequence[str] | npt.ArrayLike,
+        request: SearchRequest,
+        kind: Literal["search", "rerank"] = "search",
     ) -> AbstractContextManager[Observation]:
-        """Tell the observer of a search that happens inside."""
+        """Tell the observer of a search, or a reranking, that happens inside."""
         from imrnn_vdb.observability.observer import Observation, observing
 
         assert self.observer is not None  # noqa: S101 - asked for only where there is one
         seen: Any = queries
-        return observing(self.observer, Observation("search", self.store.collection, self.model.space, seen, request))
+        return observing(self.observer, Observation(kind, self.store.collection, self.model.space, seen, request))
 
     def peek(self, limit: int) -> Operation[Points]:
         """Read the points that the database comes to first, with their vectors."""
@@ -368,6 +366,15 @@ def whole_window(request: SearchRequest) -> SearchRequest:
     return replace(
         request, limit=everything, offset=0, threshold=None, explain=True, max_coarse_k=request.window, plan=False
     )
+
+
+def given_window(options: RerankOptions, count: int) -> SearchRequest:
+    """Return the request of a reranking of so many points."""
+    if foreign := sorted(set(options) - RerankOptions.__annotations__.keys()):
+        raise InvalidInputError(f"rerank takes no {', '.join(foreign)}: nothing is searched for")
+    limit, size = options.get("limit"), max(1, count)  # of an empty list nothing can be asked
+    wanted: Any = {**options, "limit": size if limit is None else min(limit, size), "coarse_k": size}
+    return SearchRequest(**wanted)
 
 
 def pick(response: SearchResponse, point_id: PointId) -> SearchResult:

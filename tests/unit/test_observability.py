@@ -82,6 +82,28 @@ async def test_both_facades_tell_of_each_search(url):
     assert len(third.responses) == 1
 
 
+async def test_both_facades_tell_of_each_reranking(url, spans):
+    provider, finished = spans
+    observer = Recorder()
+    both = Observers((observer, OpenTelemetryTracing(provider)))
+    with opened(url, both) as collection:
+        found = collection.rerank(QUERIES[0], iter(range(5)), limit=3)
+        with pytest.raises(SpaceMismatchError):
+            collection.rerank(QUERIES[0][:3], range(5))
+    async with await AsyncIMRNNCollection.open(url, make_model(), observer=both) as twin:
+        assert (await twin.rerank(QUERIES[0], iter(range(5)), limit=3)).results == found.results
+        await twin.rerank(QUERIES[0], [])
+    assert [seen.kind for seen in observer.seen] == ["rerank"] * 4
+    first, failed, third, empty = observer.seen
+    assert first.responses == [found]
+    assert (first.collection, first.request.limit, len(first.queries), first.error) == ("articles", 3, 1, None)
+    assert isinstance(failed.error, SpaceMismatchError)
+    assert (third.responses[0].results, empty.responses[0].results) == (found.results, ())
+    told = [span for span in finished() if span.name == "imrnn_vdb.rerank"]
+    assert len(told) == 4
+    assert told[0].attributes["reranker.top_k"] == 3
+
+
 def test_an_observer_that_fails_does_not_fail_the_search(url, caplog):
     class Broken:
         def searched(self, observation) -> None:
