@@ -20,7 +20,7 @@ RECORD_KEY = "imrnn_vdb.attachment"
 
 
 class Extras:
-    """Base of a store: each method is an operation, but for :meth:`bytes_of`."""
+    """Base of a store: each method is an operation, but for :meth:`bytes_of` and :meth:`key_of`."""
 
     collection: str
 
@@ -65,6 +65,10 @@ class Extras:
         """Return the seconds of the call that reads codes for these ids in every search; None where there is none."""
         yield from ()
         return None
+
+    def key_of(self, point_id: PointId) -> PointId:
+        """Return the key under which the engine keeps a point; of such a key, itself."""
+        return point_id
 
     def bytes_of(self, fields: Mapping[str, Any]) -> int:
         """Return about how many bytes one point's code and factor scores take, before the engine's own overhead."""

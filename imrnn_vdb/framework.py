@@ -60,20 +60,29 @@ class Collections:
             return await asyncio.to_thread(self.search, query, options)
         return await self.asynchronous.search(query, **{"explain": True, **options})
 
+    def key_of(self, point_id: object) -> PointId:
+        """Return the key under which the database keeps a point; other integrations may know no other id of it."""
+        collection = self.blocking or self.asynchronous
+        return collection.key_of(point_id) if collection is not None else normalize_id(point_id)
+
     def rerank(self, query: Query, ids: Sequence[PointId], options: Mapping[str, Any]) -> SearchResponse:
-        """Rank all of these points, with explanations."""
-        return self._need_blocking().rerank(query, ids, **{"explain": True, **options})
+        """Rank all of these points, with explanations; a limit among the options is :func:`in_new_order`'s."""
+        return self._need_blocking().rerank(query, map(self.key_of, ids), **_for_all(options))
 
     async def arerank(self, query: Query, ids: Sequence[PointId], options: Mapping[str, Any]) -> SearchResponse:
         """Rank all of these points, with explanations, without blocking the event loop."""
         if self.asynchronous is None:
             return await asyncio.to_thread(self.rerank, query, ids, options)
-        return await self.asynchronous.rerank(query, ids, **{"explain": True, **options})
+        return await self.asynchronous.rerank(query, map(self.key_of, ids), **_for_all(options))
 
     def _need_blocking(self) -> IMRNNCollection:
         if self.blocking is None:
             raise InvalidInputError("only an AsyncIMRNNCollection was given: call the async method, or give both")
         return self.blocking
+
+
+def _for_all(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"explain": True, **{name: value for name, value in options.items() if name != "limit"}}
 
 
 def details(result: SearchResult) -> dict[str, Any]:
@@ -89,39 +98,52 @@ def details(result: SearchResult) -> dict[str, Any]:
 
 
 def in_new_order(
-    documents: Sequence[T], ids: Sequence[PointId], response: SearchResponse, limit: int, options: Mapping[str, Any]
+    collections: Collections,
+    documents: Sequence[T],
+    ids: Sequence[PointId],
+    response: SearchResponse,
+    options: Mapping[str, Any],
 ) -> list[tuple[T, dict[str, Any]]]:
     """Put documents that somebody fetched into the order of a response over their points.
 
     Parameters
     ----------
+    collections
+        What was asked.
     documents
         n documents.
     ids
-        The point of each.
+        The point of each: its id, or the database's key of it.
     response
         All of these points, ranked.
-    limit
-        How many documents are wanted.
     options
-        Those of the reranking. Without a filter and a threshold among them, documents whose points the collection does
-        not have follow at the end, in the order in which they came; otherwise they are left out.
+        Those of the reranking; ``limit`` is how many documents are wanted, None for all. Without a filter and a
+        threshold among them, documents whose points the collection does not have follow at the end, in the order in
+        which they came; otherwise they are left out.
 
     Returns
     -------
     list of tuple
         Documents with the details of their results.
+
+    Raises
+    ------
+    InvalidInputError
+        If the limit is below 1.
     """
-    told = {result.id: details(result) for result in response}
-    groups: dict[PointId, list[T]] = {point: [] for point in told}
+    limit = options.get("limit")
+    if limit is not None and limit < 1:
+        raise InvalidInputError(f"limit must be at least 1, got {limit}")
+    told = {collections.key_of(result.id): details(result) for result in response}
+    groups: dict[PointId, list[T]] = {key: [] for key in told}
     unknown = []
     for document, value in zip(documents, ids, strict=True):
-        point = normalize_id(value)
-        if point in groups:
-            groups[point].append(document)
+        key = collections.key_of(value)
+        if key in groups:
+            groups[key].append(document)
         else:
             reason = "the collection has no point of this id"
-            unknown.append((document, {"id": point, "modulated": False, "reason": reason}))
-    known = [(document, told[point]) for point, group in groups.items() for document in group]
+            unknown.append((document, {"id": normalize_id(value), "modulated": False, "reason": reason}))
+    known = [(document, told[key]) for key, group in groups.items() for document in group]
     selecting = any(options.get(name) is not None for name in _SELECTING)
     return (known if selecting else known + unknown)[:limit]

@@ -13,7 +13,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import Settings
 from imrnn_vdb.payloads import text_of
-from imrnn_vdb.store import Backend, Payload, adopt_client
+from imrnn_vdb.store import Backend, Payload, PointId, adopt_client, normalize_id
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -66,6 +66,13 @@ class Shell:
     def vector_name(self) -> str:
         """Name of the base vector; "" where it has none."""
         return self._core.store.layout.vector_name
+
+    def key_of(self, point_id: object) -> PointId:
+        """Return the key under which the database keeps a point, by which other clients know it; of a key, itself.
+
+        On Qdrant, whose keys are integers and UUIDs, it is a UUID for every other text.
+        """
+        return self._core.store.key_of(normalize_id(point_id))
 
     def parse_filter(self, text: str) -> Any:
         """Read a payload filter from text: JSON of a ``models.Filter`` for Qdrant, an expression for Milvus."""

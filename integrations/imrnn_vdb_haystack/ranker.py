@@ -11,7 +11,7 @@ from haystack import Document, component, default_to_dict
 from haystack.utils import Secret
 
 from imrnn_vdb import InvalidInputError
-from imrnn_vdb.framework import METADATA_KEY, in_new_order
+from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order
 from imrnn_vdb.results import SearchResponse
 from imrnn_vdb.store import PointId
 from imrnn_vdb_haystack.opening import OpenedCollection, default_api_key, query_from
@@ -93,8 +93,9 @@ class IMRNNRanker(OpenedCollection):
         if not documents:
             return {"documents": []}
         ids = [self._point_id(document) for document in documents]
-        response = self._collections().rerank(query_given, ids, self.rerank_kwargs or {})
-        return self._output(documents, ids, response, top_k)
+        collections = self._collections()
+        response = collections.rerank(query_given, ids, self.rerank_kwargs or {})
+        return self._output(collections, documents, ids, response, top_k)
 
     @component.output_types(documents=list[Document])
     async def run_async(
@@ -109,8 +110,9 @@ class IMRNNRanker(OpenedCollection):
         if not documents:
             return {"documents": []}
         ids = [self._point_id(document) for document in documents]
-        response = await (await self._acollections()).arerank(query_given, ids, self.rerank_kwargs or {})
-        return self._output(documents, ids, response, top_k)
+        collections = await self._acollections()
+        response = await collections.arerank(query_given, ids, self.rerank_kwargs or {})
+        return self._output(collections, documents, ids, response, top_k)
 
     def _point_id(self, document: Document) -> PointId:
         own = document.meta.get(METADATA_KEY) or {}
@@ -119,10 +121,15 @@ class IMRNNRanker(OpenedCollection):
         return document.id if self.id_from == "document" else str(uuid.uuid5(_QDRANT_STORE, document.id))
 
     def _output(
-        self, documents: Sequence[Document], ids: Sequence[PointId], response: SearchResponse, top_k: int | None
+        self,
+        collections: Collections,
+        documents: Sequence[Document],
+        ids: Sequence[PointId],
+        response: SearchResponse,
+        top_k: int | None,
     ) -> dict[str, list[Document]]:
-        limit = self.top_k if top_k is None else top_k
-        ordered = in_new_order(documents, ids, response, limit, self.rerank_kwargs or {})
+        options = {"limit": self.top_k, **(self.rerank_kwargs or {}), **({} if top_k is None else {"limit": top_k})}
+        ordered = in_new_order(collections, documents, ids, response, options)
         return {
             "documents": [
                 replace(document, score=told.get("score"), meta={**document.meta, METADATA_KEY: told})

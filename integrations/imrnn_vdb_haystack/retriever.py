@@ -88,7 +88,7 @@ class IMRNNRetriever(OpenedCollection):
         return _output(collections, await collections.asearch(query_from(query, query_embedding), options))
 
     def _options(self, collections: Collections, payload_filter: Any, top_k: int | None) -> dict[str, Any]:
-        options = {"limit": self.top_k if top_k is None else top_k, **(self.search_kwargs or {})}
+        options = {"limit": self.top_k, **(self.search_kwargs or {}), **({} if top_k is None else {"limit": top_k})}
         wanted = options.get("payload_filter") if payload_filter is None else payload_filter
         collection = collections.blocking or collections.asynchronous
         if isinstance(wanted, str) and collection is not None:

@@ -101,9 +101,10 @@ class IMRNNRerank(BaseDocumentCompressor):
     def _ordered(
         self, documents: Sequence[Document], ids: Sequence[PointId], response: SearchResponse
     ) -> list[Document]:
+        options = {"limit": self.top_n, **self.rerank_kwargs}
         return [
             document.model_copy(update={"metadata": {**document.metadata, **_score(told), METADATA_KEY: told}})
-            for document, told in in_new_order(documents, ids, response, self.top_n, self.rerank_kwargs)
+            for document, told in in_new_order(self._collections, documents, ids, response, options)
         ]
 
 

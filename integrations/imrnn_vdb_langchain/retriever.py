@@ -66,7 +66,9 @@ class IMRNNRetriever(BaseRetriever):
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return keywords of ``search``; those of one call go before those of the retriever."""
         more = dict(given)
-        return {"limit": more.pop("k", self.k), **self.search_kwargs, **more}
+        if "k" in more:
+            more["limit"] = more.pop("k")
+        return {"limit": self.k, **self.search_kwargs, **more}
 
     def _document(self, result: SearchResult) -> Document:
         payload = dict(result.payload)

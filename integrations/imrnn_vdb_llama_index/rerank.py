@@ -76,9 +76,10 @@ class IMRNNRerank(BaseNodePostprocessor):
     def _ordered(
         self, nodes: Sequence[NodeWithScore], ids: Sequence[PointId], response: SearchResponse
     ) -> list[NodeWithScore]:
+        options = {"limit": self.top_n, **self.rerank_kwargs}
         return [
             NodeWithScore(node=with_details(found.node, told), score=told.get("score"))
-            for found, told in in_new_order(nodes, ids, response, self.top_n, self.rerank_kwargs)
+            for found, told in in_new_order(self._collections, nodes, ids, response, options)
         ]
 
 

@@ -76,6 +76,10 @@ class NativeStore(Store):
         self._known: Schema | None = None
         self._indexes_seen = False
 
+    def key_of(self, point_id: PointId) -> PointId:
+        """Return the integer or the UUID that the point is stored under."""
+        return native_id(point_id)
+
     # how single requests are sent
 
     @property

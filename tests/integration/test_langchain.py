@@ -15,6 +15,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests
 from frames import QUERY, TEXTS, check_details, embed, filled, model, opened, payloads
 from imrnn_vdb import AsyncIMRNNCollection, InvalidInputError
 from imrnn_vdb_langchain import IMRNNRerank, IMRNNRetriever
+from imrnn_vdb_qdrant.ids import native_id
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,7 @@ def test_one_calls_keywords_go_before_those_of_the_retriever(collection: Any) ->
     assert [document.metadata["imrnn"]["id"] for document in found] == [
         result.id for result in collection.search(QUERY, limit=4, factor_filter="entity < 0.5")
     ]
+    assert len(IMRNNRetriever(collection=collection, search_kwargs={"limit": 2}).invoke(QUERY, k=4)) == 4
 
 
 async def test_an_asynchronous_collection_finds_the_same(tmp_path: Any) -> None:
@@ -107,6 +109,25 @@ def test_documents_of_another_retriever_are_ranked_as_the_search_does(collection
         assert document.metadata["relevance_score"] == pytest.approx(result.score, abs=1e-6)
         assert document.metadata["imrnn"]["base_rank"] == result.base_rank
         assert document.page_content == TEXTS[result.id]
+
+
+def test_documents_that_langchain_qdrant_names_by_the_databases_key_are_ranked(tmp_path: Any) -> None:
+    names = [f"doc-{i}" for i in range(5)]
+    with opened(filled(tmp_path, "qdrant+local")) as collection:
+        collection.upsert(names, texts=TEXTS[:5])
+        records = [collection.client.retrieve(collection.name, [native_id(name)])[0] for name in names]
+        fetched = [Document(page_content=r.payload["text"], metadata={"_id": r.id}) for r in records]
+        wanted = collection.rerank(QUERY, names)
+        found = IMRNNRerank(collection=collection).compress_documents(fetched, QUERY)
+    assert [document.metadata["imrnn"]["id"] for document in found] == [result.id for result in wanted]
+    assert [document.page_content for document in found] == [TEXTS[names.index(str(r.id))] for r in wanted]
+
+
+def test_a_limit_among_the_keywords_of_the_reranking_makes_no_document_a_stranger(collection: Any) -> None:
+    fetched = [Document(page_content=TEXTS[i], metadata={"_id": i}) for i in range(3)]
+    best = collection.rerank(QUERY, range(3))[0].id
+    [found] = IMRNNRerank(collection=collection, rerank_kwargs={"limit": 1}).compress_documents(fetched, QUERY)
+    assert found.metadata["_id"] == found.metadata["imrnn"]["id"] == best
 
 
 def test_what_cannot_be_ranked(collection: Any) -> None:

@@ -92,6 +92,12 @@ def test_a_query_engine_retrieves_and_ranks(collection: Any) -> None:
     assert "residual" not in str(response)
 
 
+def test_a_limit_among_the_keywords_of_the_reranking_is_how_many_are_wanted(collection: Any) -> None:
+    nodes = IMRNNRetriever(collection, similarity_top_k=5).retrieve(QUERY)
+    [found] = IMRNNRerank(collection=collection, rerank_kwargs={"limit": 1}).postprocess_nodes(nodes, query_str=QUERY)
+    assert found.node_id == nodes[0].node_id
+
+
 def test_what_cannot_be_ranked(collection: Any) -> None:
     rerank = IMRNNRerank(collection=collection)
     assert rerank.postprocess_nodes([], query_str=QUERY) == []
