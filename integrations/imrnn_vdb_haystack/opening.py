@@ -33,12 +33,22 @@ class OpenedCollection:
     url, model
         As for :meth:`imrnn_vdb.IMRNNCollection.open`.
     api_key
-        Secret for the server; only one from the environment can be written to YAML.
+        Secret for the server; only one from the environment can be written to YAML. None, or of a variable that is not
+        set: no key.
     open_kwargs
         More keywords of ``open``: ``text_field``, ``vector_name``, ``guard``, ``timeout`` …
+
+    Raises
+    ------
+    InvalidInputError
+        If ``open_kwargs`` hold an ``api_key``, which would be written down.
     """
 
     def __init__(self, url: str, model: str, api_key: Secret | None, open_kwargs: dict[str, Any] | None) -> None:
+        if "api_key" in (open_kwargs or {}):
+            raise InvalidInputError(
+                "open_kwargs are written down, so they take no api_key: give it as api_key=Secret.from_env_var(...)"
+            )
         self.url = url
         self.model = model
         self.api_key = api_key
@@ -103,7 +113,7 @@ class OpenedCollection:
 
     def _open_options(self) -> dict[str, Any]:
         key = self.api_key.resolve_value() if self.api_key else None
-        return {**(self.open_kwargs or {}), **({"api_key": key} if key else {})}
+        return {**(self.open_kwargs or {}), "api_key": key or ""}  # None would take the environment's
 
 
 def query_from(query: str | None, query_embedding: list[float] | None) -> Query:

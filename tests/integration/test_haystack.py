@@ -17,6 +17,7 @@ from haystack.utils import Secret
 
 from frames import QUERY, TEXTS, check_details, embed, filled, model, opened, payloads
 from imrnn_vdb import CollectionNotFoundError, InvalidInputError
+from imrnn_vdb.store import connect
 from imrnn_vdb_haystack import IMRNNRanker, IMRNNRetriever
 
 EMBEDDING = embed([QUERY])[0].tolist()
@@ -110,6 +111,50 @@ def test_a_key_never_leaves_the_component(place: tuple[str, str]) -> None:
     named = IMRNNRetriever(*place, api_key=Secret.from_env_var("SOME_KEY"))
     assert IMRNNRetriever.from_dict(named.to_dict()).api_key == named.api_key
     assert IMRNNRetriever.from_dict(IMRNNRetriever(*place, api_key=None).to_dict()).api_key is None
+
+
+def test_a_key_among_the_keywords_would_be_written_down(place: tuple[str, str]) -> None:
+    for kind in (IMRNNRetriever, IMRNNRanker):
+        with pytest.raises(InvalidInputError, match=r"api_key=Secret\.from_env_var") as refused:
+            kind(*place, open_kwargs={"api_key": "hush"})
+        assert "hush" not in str(refused.value)
+
+
+async def test_without_a_key_the_key_of_another_database_is_not_sent(
+    place: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str | None] = []
+
+    def connecting(where: Any, options: Any, **more: Any) -> Any:
+        sent.append(options.api_key)
+        return connect(where, options, **more)
+
+    monkeypatch.setattr("imrnn_vdb.collection.connect", connecting)
+    monkeypatch.setattr("imrnn_vdb.async_collection.connect", connecting)
+    monkeypatch.setenv("IMRNN_API_KEY", "of another database")
+    monkeypatch.delenv("IMRNN_NOT_SET", raising=False)
+    for key in (None, Secret.from_env_var("IMRNN_NOT_SET", strict=False), Secret.from_env_var("IMRNN_API_KEY")):
+        retriever = IMRNNRetriever(*place, api_key=key)
+        retriever.warm_up()
+        retriever.close()
+        await retriever.warm_up_async()
+        await retriever.close_async()
+    assert sent == [None, None, None, None, "of another database", "of another database"]
+
+
+@pytest.mark.parametrize("own", [1, 5])
+def test_what_one_run_wants_goes_before_the_components_keywords(place: tuple[str, str], own: int) -> None:
+    retriever = IMRNNRetriever(*place, search_kwargs={"limit": own})
+    fetched = retriever.run(query_embedding=EMBEDDING, top_k=3)["documents"]
+    assert len(fetched) == 3
+    assert len(retriever.run(query_embedding=EMBEDDING)["documents"]) == own
+    retriever.close()
+    ranker = IMRNNRanker(*place, rerank_kwargs={"limit": own})
+    found = ranker.run(fetched, query_embedding=EMBEDDING, top_k=2)["documents"]
+    assert [document.id for document in found] == [document.id for document in fetched[:2]]
+    assert all(document.score is not None for document in found)
+    assert len(ranker.run(fetched, query_embedding=EMBEDDING)["documents"]) == min(own, 3)
+    ranker.close()
 
 
 def test_documents_as_haystack_stores_them(tmp_path: Path, place: tuple[str, str]) -> None:
