@@ -137,7 +137,7 @@ async def test_the_asynchronous_client_is_the_same(served, own):
         (lambda c: c.search("articles", "a text, without an encoder"), InvalidInputError, "INVALID_ARGUMENT"),
         (lambda c: c.search("articles", QUERIES[0], limit=0), InvalidInputError, "INVALID_ARGUMENT"),
         (lambda c: c.search("articles", QUERIES[0], factor_filter="entity >"), InvalidInputError, "INVALID_ARGUMENT"),
-        (lambda c: c.search("articles", QUERIES[0], payload_filter="{}"), UnsupportedError, "UNIMPLEMENTED"),
+        (lambda c: c.search("articles", QUERIES[0], payload_filter="{}"), InvalidInputError, "INVALID_ARGUMENT"),
         (lambda c: c.search("model", QUERIES[0]), UnsupportedError, "UNIMPLEMENTED"),
         (lambda c: c.explain("articles", QUERIES[0], "nonesuch"), InvalidInputError, "INVALID_ARGUMENT"),
         (lambda c: c.rerank("model", QUERIES[0], ["a"], [0.5], coarse_k=9), InvalidInputError, "INVALID_ARGUMENT"),
