@@ -122,7 +122,7 @@ class AsyncIMRNNCollection(Shell):
 
     async def verify_audit(self, path: str | Path) -> AuditReport:
         """Recompute what the lines of an audit log say; see :meth:`IMRNNCollection.verify_audit`."""
-        return await self._connection.arun(self._core.recheck(path))
+        return await arun_script(self._connection, self._core.recheck(path))
 
     async def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
         """Say which words of a text carry a factor; see :meth:`IMRNNCollection.token_factors`."""
@@ -236,7 +236,7 @@ class AsyncIMRNNCollection(Shell):
 
     async def sample(self, limit: int = 5000, seed: int = 0) -> Points:
         """Draw points evenly from the whole collection; see :meth:`IMRNNCollection.sample`."""
-        return await self._connection.arun(self._core.sample(limit, seed))
+        return await arun_script(self._connection, self._core.sample(limit, seed))
 
     async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
         """Count points exactly."""

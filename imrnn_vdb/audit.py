@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
@@ -186,10 +187,18 @@ def read_audit(path: str | Path) -> Iterator[tuple[int, dict[str, Any] | None]]:
 
 def _entry(line: str) -> dict[str, Any] | None:
     try:
-        entry = json.loads(line)
-    except ValueError:
+        entry = json.loads(line, parse_constant=_finite, parse_float=_finite)
+    except (ValueError, RecursionError):
         return None
     return entry if isinstance(entry, dict) and entry.get("version") == VERSION else None
+
+
+def _finite(number: str) -> float:
+    """Read a number; NaN and infinity, which no line is written with, would compare as equal to anything."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no finite number")
+    return value
 
 
 def _asked(request: SearchRequest) -> dict[str, Any]:

@@ -249,7 +249,7 @@ class IMRNNCollection(Shell):
         InvalidInputError
             If the file cannot be read.
         """
-        return self._connection.run(self._core.recheck(path))
+        return run_script(self._connection, self._core.recheck(path))
 
     def token_factors(self, text: str, *, query: bool = False) -> TokenFactors:
         """Say which words of a text carry a factor; see :func:`imrnn_vdb.factors.tokens.token_factors`."""
@@ -438,7 +438,7 @@ class IMRNNCollection(Shell):
 
     def sample(self, limit: int = 5000, seed: int = 0) -> Points:
         """Draw points with vectors and payloads evenly from the whole collection: all of them where there are fewer."""
-        return self._connection.run(self._core.sample(limit, seed))
+        return run_script(self._connection, self._core.sample(limit, seed))
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
         """Count points exactly."""

@@ -27,6 +27,7 @@ from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, spl
 from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import base_scores, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
+from imrnn_vdb.scripts import Round, Script
 from imrnn_vdb.space import FactorSpace, check_vectors
 from imrnn_vdb.store import (
     CODE_PREFIX,
@@ -216,11 +217,12 @@ class CollectionCore:
             asked = texts, vectors, self.model.space.encode(vectors)
             log.append(audit_entries(self.store.collection, request, asked, windows, responses))
 
-    def recheck(self, path: str | Path) -> Operation[AuditReport]:
-        """Recompute what an audit log says."""
+    def recheck(self, path: str | Path) -> Script[AuditReport]:
+        """Recompute what an audit log says, each line with its own deadline."""
         verdicts = []
         for line, entry in read_audit(path):
-            verdicts.append((yield from recheck(self, line, entry)))
+            [verdict] = yield Round((recheck(self, line, entry),))
+            verdicts.append(verdict)
         return AuditReport(tuple(verdicts))
 
     def observing(
@@ -241,13 +243,13 @@ class CollectionCore:
         page = yield from self.store.scroll(limit, with_vectors=True)
         return page.points
 
-    def sample(self, limit: int, seed: int) -> Operation[Points]:
-        """Draw points with their vectors evenly from the whole collection, which is read once, page by page."""
+    def sample(self, limit: int, seed: int) -> Script[Points]:
+        """Draw points with their vectors evenly: the whole collection is read once, each page with its own deadline."""
         rng = np.random.default_rng(seed)
         kept: list[tuple[PointId, FloatArray, Payload]] = []
         seen, cursor, more = 0, None, True
         while more:
-            page = yield from self.store.scroll(_SAMPLE_PAGE, cursor, with_vectors=True)
+            [page] = yield Round((self.store.scroll(_SAMPLE_PAGE, cursor, with_vectors=True),))
             points, cursor = page.points, page.cursor
             more = cursor is not None
             table = points.vectors if points.vectors is not None else np.zeros((0, self.model.space.dim), np.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.refine import Refined, refine_codes
 from imrnn_vdb.steering import steered
-from imrnn_vdb.store import Candidates, LazyPayloads, Points
+from imrnn_vdb.store import Candidates, LazyPayloads, Points, normalize_id
 
 if TYPE_CHECKING:
     from imrnn_vdb.connection import Operation
@@ -75,11 +75,11 @@ def recheck(core: CollectionCore, line: int, entry: dict[str, Any] | None) -> Op
     if entry is None or obstacle:
         return AuditVerdict(line, "unknown", obstacle)
     try:
-        ids = list(entry["candidates"]["ids"])
+        ids = [normalize_id(value) for value in entry["candidates"]["ids"]]
         points = yield from core.store.fetch(ids, with_payloads=False)
         refined = _again(core, entry, _candidates(core, entry, points))
         return _verdict(line, entry, refined, len(ids) - len(set(points.ids)))
-    except (KeyError, TypeError, IndexError, ValueError) as exc:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
         return AuditVerdict(line, "unknown", f"this line is damaged: {type(exc).__name__} {exc}")
 
 
@@ -126,7 +126,7 @@ def _verdict(line: int, entry: dict[str, Any], refined: Refined, gone: int) -> A
     scores, then = refined.scored.scores, np.asarray(entry["candidates"]["scores"], np.float64)
     difference = float(np.abs(scores - then).max(initial=0.0))
     reasons = []
-    apart = int((np.abs(scores - then) > TOLERANCE * np.maximum(1, np.abs(then))).sum())
+    apart = int((~(np.abs(scores - then) <= TOLERANCE * np.maximum(1, np.abs(then)))).sum())  # NaN is apart, too
     if apart:
         reasons.append(f"{apart} of {len(then)} scores come out otherwise, by up to {difference:.2g}")
     if gone:
@@ -151,5 +151,5 @@ def _wrong_results(entry: dict[str, Any], refined: Refined) -> int:
         today = np.array([refined.scored.residuals[row], *refined.scored.contributions[row]])
         scale = TOLERANCE * max(1.0, float(np.abs(parts).max()))
         apart = [*(parts - today), parts.sum() - result["score"], result["score"] - refined.scored.scores[row]]
-        wrong += bool(np.abs(apart).max() > scale)
+        wrong += not np.abs(apart).max() <= scale
     return wrong

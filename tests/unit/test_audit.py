@@ -9,13 +9,15 @@ import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from factory import DIM, make_model
-from imrnn_vdb import AuditError, AuditLog, IMRNNCollection, InvalidInputError, factor
+from imrnn_vdb import AsyncIMRNNCollection, AuditError, AuditLog, IMRNNCollection, InvalidInputError, factor
 from imrnn_vdb.audit import REDACTABLE
+from imrnn_vdb.connection import Connection
 
 COUNT = 40
 
@@ -201,3 +203,88 @@ def test_verification_finds_lines_that_were_altered(collection, path):
     assert all("no entry of this version" in verdict.reason for verdict in verdicts[5:])
     with pytest.raises(InvalidInputError, match="cannot be read"):
         collection.verify_audit(path.parent / "nonesuch")
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+@pytest.mark.parametrize("place", ["scores", "base_scores"])
+def test_a_number_that_is_not_finite_never_holds(collection, path, place, number):
+    collection.search("a ship", audit=path)
+    (line,) = lines(path)
+    line["candidates"][place][3] = "PLANTED"
+    path.write_text(json.dumps(line).replace('"PLANTED"', number) + "\n")
+    assert [verdict.status for verdict in collection.verify_audit(path).verdicts] == ["unknown"]
+
+
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
+def test_scores_that_come_out_as_no_number_do_not_hold(collection, path):
+    collection.search("a ship", audit=path)
+    (line,) = lines(path)
+    line["query_code"]["direction"] = [1e300] * len(line["query_code"]["direction"])  # infinite as float32
+    path.write_text(json.dumps(line) + "\n")
+    assert [verdict.status for verdict in collection.verify_audit(path).verdicts] == ["changed"]
+
+
+@pytest.mark.parametrize(
+    ("keys", "value"),
+    [
+        (("candidates", "ids"), [["a"]]),
+        (("candidates", "ids"), [{}]),
+        (("candidates", "base_scores"), [10**400] * COUNT),
+        (("candidates",), []),
+        (("request", "steer"), ["entity"]),
+        (("results",), ["none"]),
+    ],
+)
+def test_a_damaged_line_does_not_keep_the_others_from_being_checked(collection, path, keys, value):
+    collection.search("a ship", audit=path)
+    (line,) = lines(path)
+    damaged = json.loads(json.dumps(line))
+    *outer, last = keys
+    place = damaged[outer[0]] if outer else damaged
+    place[last] = value
+    path.write_text(f"{json.dumps(damaged)}\n{'[' * 100_000}\n{json.dumps(line)}\n")
+    assert [verdict.status for verdict in collection.verify_audit(path).verdicts] == ["unknown", "unknown", "holds"]
+
+
+@pytest.fixture
+def slow_calls(collection, monkeypatch):
+    """Let each call take a quarter of the deadline, as far as the connection's clock can tell."""
+    clock = [0.0]
+    attempt = Connection._attempt
+
+    def slower(self, call, deadline):
+        reply = attempt(self, call, deadline)
+        clock[0] += self.timeout / 4
+        return reply
+
+    monkeypatch.setattr(Connection, "_attempt", slower)
+    monkeypatch.setattr("imrnn_vdb.connection.time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+
+def test_each_line_of_a_log_and_each_page_of_a_sample_has_its_own_deadline(collection, path, slow_calls, monkeypatch):
+    for _ in range(8):
+        collection.search("a ship", audit=path)
+    assert collection.verify_audit(path).counts["holds"] == 8
+    monkeypatch.setattr("imrnn_vdb.core._SAMPLE_PAGE", 5)
+    assert sorted(collection.sample(COUNT).ids) == list(range(COUNT))
+
+
+async def test_deadlines_are_the_same_awaited(rng, path, monkeypatch):
+    opened = await AsyncIMRNNCollection.create("qdrant+local::memory:/awaited", make_model(), encoder=embed)
+    await opened.upsert(range(COUNT), vectors=rng.normal(size=(COUNT, DIM)).astype(np.float32))
+    for _ in range(8):
+        await opened.search("a ship", audit=path)
+    clock = [0.0]
+    attempt = Connection._aattempt
+
+    async def slower(self, call, deadline):
+        reply = await attempt(self, call, deadline)
+        clock[0] += self.timeout / 4
+        return reply
+
+    monkeypatch.setattr(Connection, "_aattempt", slower)
+    monkeypatch.setattr("imrnn_vdb.connection.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr("imrnn_vdb.core._SAMPLE_PAGE", 5)
+    assert (await opened.verify_audit(path)).counts["holds"] == 8
+    assert len(await opened.sample(COUNT)) == COUNT
+    await opened.close()
