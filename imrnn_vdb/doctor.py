@@ -99,12 +99,18 @@ class Diagnosis:
 
 
 def diagnose(
-    backend: Backend, connection: Connection, collection: str, space: FactorSpace, settings: Settings
+    backend: Backend,
+    connection: Connection,
+    collection: str,
+    space: FactorSpace,
+    settings: Settings,
+    attachment: Attachment | None = None,
 ) -> Operation[Diagnosis]:
-    """Read server and collection, and a sample of its points."""
+    """Read server and collection, and a sample of its points; say where the attachment in use is for another space."""
     store = backend.store(connection, collection, make_layout(space, settings), settings.guard)
     info = yield from store.info()
     attached, record = yield from _record(store, space)
+    record = (*_attachment(attachment, space), *record)
     try:
         name = choose_vector(collection, info, space.dim, settings.vector_name)
     except (InvalidInputError, SpaceMismatchError) as exc:
@@ -122,6 +128,15 @@ def diagnose(
     second = yield from _second_call(store, points)
     fit = _fit(name, info.vectors[name])
     return Diagnosis(info, (*fit, *record, *second, *info.capabilities), codes, estimate, attached)
+
+
+def _attachment(attachment: Attachment | None, space: FactorSpace) -> tuple[Capability, ...]:
+    try:
+        if attachment is not None:
+            attachment.check(space)
+    except SpaceMismatchError as exc:
+        return (Capability("attachment", "no", str(exc)),)
+    return ()
 
 
 def _record(store: Store, space: FactorSpace) -> Operation[tuple[Attachment | None, tuple[Capability, ...]]]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from imrnn_vdb.errors import InvalidInputError
 
 _HEADLINE_CHARS = 90
-_HEADLINE_FIELDS = ("title", "name", "text")
 
 
 def check_json(value: object) -> None:
@@ -39,9 +38,9 @@ def valid_text(text: str) -> str:
     return text
 
 
-def headline_of(payload: Mapping[str, object], point_id: object) -> str:
+def headline_of(payload: Mapping[str, object], point_id: object, text_field: str = "text") -> str:
     """Return one line that says what a point is: its title, its name, the beginning of its text, or its id."""
-    for name in _HEADLINE_FIELDS:
+    for name in ("title", "name", text_field):
         value = payload.get(name)
         if isinstance(value, str) and value.strip():
             line = " ".join(value.split())

@@ -139,7 +139,7 @@ def _latent_ends(collection: IMRNNCollection, response: SearchResponse, sample: 
     space, points = collection.model.space, collection.sample(sample)
     parts = [result.explanation.contributions for result in response if result.explanation]
     names = strongest_latent(parts, len(space.names), _LATENT) if len(points) > 1 else []
-    return tuple(factor_ends(space, points, name) for name in names)
+    return tuple(factor_ends(space, points, name, text_field=collection.text_field) for name in names)
 
 
 def render_report(title: str, sections: Sequence[ReportSection], introduction: str = "") -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 def attach(
     url: str,
     model: str,
-    guard: str | None,
+    guard: str | Mapping[str, Any] | None,
     folder: Path | None,
     sample: int,
     num_factors: int,
@@ -87,11 +88,12 @@ def attach(
     click.echo(f"attached; next: imrnn-vdb doctor {where[0]}, imrnn-vdb backfill {where[0]}")
 
 
-def _guard(text: str | None) -> Any:
-    if text is None or not text.lstrip().startswith("{"):
-        return text
+def _guard(given: str | Mapping[str, Any] | None) -> Any:
+    """Read what was typed; the guard of an attachment comes as it is."""
+    if not isinstance(given, str) or not given.lstrip().startswith("{"):
+        return given
     try:
-        return json.loads(text)
+        return json.loads(given)
     except (ValueError, RecursionError) as exc:
         raise InvalidInputError(f"--guard is no JSON object: {exc}") from exc
 

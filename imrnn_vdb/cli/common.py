@@ -49,18 +49,26 @@ def _with_attachment(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
-        if options.pop("attached") or Path(options["url"]).is_file():
+        is_file = Path(options["url"]).is_file()
+        if options.pop("attached") or is_file:
             from imrnn_vdb.attach import find_attachment
             from imrnn_vdb.options import Settings
 
             how = {name: options[name] for name in ("api_key", "tls", "timeout")}
             attachment = find_attachment(options["url"], Settings(**how))
-            given = {name: options[name] for name in ("vector_name", "text_field", "guard") if options.get(name)}
+            source = click.get_current_context().get_parameter_source
+            given: dict[str, Any] = {
+                name: options[name]
+                for name in ("vector_name", "text_field", "guard")
+                if name in options and source(name) is not click.core.ParameterSource.DEFAULT
+            }
             options = {**options, **attachment.merged(given), "url": attachment.url}
-            context = click.get_current_context()
-            if context.get_parameter_source("model") is click.core.ParameterSource.DEFAULT:
+            if source("model") is click.core.ParameterSource.DEFAULT:
                 options["model"] = attachment.model
-                if context.info_name != "doctor":  # which says it among the rest
+                command_name = click.get_current_context().info_name
+                if command_name == "doctor":  # which says it among the rest, as it does of a collection's own record
+                    options["attachment"] = attachment if is_file else None
+                elif command_name != "attach":  # which makes it anew
                     options["model"] = Settings().load(attachment.model)
                     attachment.check(options["model"].space)
         return command(*args, **options)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+
+if TYPE_CHECKING:
+    from imrnn_vdb.attach import Attachment
 
 
 @click.command()
@@ -15,7 +18,7 @@ from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option,
 @model_option
 @json_option
 @exit_codes
-def doctor(url: str, model: str, as_json: bool, **options: Any) -> None:
+def doctor(url: str, model: str, as_json: bool, attachment: Attachment | None = None, **options: Any) -> None:
     """Say what works with the collection at URL, what does not, and why. Changes nothing."""
     from rich.table import Table
     from rich.text import Text
@@ -30,7 +33,7 @@ def doctor(url: str, model: str, as_json: bool, **options: Any) -> None:
     space = settings.load(model).space
     backend, connection = connect(where, settings.connection, asynchronous=False)
     try:
-        diagnosis = connection.run(diagnose(backend, connection, where.collection, space, settings))
+        diagnosis = connection.run(diagnose(backend, connection, where.collection, space, settings, attachment))
     finally:
         connection.close()
     if as_json:

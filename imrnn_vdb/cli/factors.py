@@ -98,7 +98,8 @@ def add(name: str, sample: int, out: Path, as_json: bool, **options: Any) -> Non
         elif all(ids):
             yes, no = (_codes(model, _points(collection, chosen)) for chosen in ids)
         else:
-            labels = _labels(points, given["field"], given["value"], given["words"])
+            texts = [collection.text_of(payload) for payload in points.payloads]
+            labels = _labels(points, texts, given["field"], given["value"], given["words"])
             yes, no = codes[labels == 1], codes[labels == 0]
     own = add_factor(model.space, name, yes, no, reference=codes)
     evidence = {**model.evidence, "own": {**model.evidence.get("own", {}), name: own.evidence()}}
@@ -137,7 +138,8 @@ def topics(
 
     with IMRNNCollection.open(**options) as collection:
         points, model = collection.sample(sample), collection.model
-    codes, texts = _codes(model, points), _texts(points)
+        texts = [collection.text_of(payload) for payload in points.payloads]
+    codes = _codes(model, points)
     if extend:
         found = Topics.load(extend).checked(model.space).extended(codes, texts, coarse)
     else:
@@ -172,7 +174,8 @@ def ends(factor: str, sample: int, count: int, as_json: bool, **options: Any) ->
 
     with IMRNNCollection.open(**options) as collection:
         factor_column(collection.model.space, factor)  # before anything is read
-        found = factor_ends(collection.model.space, collection.sample(sample), factor, count)
+        points = collection.sample(sample)
+        found = factor_ends(collection.model.space, points, factor, count, collection.text_field)
     if as_json:
         print_json(found.to_dict())
         return
@@ -248,7 +251,7 @@ def _measured(name: str) -> dict[str, Any]:
     }
 
 
-def _labels(points: Points, field: str | None, value: str | None, words: str | None) -> Any:
+def _labels(points: Points, texts: Sequence[str], field: str | None, value: str | None, words: str | None) -> Any:
     from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.factors.own import split_by_field, split_by_rule
     from imrnn_vdb.fitting.labels import from_words
@@ -256,7 +259,7 @@ def _labels(points: Points, field: str | None, value: str | None, words: str | N
     if field and value is not None:
         return split_by_field(points.payloads, field, value)
     if words:
-        return split_by_rule(_texts(points), from_words(words))
+        return split_by_rule(texts, from_words(words))
     raise InvalidInputError(
         "say what carries the factor: --positive and --negative, --positive-id and --negative-id, --field and --value, "
         "or --words"
@@ -269,12 +272,6 @@ def _codes(model: IMRNNModel, points: Points) -> FloatArray:
     if points.vectors is None or not len(points):
         raise InvalidInputError("the collection is empty: there is nothing to fit on")
     return model.space.encode(points.vectors).directions
-
-
-def _texts(points: Points) -> list[str]:
-    from imrnn_vdb.payloads import text_of
-
-    return [text_of(payload) for payload in points.payloads]
 
 
 def _lines(path: Path) -> list[str]:

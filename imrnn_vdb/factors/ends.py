@@ -95,7 +95,9 @@ def factor_ends(
 
     def described(rows: npt.NDArray[np.intp]) -> tuple[EndDocument, ...]:
         return tuple(
-            EndDocument(points.ids[row], headline_of(points.payloads[row], points.ids[row]), float(coordinates[row]))
+            EndDocument(
+                points.ids[row], headline_of(points.payloads[row], points.ids[row], text_field), float(coordinates[row])
+            )
             for row in rows
         )
 

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from factory import make_model
-from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection
+from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, explain_search
 from imrnn_vdb.attach import Attachment
 from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
@@ -127,6 +127,51 @@ def test_another_space_is_refused(place: tuple[str, str], tmp_path: Path) -> Non
     Attachment(url, model, "0a1b2c3d").save(tmp_path / "a.json")
     with pytest.raises(SpaceMismatchError, match="attach again"):
         IMRNNCollection.from_attachment(tmp_path / "a.json")
+
+
+def test_doctor_says_that_a_file_is_for_another_space(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    Attachment(url, model, "0a1b2c3d", text_field="body").save(tmp_path / "a.json")
+    told = {one["name"]: one for one in json.loads(run("doctor", tmp_path / "a.json", "--json"))["capabilities"]}
+    assert told["attachment"]["status"] == "no"
+    assert "attached with factor space 0a1b2c3d" in told["attachment"]["why"]
+    run("attach", tmp_path / "a.json", "--out", tmp_path / "a.json")
+    assert "attachment" not in {
+        one["name"] for one in json.loads(run("doctor", tmp_path / "a.json", "--json"))["capabilities"]
+    }
+
+
+def test_attaching_again_keeps_what_was_recorded(place: tuple[str, str], tmp_path: Path) -> None:
+    url, model = place
+    out, again = tmp_path / "a.json", tmp_path / "b.json"
+    run("attach", url, "--model", model, "--text-field", "body", "--guard", '{"tenant": "a"}', "--out", out)
+    run("attach", out, "--out", again)
+    assert Attachment.load(again) == Attachment.load(out)
+    run("attach", out, "--text-field", "tenant", "--out", again)
+    assert Attachment.load(again).text_field == "tenant"
+
+
+def test_the_recorded_text_field_gives_ends_topics_and_rules(tmp_path: Path) -> None:
+    url, model, out = f"qdrant+edge:{tmp_path}/ships", str(tmp_path / "model"), tmp_path / "a.json"
+    made = make_model()
+    made.save_pretrained(model)
+    vectors = np.random.default_rng(0).normal(size=(60, 32)).astype(np.float32)
+    texts = np.where(made.space.encode(vectors).directions[:, 4] > 0, "harbour vessel", "bread oven").tolist()
+    with IMRNNCollection.create(
+        url, made, text_field="body", encoder=lambda asked: vectors[: len(asked)]
+    ) as collection:
+        collection.upsert(range(60), vectors=vectors, texts=texts)
+        section = explain_search(collection, "harbour", sample=60)
+    assert {document.headline for end in section.ends for document in end.high} <= set(texts)
+    assert {term for end in section.ends for term in end.high_terms} & {"harbour", "vessel", "bread", "oven"}
+    run("attach", url, "--model", model, "--text-field", "body", "--out", out)
+    ends = json.loads(run("factors", "ends", out, "latent_4", "--json"))
+    assert ends["high"][0]["headline"] == "harbour vessel"
+    assert set(ends["high_terms"]) == {"harbour", "vessel"}
+    topics = json.loads(run("factors", "topics", out, "--coarse", 2, "--fine", 0, "--json"))
+    assert {term for topic in topics for term in topic["terms"]} == {"harbour", "vessel", "bread", "oven"}
+    added = run("factors", "add", out, "seafaring", "--words", "harbour vessel", "--out", tmp_path / "m", "--json")
+    assert json.loads(added)["name"] == "seafaring"
 
 
 def test_the_file_holds_no_key_and_is_read_strictly(place: tuple[str, str], tmp_path: Path) -> None:
