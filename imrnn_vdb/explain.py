@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 _BAR_WIDTH = 24
 
 
-def headline(result: SearchResult) -> str:
+def headline(result: SearchResult, text_field: str = "text") -> str:
     """Return one line that says what a result is: its title, or the beginning of its text."""
-    return headline_of(result.payload, result.id)
+    return headline_of(result.payload, result.id, text_field)
 
 
 def tags(explanation: Explanation, count: int = 3) -> str:
@@ -36,7 +36,7 @@ def moved(result: SearchResult) -> str:
     return "=" if change == 0 else f"{'↑' if change > 0 else '↓'}{abs(change)}"
 
 
-def results_table(response: SearchResponse, title: str = "") -> Table:
+def results_table(response: SearchResponse, title: str = "", text_field: str = "text") -> Table:
     """Return a terminal table of results: rank, movement, score, base score and what each is."""
     table = _table(title)
     for name in ("rank", "moved", "score", "base"):
@@ -48,19 +48,19 @@ def results_table(response: SearchResponse, title: str = "") -> Table:
     for result in response:
         row = [str(result.rank), moved(result), f"{result.score:.4f}", f"{result.base_score:.4f}"]
         cells: list[Text] = [Text(cell) for cell in row]
-        cells.append(Text(headline(result), style="" if result.modulated else "dim"))
+        cells.append(Text(headline(result, text_field), style="" if result.modulated else "dim"))
         if explained:
             cells.append(Text(tags(result.explanation) if result.explanation else ""))
         table.add_row(*cells)
     return table
 
 
-def explanation_table(result: SearchResult, count: int = 8) -> Table:
+def explanation_table(result: SearchResult, count: int = 8, text_field: str = "text") -> Table:
     """Return a terminal table of one score's parts with bars; parts beyond ``count`` are summed in one line.
 
     The lines add up to the score.
     """
-    table = _table(f"{result.rank}. {headline(result)}: score {result.score:.4f}")
+    table = _table(f"{result.rank}. {headline(result, text_field)}: score {result.score:.4f}")
     table.add_column("part")
     table.add_column("contribution", justify="right")
     table.add_column("")
@@ -90,7 +90,7 @@ def comparison_table(comparison: RankComparison, count: int = 8) -> Table:
     return table
 
 
-def trace_table(response: SearchResponse) -> Table:
+def trace_table(response: SearchResponse, text_field: str = "text") -> Table:
     """Return a terminal table of how each step moved the results: rank and score after each stage."""
     trace = response.trace
     table = _table("rank and score after each step")
@@ -100,7 +100,7 @@ def trace_table(response: SearchResponse) -> Table:
     for i, result in enumerate(response if trace else ()):
         assert trace is not None  # noqa: S101 - else there are no rows
         cells = (f"{ranks[i]}  {scores[i]:.4f}" for ranks, scores in zip(trace.ranks, trace.scores, strict=True))
-        table.add_row(Text(headline(result)), *map(Text, cells))
+        table.add_row(Text(headline(result, text_field)), *map(Text, cells))
     return table
 
 

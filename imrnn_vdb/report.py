@@ -75,6 +75,8 @@ class ReportSection:
         Query and passages with their words marked.
     ends
         Latent factors, by what stands at their two ends.
+    text_field
+        Payload key of the text, which says what a result is where it has no title.
     """
 
     query: str
@@ -85,6 +87,7 @@ class ReportSection:
     comparisons: tuple[RankComparison, ...] = ()
     texts: tuple[MarkedText, ...] = ()
     ends: tuple[FactorEnds, ...] = ()
+    text_field: str = "text"
 
 
 def explain_search(
@@ -113,6 +116,7 @@ def explain_search(
         comparisons=tuple(compare(first, second) for first, second in pairwise(response[:_COMPARED])),
         texts=_carriers(collection, query, response),
         ends=_latent_ends(collection, response, sample) if sample else (),
+        text_field=collection.text_field,
     )
 
 
@@ -122,7 +126,8 @@ def _carriers(collection: IMRNNCollection, query: str, response: SearchResponse)
     names = tuple(name for name, _ in first.explanation.reasons(_REASONS)) if first and first.explanation else ()
     if first is None or not names:
         return ()
-    texts = [("The query", query, True), (f"{first.rank}. {headline(first)}", collection.text_of(first.payload), False)]
+    title = f"{first.rank}. {headline(first, collection.text_field)}"
+    texts = [("The query", query, True), (title, collection.text_of(first.payload), False)]
     try:
         return tuple(
             MarkedText(title, collection.token_factors(text, query=is_query), names)
@@ -167,9 +172,13 @@ def _shown(section: ReportSection) -> dict[str, Any]:
     whole = len(explained) == len(section.response) > 0
     return {
         "section": section,
-        "titles": {result.id: headline(result) for result in (*section.response, *(section.plain or ()))},
+        "titles": {
+            result.id: headline(result, section.text_field) for result in (*section.response, *(section.plain or ()))
+        },
         "heat": _cells(heatmap(section.response)) if whole else None,
-        "apart": [_parts(result) for result in (explained[:1] if section.take_apart else explained)],
+        "apart": [
+            _parts(result, section.text_field) for result in (explained[:1] if section.take_apart else explained)
+        ],
         "comparisons": [_differences(comparison) for comparison in section.comparisons],
         "texts": [_marked(text) for text in section.texts],
     }
@@ -190,9 +199,9 @@ def _cells(found: Heatmap) -> dict[str, Any]:
     return {"results": found.results, "rows": rows}
 
 
-def _parts(result: SearchResult) -> dict[str, Any]:
+def _parts(result: SearchResult, text_field: str) -> dict[str, Any]:
     parts = explanation_parts(result.explanation, _PARTS) if result.explanation else []
-    return {"result": result, "title": headline(result), "parts": _bars(parts)}
+    return {"result": result, "title": headline(result, text_field), "parts": _bars(parts)}
 
 
 def _differences(comparison: RankComparison) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def explain(
         )
         return
     out = console()
-    out.print(explanation_table(result))
+    out.print(explanation_table(result, text_field=collection.text_field))
     if found is not None:
         out.print(comparison_table(found))
     for place, tokens in carried.items():

@@ -71,22 +71,23 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
         print_json([result.to_dict() for result in response])
         return
     out = console()
-    _print(out, response, query, {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]})
+    parts = {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]}
+    _print(out, response, query, parts, collection.text_field)
     if html is not None:
         out.print(f"report: {html}", markup=False, soft_wrap=True)
 
 
-def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, bool]) -> None:
+def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, bool], text_field: str) -> None:
     from imrnn_vdb.explain import explanation_table, results_table, trace_table
     from imrnn_vdb.heatmaps import heatmap_table
 
-    out.print(results_table(response, title=query))
+    out.print(results_table(response, query, text_field))
     for result in response if shown["explain"] else ():
-        out.print(explanation_table(result))
+        out.print(explanation_table(result, text_field=text_field))
     if shown["heatmap"]:
         out.print(heatmap_table(response))
     if shown["trace"]:
-        out.print(trace_table(response))
+        out.print(trace_table(response, text_field))
     for heading, found in (("plan", response.plan), ("window", response.growth)):
         if found is not None:
             out.print(f"{heading}: {found.to_dict()}", style="dim", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from factory import make_model
-from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, explain_search
+from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, explain_search, render_report
 from imrnn_vdb.attach import Attachment
 from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
@@ -162,6 +163,8 @@ def test_the_recorded_text_field_gives_ends_topics_and_rules(tmp_path: Path) -> 
     ) as collection:
         collection.upsert(range(60), vectors=vectors, texts=texts)
         section = explain_search(collection, "harbour", sample=60)
+    page = render_report("Ships", [replace(section, ends=())])
+    assert all(text in page for text in set(texts))  # as the results' headlines
     assert {document.headline for end in section.ends for document in end.high} <= set(texts)
     assert {term for end in section.ends for term in end.high_terms} & {"harbour", "vessel", "bread", "oven"}
     run("attach", url, "--model", model, "--text-field", "body", "--out", out)

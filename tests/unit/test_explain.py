@@ -80,6 +80,14 @@ def test_a_headline_is_one_line():
     assert headline(result(payload={"title": 7, "text": "words"})) == "words"
 
 
+def test_tables_say_what_a_result_is_by_the_collections_own_field():
+    found = result(payload={"body": "a schooner"})
+    trace = StepTrace(("database", "step 1"), (found.id,), ((0.4,), (0.5,)), ((1,), (1,)))
+    assert "a schooner" in text_of(results_table(response(found), text_field="body"))
+    assert "a schooner" in text_of(explanation_table(found, text_field="body"))
+    assert "a schooner" in text_of(trace_table(response(found, trace=trace), "body"))
+
+
 def test_terminal_tables_show_markup_as_text():
     shown = text_of(results_table(response(result()), title="[red]query"))
     assert "[bold]" in shown
