@@ -25,7 +25,7 @@ from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.recheck import AuditReport, recheck
-from imrnn_vdb.rerank import base_scores, respond
+from imrnn_vdb.rerank import base_scores, check_answerable, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.scripts import Round, Script
 from imrnn_vdb.space import FactorSpace, check_vectors
@@ -139,7 +139,7 @@ class CollectionCore:
 
         The windows they came from are added to ``seen``, if it is given.
         """
-        self._check_answerable(query_vectors)
+        check_answerable(self.metric, query_vectors)
         plan = self._plan(request)
         if not len(query_vectors):
             return []
@@ -173,7 +173,7 @@ class CollectionCore:
         self, query_vectors: FloatArray, ids: Iterable[object], options: RerankOptions, watch: Stopwatch
     ) -> Operation[SearchResponse]:
         """Read points by id and rank them for one query, of shape (1, d), as a search does that found exactly these."""
-        self._check_answerable(query_vectors)
+        check_answerable(self.metric, query_vectors)
         keys = list(dict.fromkeys(normalize_id(value) for value in ids))
         points = yield from self.store.fetch(keys, with_vectors=True)
         watch.lap("database")
@@ -197,10 +197,6 @@ class CollectionCore:
             codes.take(rows),
             [points.payloads[row] for row in rows],
         )
-
-    def _check_answerable(self, query_vectors: FloatArray) -> None:
-        if self.metric is Metric.COSINE and not query_vectors.any(axis=1).all():
-            raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
 
     def record(
         self,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from imrnn_vdb.filters import Operator
 
+MAX_CHARS = 8_192
+"""Longer filters are not read at all: reading takes time that grows with the length."""
 MAX_TOKENS = 400
 """Longer filters are refused: a tree of that depth is still safe to walk."""
 _WORDS = frozenset({"and", "or", "not", "match", "top"})
@@ -73,10 +75,12 @@ def parse_filter(text: str) -> FactorFilter:
     Raises
     ------
     InvalidInputError
-        If the text is no filter; the message shows the place.
+        If the text is no filter; the message shows the place. If it is too long.
     """
     from lark import UnexpectedEOF, UnexpectedInput
 
+    if len(text) > MAX_CHARS:
+        raise InvalidInputError(f"a factor filter has at most {MAX_CHARS} characters, got {len(text)}")
     try:
         tree: Any = _parser().parse(text)
         if sum(1 for _ in _parser().lex(text)) > MAX_TOKENS:

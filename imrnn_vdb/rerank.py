@@ -61,7 +61,8 @@ def rerank(
     Raises
     ------
     InvalidInputError
-        For NaN, for a number of candidate sets that is not that of the queries, or for what needs a database.
+        For NaN, for a zero query under cosine, for a number of candidate sets that is not that of the queries, or for
+        what needs a database.
     SpaceMismatchError
         For vectors of another dimension.
     """
@@ -69,6 +70,7 @@ def rerank(
     queries = check_vectors(query_vectors, model.space.dim)
     if len(queries) != len(batch):
         raise InvalidInputError(f"{len(queries)} queries, but {len(batch)} candidate sets")
+    check_answerable(metric, queries)
     if request.passes != 1 or request.payload_filter is not None:
         raise InvalidInputError("candidates that are given are scored as they are: no second pass, no payload filter")
     for candidates in batch:
@@ -83,6 +85,12 @@ def rerank(
     ]
     watch.lap("modulate")
     return responses
+
+
+def check_answerable(metric: Metric, query_vectors: FloatArray) -> None:
+    """Raise `InvalidInputError` if a query of shape (n, d) has no score with anything."""
+    if metric is Metric.COSINE and not query_vectors.any(axis=1).all():
+        raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
 
 
 def respond(

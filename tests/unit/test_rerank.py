@@ -34,6 +34,15 @@ def fetched(rng, tmp_path):
         yield collection, queries, batch
 
 
+def test_a_zero_query_has_no_cosine(fetched):
+    collection, queries, batch = fetched
+    queries[1] = 0
+    request = SearchRequest(coarse_k=POINTS)
+    with pytest.raises(InvalidInputError, match="a zero vector has no cosine"):
+        rerank(collection.model, Metric.COSINE, queries, batch, request)
+    assert len(rerank(collection.model, Metric.DOT, queries, batch, request)) == 2
+
+
 @pytest.mark.parametrize(
     "options",
     [
