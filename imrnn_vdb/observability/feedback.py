@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CUT = 10
 """Ranks that nDCG looks at."""
+MAX_GAIN = 1e6
+"""Of one result; larger ones would be nothing but an overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Judgement:
     rank, base_rank
         As the response gave them, 1-based.
     gain
-        How relevant, above 0; 1 for a click.
+        How relevant, above 0 and at most ``MAX_GAIN``; 1 for a click.
     """
 
     rank: int
@@ -34,8 +36,8 @@ class Judgement:
     gain: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.rank < 1 or self.base_rank < 1 or not 0 < self.gain < math.inf:
-            raise InvalidInputError("a judgement has ranks from 1 on and a finite gain above 0")
+        if self.rank < 1 or self.base_rank < 1 or not 0 < self.gain <= MAX_GAIN:
+            raise InvalidInputError(f"a judgement has ranks from 1 on and a gain above 0 and up to {MAX_GAIN:g}")
 
 
 @dataclass(frozen=True, slots=True)

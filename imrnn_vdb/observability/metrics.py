@@ -115,15 +115,15 @@ class PrometheusMetrics:
         Raises
         ------
         InvalidInputError
-            If there is none.
+            If there is none, or two have one rank.
         """
         if not relevant:
             raise InvalidInputError("feedback names at least one relevant result")
         gains = [one.gain for one in relevant]
-        for ranking, ranks in (
-            ("final", [one.rank for one in relevant]),
-            ("base", [one.base_rank for one in relevant]),
-        ):
+        rankings = {"final": [one.rank for one in relevant], "base": [one.base_rank for one in relevant]}
+        if any(len(set(ranks)) < len(ranks) for ranks in rankings.values()):
+            raise InvalidInputError("feedback names two results of one rank: they are not of one response")
+        for ranking, ranks in rankings.items():
             found = quality(ranks, gains)
             self._of(self._reciprocal, collection, ranking).observe(found.reciprocal_rank)
             self._of(self._ndcg, collection, ranking).observe(found.ndcg)

@@ -51,7 +51,7 @@ class OpenTelemetryTracing:
 
     def searched(self, observation: Observation) -> None:
         """Write the spans of a search that is over."""
-        count = max(1, len(observation.responses))
+        count = len(observation.responses) or len(observation.callers) or 1
         callers = observation.callers if len(observation.callers) == count else (Caller(),) * count
         for i, caller in enumerate(callers):
             response = observation.responses[i] if observation.responses else None
@@ -65,7 +65,7 @@ class OpenTelemetryTracing:
             attributes = {_SPAN_KIND: "RERANKER", "imrnn.collection": observation.collection}
             if caller.request_id:
                 attributes["imrnn.request_id"] = caller.request_id
-            if self._query_texts and len(observation.queries) and isinstance(observation.queries[i], str):
+            if self._query_texts and i < len(observation.queries) and isinstance(observation.queries[i], str):
                 attributes["reranker.query"] = observation.queries[i]
             if response is not None:
                 attributes |= self._told(observation, response)

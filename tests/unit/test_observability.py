@@ -209,8 +209,13 @@ def test_feedback_compares_both_rankings(url):
             judgements(response, wrong)
     with pytest.raises(InvalidInputError):
         metrics.feedback("articles", [])
-    with pytest.raises(InvalidInputError):
-        Judgement(0, 1)
+    for twice in ([Judgement(1, 1), Judgement(1, 2)], [Judgement(1, 2), Judgement(2, 2)]):
+        with pytest.raises(InvalidInputError, match="two results of one rank"):
+            metrics.feedback("articles", twice)
+    assert values(metrics) == found | {key: value for key, value in values(metrics).items() if "created" in key[0]}
+    for values_of_none in ((0, 1), (1, 0), (1, 1, 0.0), (1, 1, 1.1e6), (1, 1, np.nan), (1, 1, np.inf)):
+        with pytest.raises(InvalidInputError, match="a gain above 0 and up to 1e\\+06"):
+            Judgement(*values_of_none)
 
 
 def test_quality_by_hand():
@@ -313,7 +318,10 @@ def test_spans_of_a_batch_have_their_callers_as_parents_and_failures_are_told(ur
     searches = [span for span in finished() if span.name == "imrnn_vdb.search"]
     for span in searches[:2]:
         assert span.parent.span_id == requests[span.attributes["imrnn.request_id"]].context.span_id
-    assert searches[-1].status.status_code is StatusCode.ERROR
+    assert len(searches) == 4
+    for span, request_id in zip(searches[2:], ("r1", "r2"), strict=True):
+        assert span.parent.span_id == requests[request_id].context.span_id
+        assert span.status.status_code is StatusCode.ERROR
     assert searches[-1].events[0].attributes["exception.type"].endswith("InvalidInputError")
 
 
