@@ -39,7 +39,7 @@ PointId = int | str
 """A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
 Payload = dict[str, Any]
 CodeStorage = Literal["payload", "vector"]
-_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +257,7 @@ class ConnectionOptions:
 
     def encrypts(self, url: CollectionURL) -> bool:
         """Say whether to encrypt: as asked, else where a key would travel to another machine."""
-        return self.tls if self.tls is not None else bool(self.api_key) and url.host not in _THIS_MACHINE
+        return self.tls if self.tls is not None else bool(self.api_key) and url.host not in THIS_MACHINE
 
 
 class Store(Extras, ABC):

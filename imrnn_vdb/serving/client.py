@@ -13,6 +13,7 @@ from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError
 from imrnn_vdb.observability.feedback import judgements
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, error_of
+from imrnn_vdb.store import THIS_MACHINE
 
 try:
     import grpc
@@ -57,7 +58,8 @@ class _Caller:
         self.target = target
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        encrypted = tls if tls is not None else ca is not None
+        host = target.rpartition(":")[0].strip("[]")
+        encrypted = tls if tls is not None else ca is not None or (bool(token) and host not in THIS_MACHINE)
         roots = Path(ca).read_bytes() if ca is not None else None
         self._credentials = grpc.ssl_channel_credentials(roots) if encrypted else None
 
@@ -74,6 +76,8 @@ def _search(collection: str, query: Query, options: SearchOptions) -> pb.SearchR
 
 
 def _search_batch(collection: str, queries: Sequence[Query], options: SearchOptions) -> pb.SearchBatchRequest:
+    if isinstance(queries, str):
+        raise InvalidInputError("search_batch takes a list of queries; use search for a single text")
     messages = [query_message(query) for query in queries]
     return pb.SearchBatchRequest(collection=collection, queries=messages, options=options_message(options))
 
@@ -132,7 +136,7 @@ class ServiceClient(_Caller):
     token
         What the service wants; keep it in a file or in the environment.
     tls
-        Whether to encrypt; None: where ``ca`` is given.
+        Whether to encrypt; None: where ``ca`` is given, or a token would travel to another machine.
     ca
         PEM file of the authority that signed the service's certificate; None for those the system trusts.
     timeout

@@ -16,6 +16,7 @@ from imrnn_vdb.urls import parse_url
 TOKEN_VARIABLE = "IMRNN_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
 _LOOPBACK = ("127.", "localhost:", "[::1]:")
 _MIB = 2**20
+_ATTACHED = ("model", "vector_name", "text_field", "guard")
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
 
 Table = TypeVar("Table")
@@ -133,40 +134,50 @@ class CollectionConfig:
     attachment
         A file made by ``imrnn-vdb attach``, in place of url, model, vector_name, text_field and guard.
     model
-        A shipped name, a folder or a hub repo id.
+        A shipped name, a folder or a hub repo id; "minilm" unless told otherwise.
     metric
         Of base scores, for Rerank without a collection; a collection knows its own.
-    vector_name, text_field, timeout, attempts, device, tls, guard
+    vector_name, text_field, guard, timeout, attempts, device, tls, modulation_timeout
         As for ``IMRNNCollection.open``.
     api_key_variable
-        Environment variable that holds the database's key.
+        Environment variable that holds the database's key; where it is not set, there is none.
     encode
         Whether texts are taken as queries, so that the encoder is loaded before the service is ready.
     """
 
     url: str = ""
     attachment: str = ""
-    model: str = "minilm"
+    model: str | None = None
     metric: str = ""
-    vector_name: str = ""
-    text_field: str = "text"
+    vector_name: str | None = None
+    text_field: str | None = None
     timeout: float = 10.0
     attempts: int = 4
     device: str = "cpu"
     tls: bool | None = None
     guard: Any = None
+    modulation_timeout: float | None = None
     api_key_variable: str = "IMRNN_API_KEY"
     encode: bool = True
 
     def __post_init__(self) -> None:
         if self.url and self.attachment:
             raise InvalidInputError("a collection has a url or an attachment, not both")
+        if self.attachment and (own := sorted(self.attached)):
+            raise InvalidInputError(
+                f"{', '.join(own)} beside attachment: give them in the attachment, or a url in its place"
+            )
         if self.url:
             parse_url(self.url)
         if self.searchable == bool(self.metric):
             raise InvalidInputError("metric is given for a model without url or attachment, and only there")
         if self.metric and self.metric not in [str(metric) for metric in Metric]:
             raise InvalidInputError(f"metric is one of {', '.join(map(str, Metric))}; got {self.metric!r}")
+
+    @property
+    def attached(self) -> dict[str, Any]:
+        """What is given of that which an attachment would tell, by keyword of ``IMRNNCollection.open``."""
+        return {name: value for name in _ATTACHED if (value := getattr(self, name)) is not None}
 
     @property
     def searchable(self) -> bool:

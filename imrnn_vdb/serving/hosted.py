@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,10 +18,11 @@ from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, Missing
 from imrnn_vdb.metric import Metric
 
 if TYPE_CHECKING:
-    from imrnn_vdb.observability import Observer
+    from imrnn_vdb.observability.observer import Observation, Observer
     from imrnn_vdb.serving.config import CollectionConfig
 
 _log = logging.getLogger("imrnn_vdb.serving")
+_MODEL = "minilm"
 _WARM_UP = 3
 
 
@@ -62,6 +63,20 @@ class Hosted:
             self.collection.close()
 
 
+@dataclass(slots=True)
+class _Named:
+    """Tells an observer of the searches of a collection, by the name that requests give, once it is warm."""
+
+    observer: Observer
+    name: str
+    warm: bool = False
+
+    def searched(self, observation: Observation) -> None:
+        """Pass it on."""
+        if self.warm:
+            self.observer.searched(replace(observation, collection=self.name))
+
+
 def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) -> Hosted:
     """Open what one table of the configuration names, and run it once, so that the first request finds it warm.
 
@@ -71,15 +86,18 @@ def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) 
         If the model cannot be loaded, the database not reached, or both do not fit.
     """
     if not config.searchable:
-        model = IMRNNModel.from_pretrained(config.model, config.device)
+        model = IMRNNModel.from_pretrained(config.model or _MODEL, config.device)
         return Hosted(name, model, Metric(config.metric), None)
-    collection = _open(config, observer)
+    named = _Named(observer, name) if observer is not None else None
+    collection = _open(config, named)
     hosted = Hosted(name, collection.model, collection.metric, collection)
     try:
         _warm_up(collection, config.encode)
     except BaseException:
         collection.close()
         raise
+    if named is not None:
+        named.warm = True
     return hosted
 
 
@@ -89,13 +107,13 @@ def _open(config: CollectionConfig, observer: Observer | None) -> IMRNNCollectio
         "attempts": config.attempts,
         "device": config.device,
         "tls": config.tls,
-        "api_key": os.environ.get(config.api_key_variable),
+        "api_key": os.environ.get(config.api_key_variable, ""),  # "": none, whatever IMRNN_API_KEY says
+        "modulation_timeout": config.modulation_timeout,
         "observer": observer,
     }
     if config.attachment:
         return IMRNNCollection.from_attachment(config.attachment, **options)
-    options |= {"vector_name": config.vector_name, "text_field": config.text_field, "guard": config.guard}
-    return IMRNNCollection.open(config.url, config.model, **options)
+    return IMRNNCollection.open(config.url, **{"model": _MODEL, **options, **config.attached})
 
 
 def _warm_up(collection: IMRNNCollection, encode: bool) -> None:

@@ -110,7 +110,7 @@ class Server:
         await asyncio.sleep(min(_LAST_CALL_S, self.config.grace_s))
         await self._grpc.stop(self.config.grace_s)
         await self._grpc.wait_for_termination()
-        self._service.close()
+        await self._service.close()
         await self._registry.close()
         self._close_metrics()
         self._instruments.close()
@@ -158,8 +158,9 @@ async def serve(path: str | Path, ready: Callable[[Server], None] | None = None)
 async def _reload(server: Server, path: str | Path) -> None:
     try:
         await server.reload(load_config(path))
-    except IMRNNError as exc:
-        _log.error("not reloaded, what was served still is: %s", exc)
+    except Exception as exc:  # noqa: BLE001 - whatever it is, the service goes on and its log says so
+        unknown = exc if not isinstance(exc, IMRNNError) else None
+        _log.error("not reloaded, what was served still is: %s", exc, exc_info=unknown)
     else:
         _log.info("reloaded %s", ", ".join(server.config.collections))
 
@@ -219,7 +220,8 @@ def _reflect(server: Any) -> None:
 def _serve_metrics(config: ServiceConfig, instruments: Instruments) -> Callable[[], None]:
     if instruments.metrics is None:
         return lambda: None
-    return instruments.metrics.serve(*split_address(config.telemetry.metrics))
+    host, port = split_address(config.telemetry.metrics)
+    return instruments.metrics.serve(host.strip("[]"), port)
 
 
 def _address(config: ServiceConfig, port: int) -> str:

@@ -39,7 +39,7 @@ from imrnn_vdb.serving.convert import (
     result_message,
 )
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
-from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, status_of
+from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, details_of, status_of
 
 if TYPE_CHECKING:
     from imrnn_vdb.codec import FloatArray
@@ -150,10 +150,9 @@ class Retrieval:
             with self._registry.use(request.collection) as hosted:
                 space = hosted.model.space
                 query = read_vector(request.query, space.dim)
-                candidates = read_candidates(request.candidates, space)
                 ask = _ask_rerank(hosted, request)
-                with self.admission.enter(("Rerank", hosted.name, len(candidates).bit_length())):
-                    item = (query, candidates, caller)
+                with self.admission.enter(("Rerank", hosted.name, len(request.candidates).bit_length())):
+                    item = (query, read_candidates(request.candidates, space), caller)
                     return response_message(await self._in_time(context, self._reranks.submit(ask, item)), space)
 
     async def Factors(self, request: pb.FactorsRequest, context: Any) -> pb.FactorsResponse:  # noqa: N802
@@ -203,9 +202,9 @@ class Retrieval:
         run = partial(copy_context().run, function)
         return await asyncio.get_running_loop().run_in_executor(self._workers, run)
 
-    def close(self) -> None:
-        """End the worker threads."""
-        self._workers.shutdown()
+    async def close(self) -> None:
+        """End the worker threads; what did not begin never will."""
+        await asyncio.to_thread(self._workers.shutdown, cancel_futures=True)
 
     @asynccontextmanager
     async def _answering(self, method: str, request: Any, context: Any) -> AsyncIterator[Caller]:
@@ -223,11 +222,14 @@ class Retrieval:
                     raise InvalidInputError(f"these bytes are no message for {method}")
                 yield caller
         except OverloadedError:
-            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the service is at its limit: try again later")
+            trailing.append((ERROR_KEY, StoreUnavailableError.__name__))
+            told = "the service is at its limit: try again later"
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told, tuple(trailing))
         except IMRNNError as exc:
-            _log.info("%s: %s", method, exc)
+            told = details_of(exc)
+            _log.info("%s: %s", method, told)
             trailing.append((ERROR_KEY, type(exc).__name__))
-            await context.abort(status_of(exc), str(exc), tuple(trailing))
+            await context.abort(status_of(exc), told, tuple(trailing))
         except asyncio.TimeoutError:
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the service's own deadline has passed")
         except Exception as exc:
@@ -238,8 +240,7 @@ class Retrieval:
 
     async def _in_time(self, context: Any, answer: Any) -> Any:
         """Await an answer; a request without a deadline gets the service's. gRPC itself cancels the others in time."""
-        left = context.time_remaining()
-        if left is not None and left < self._limits.deadline_s:
+        if context.time_remaining() is not None:
             return await answer
         return await asyncio.wait_for(answer, self._limits.deadline_s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from imrnn_vdb import errors
-from imrnn_vdb.errors import IMRNNError, StoreError
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError
 
 if TYPE_CHECKING:
     import grpc
@@ -13,20 +13,22 @@ if TYPE_CHECKING:
 ERROR_KEY = "imrnn-error"
 """Trailing metadata that names the error's class."""
 REQUEST_ID_KEY = "x-request-id"
+_TOLD_CHARS, _TOLD_BYTES = 1_000, 2_000
+"""Of an error's text. gRPC sends it as metadata, up to three characters a byte, and drops what nears 8 KiB."""
 
 _CODES: tuple[tuple[type[IMRNNError], str], ...] = (  # the first that fits
-    (errors.InvalidInputError, "INVALID_ARGUMENT"),
+    (InvalidInputError, "INVALID_ARGUMENT"),
     (errors.SpaceMismatchError, "INVALID_ARGUMENT"),
     (errors.CollectionNotFoundError, "NOT_FOUND"),
     (errors.UnsupportedError, "UNIMPLEMENTED"),
-    (errors.StoreTimeoutError, "DEADLINE_EXCEEDED"),
-    (errors.StoreUnavailableError, "UNAVAILABLE"),
+    (StoreTimeoutError, "DEADLINE_EXCEEDED"),
+    (StoreUnavailableError, "UNAVAILABLE"),
     (IMRNNError, "INTERNAL"),
 )
-_OTHER_ERRORS: dict[str, type[StoreError]] = {  # of statuses that no error of a collection led to
-    "RESOURCE_EXHAUSTED": errors.StoreUnavailableError,
-    "UNAVAILABLE": errors.StoreUnavailableError,
-    "DEADLINE_EXCEEDED": errors.StoreTimeoutError,
+_OTHER_ERRORS: dict[str, type[IMRNNError]] = {  # of statuses that are gRPC's own
+    "RESOURCE_EXHAUSTED": InvalidInputError,  # a message that is too large
+    "UNAVAILABLE": StoreUnavailableError,
+    "DEADLINE_EXCEEDED": StoreTimeoutError,
 }
 
 
@@ -36,6 +38,11 @@ def status_of(error: IMRNNError) -> grpc.StatusCode:
 
     name = next(code for kind, code in _CODES if isinstance(error, kind))
     return grpc.StatusCode[name]
+
+
+def details_of(error: IMRNNError) -> str:
+    """Return an error's text, no longer than what surely arrives."""
+    return str(error)[:_TOLD_CHARS].encode(errors="replace")[:_TOLD_BYTES].decode(errors="ignore")
 
 
 def error_of(status: grpc.StatusCode, details: str, name: str | None) -> IMRNNError:

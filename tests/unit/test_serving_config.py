@@ -58,6 +58,12 @@ def test_a_whole_file_is_read(load):
         (ONE + "timeout = true\n", "timeout is a float"),
         (ONE + 'model = "m"\nmetric = "cosine"\n', "metric is given"),
         (ONE + 'attachment = "f.json"\n', "not both"),
+        (
+            '[collections.a]\nattachment = "f"\nguard = { t = "a" }\n',
+            "guard beside attachment: give them in the attach",
+        ),
+        ('[collections.a]\nattachment = "f"\nvector_name = ""\nmodel = "minilm"\n', "model, vector_name beside attach"),
+        ('[collections.a]\nattachment = "f"\ntext_field = "text"\n', "text_field beside attachment"),
         ('[collections.a]\nmetric = "hamming"\n', "metric is one of"),
         ('[collections.a]\nurl = "qdrant://key@host/a"\n', "no user name or key"),
         ('listen = "nowhere"\n' + ONE, "is no address"),

@@ -16,11 +16,21 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from factory import DIM, make_model
 from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, factor, match
-from imrnn_vdb.errors import CollectionNotFoundError, StoreError, StoreTimeoutError, UnsupportedError
+from imrnn_vdb.errors import (
+    CollectionNotFoundError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    UnsupportedError,
+)
 from imrnn_vdb.serving import AsyncServiceClient, ServiceClient
-from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig
+from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig, Telemetry
+from imrnn_vdb.serving.convert import query_message
+from imrnn_vdb.serving.hosted import open_hosted
 from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
+from imrnn_vdb.serving.server import _reload
+from servers import free_ports
 from serving import running
 
 POINTS, TOKEN = 60, "a-token-of-the-tests"
@@ -141,6 +151,15 @@ async def test_the_asynchronous_client_is_the_same(served, own):
         (lambda c: c.search("model", QUERIES[0]), UnsupportedError, "UNIMPLEMENTED"),
         (lambda c: c.explain("articles", QUERIES[0], "nonesuch"), InvalidInputError, "INVALID_ARGUMENT"),
         (lambda c: c.rerank("model", QUERIES[0], ["a"], [0.5], coarse_k=9), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.rerank("model", QUERIES[0] * 0, ["a"], [0.5]), InvalidInputError, "INVALID_ARGUMENT"),
+        (
+            lambda c: c.search("articles", QUERIES[0], factor_filter="(" * 400_000),
+            InvalidInputError,
+            "INVALID_ARGUMENT",
+        ),
+        (lambda c: c.search("articles", QUERIES[0], factor_filter="é" * 8_000), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", QUERIES[0], only="😀" * 20_000), InvalidInputError, "INVALID_ARGUMENT"),
+        (lambda c: c.search("articles", "x" * 9_000_000), InvalidInputError, "RESOURCE_EXHAUSTED"),
         (lambda c: list(c.search_batch("articles", [QUERIES[0]] * 51)), InvalidInputError, "INVALID_ARGUMENT"),
         (lambda c: list(c.search_batch("articles", [QUERIES[0], "text"])), InvalidInputError, "INVALID_ARGUMENT"),
     ],
@@ -245,8 +264,11 @@ def test_a_full_service_says_so(folder):
     with running(config_of(folder, limits=Limits(in_flight=1, slowdown=0.0))) as (server, _):
         server._service.admission.running = 1
         with ServiceClient(f"127.0.0.1:{server.port}") as client:
-            with pytest.raises(StoreError, match="RESOURCE_EXHAUSTED"):
+            with pytest.raises(StoreUnavailableError, match="at its limit") as caught:
                 client.search("articles", QUERIES[0])
+            assert caught.value.__cause__.code().name == "RESOURCE_EXHAUSTED"
+            with pytest.raises(StoreUnavailableError, match="at its limit"):  # before the candidates are looked at
+                client.rerank("model", QUERIES[0], ["a"], [0.5], vectors=[[1.0]])
             server._service.admission.running = 0
             assert len(client.search("articles", QUERIES[0])) == 10
 
@@ -264,6 +286,119 @@ def test_tls_and_an_address_that_is_taken(folder, tmp_path):
         taken = config_of(folder, listen=f"127.0.0.1:{server.port}")
         with pytest.raises(StoreError, match="cannot be listened on"), running(taken):
             pass
+
+
+def test_a_token_travels_to_other_machines_only_encrypted():
+    for target, options, encrypted in (
+        ("prod.example:50061", {"token": TOKEN}, True),
+        ("prod.example:50061", {"token": TOKEN, "tls": False}, False),
+        ("prod.example:50061", {}, False),
+        ("127.0.0.1.example:50061", {"token": TOKEN}, True),
+        ("localhost:50061", {"token": TOKEN}, False),
+        ("[::1]:50061", {"token": TOKEN}, False),
+    ):
+        with ServiceClient(target, **options) as client:
+            assert (client._credentials is not None) == encrypted, target
+
+
+def test_a_text_is_no_batch(client):
+    with pytest.raises(InvalidInputError, match="takes a list of queries"):
+        list(client.search_batch("articles", "abc"))
+
+
+def test_what_a_table_says_of_the_connection_is_used(monkeypatch):
+    class OpenedError(Exception):
+        pass
+
+    def opened(url, **options):
+        raise OpenedError(options)
+
+    monkeypatch.setattr(IMRNNCollection, "open", opened)
+    monkeypatch.setenv("IMRNN_API_KEY", "of another database")
+    monkeypatch.delenv("KEY_OF_B", raising=False)
+    table = CollectionConfig(
+        "qdrant://db/b", model="m", text_field="body", api_key_variable="KEY_OF_B", modulation_timeout=0.5
+    )
+    with pytest.raises(OpenedError) as caught:
+        open_hosted("b", table, None)
+    [options] = caught.value.args
+    assert options["api_key"] == "", "no key, whatever IMRNN_API_KEY says"
+    assert (options["model"], options["text_field"], options["modulation_timeout"]) == ("m", "body", 0.5)
+    assert "vector_name" not in options
+    monkeypatch.setenv("KEY_OF_B", "of b")
+    with pytest.raises(OpenedError) as caught:
+        open_hosted("b", table, None)
+    assert caught.value.args[0]["api_key"] == "of b"
+
+
+def test_metrics_have_the_configured_name_and_count_no_warm_up(folder):
+    [port] = free_ports(1)
+    model = str(folder / "model")
+    tables = {"shop": CollectionConfig(f"qdrant+edge:{folder}/articles", model=model)}
+    config = config_of(folder, collections=tables, telemetry=Telemetry(metrics=f"127.0.0.1:{port}"))
+    with running(config) as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+        found = client.search("shop", QUERIES[0])
+        client.rerank("shop", QUERIES[0], ["a"], [0.5], vectors=VECTORS[:1])
+        client.feedback("shop", found, {found[0].id: 1.0})
+        metrics = server._instruments.metrics
+    samples = [sample for family in metrics.registry.collect() for sample in family.samples]
+    assert {sample.labels["collection"] for sample in samples if "collection" in sample.labels} == {"shop"}
+    counts = {s.labels["kind"]: s.value for s in samples if s.name == "imrnn_searches_total"}
+    assert counts == {"search": 1, "rerank": 1}
+
+
+def test_metrics_listen_on_an_address_in_brackets(folder):
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6) as held:
+            port = held.getsockname()[1]
+    except OSError as exc:
+        pytest.skip(f"no IPv6 here: {exc}")
+    with running(config_of(folder, telemetry=Telemetry(metrics=f"[::1]:{port}"))):
+        socket.create_connection(("::1", port), timeout=5).close()
+
+
+def test_the_services_deadline_is_for_requests_that_have_none(folder):
+    config = config_of(folder, limits=Limits(slowdown=0.0, deadline_s=0.2, workers=1))
+    with running(config) as (server, _), ServiceClient(f"127.0.0.1:{server.port}", timeout=30.0) as client:
+        server._service._workers.submit(time.sleep, 1.0)
+        assert len(client.search("articles", QUERIES[0])) == 10
+        server._service._workers.submit(time.sleep, 1.0)
+        request = pb.SearchRequest(collection="articles", query=query_message(QUERIES[0]))
+        with pytest.raises(grpc.RpcError) as caught:
+            client._stub.Search(request)
+        assert caught.value.code().name == "DEADLINE_EXCEEDED"
+
+
+def test_the_end_waits_for_what_runs_and_not_on_the_loop(folder):
+    with running(config_of(folder, limits=Limits(workers=1))) as (server, run):
+        going, go = threading.Event(), threading.Event()
+        running_one = server._service._workers.submit(lambda: (going.set(), go.wait(30)))
+        waiting = server._service._workers.submit(time.sleep, 0)
+        assert going.wait(10)
+
+        async def end() -> None:
+            task = asyncio.get_running_loop().create_task(server._service.close())
+            await asyncio.sleep(0.1)  # the loop is free
+            assert not task.done()
+            go.set()
+            await task
+
+        run(end())
+        assert running_one.result()[1]
+        assert waiting.cancelled(), "what did not begin never will"
+
+
+async def test_a_reload_that_fails_for_any_reason_is_told(tmp_path, caplog):
+    class Broken:
+        async def reload(self, config) -> None:
+            raise RuntimeError("a surprise")
+
+    path = tmp_path / "service.toml"
+    path.write_text('[collections.a]\nmetric = "dot"\n')
+    await _reload(Broken(), path)
+    [record] = caplog.records
+    assert "what was served still is: a surprise" in record.getMessage()
+    assert record.exc_info
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
