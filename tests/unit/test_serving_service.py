@@ -30,6 +30,7 @@ from imrnn_vdb.serving.hosted import open_hosted
 from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.serving.server import _reload
+from imrnn_vdb.serving.status import details_of
 from servers import free_ports
 from serving import running
 
@@ -299,6 +300,13 @@ def test_a_token_travels_to_other_machines_only_encrypted():
     ):
         with ServiceClient(target, **options) as client:
             assert (client._credentials is not None) == encrypted, target
+
+
+def test_an_errors_text_is_cut_so_that_it_arrives():
+    assert details_of(InvalidInputError("ü" * 500)) == "ü" * 500
+    assert details_of(InvalidInputError("x" * 20_000)) == "x" * 1000
+    assert details_of(InvalidInputError("😀" * 20_000)) == "😀" * 500  # 6 kB on the way
+    assert details_of(InvalidInputError("\ud800")) == "?"
 
 
 def test_a_text_is_no_batch(client):
