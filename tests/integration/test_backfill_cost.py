@@ -29,6 +29,8 @@ from imrnn_vdb.store import ConnectionOptions, Layout, Store, adopt_client, conn
 from imrnn_vdb.urls import parse_url
 
 POINTS = int(os.environ.get("IMRNN_TEST_POINTS", "5000"))
+MILVUS_POINTS = max(POINTS, 20_000)
+"""Making and loading a sidecar takes two seconds, however few the points: fewer would measure nothing else."""
 DIM, FACTORS, NAMES = 384, 64, tuple(f"factor{i}" for i in range(26))
 """As in the model that is shipped."""
 REPEATS, BATCH = 2, 500
@@ -62,10 +64,10 @@ def fill(connection: Connection, store: Store, space: FactorSpace, points: int) 
     return seconds
 
 
-def assert_cheap(name: str, times: list[tuple[float, float]], limit: float) -> None:
+def assert_cheap(name: str, points: int, times: list[tuple[float, float]], limit: float) -> None:
     """Compare the medians of runs in turn; the limit is generous, as a test cannot have the machine to itself."""
     bare, ours = (median(column) for column in zip(*times, strict=True))
-    print(f"\n{name}, {POINTS} points: bare client {bare:.2f} s, backfill {ours:.2f} s, ratio {ours / bare:.2f}")
+    print(f"\n{name}, {points} points: bare client {bare:.2f} s, backfill {ours:.2f} s, ratio {ours / bare:.2f}")
     assert ours / bare < limit
 
 
@@ -103,7 +105,7 @@ def test_edge_costs_little_more_than_the_bare_engine(tmp_path: Path) -> None:
         times.append((bare, fill(connection, backend.store(connection, "mine", layout_of(space)), space, POINTS)))
     theirs.close()
     mine.close()
-    assert_cheap("Qdrant Edge", times, 2.5)
+    assert_cheap("Qdrant Edge", POINTS, times, 2.5)
 
 
 def make_milvus(client: Any, name: str, points: int) -> None:
@@ -142,7 +144,7 @@ def test_milvus_costs_little_more_than_the_bare_client(
     from imrnn_vdb_milvus.sidecar import sidecar_indexes, sidecar_name, sidecar_rows, sidecar_schema
 
     client, name, drop_later = milvus
-    make_milvus(client, name, POINTS)
+    make_milvus(client, name, MILVUS_POINTS)
     base = Schema.parse(client.describe_collection(name), [client.describe_index(name, "vector")])
     url, times = parse_url(f"{milvus_server_url}/{name}"), []
     backend, connection = connect(url, ConnectionOptions(timeout=60.0), asynchronous=False)
@@ -159,16 +161,16 @@ def test_milvus_costs_little_more_than_the_bare_client(
         )
         schema = Schema.parse(client.describe_collection(theirs), [])
         rows: list[dict[str, Any]] = []
-        for keys, table in parts(POINTS):
+        for keys, table in parts(MILVUS_POINTS):
             codes = fresh_codes(space, Metric.DOT, table)
             rows += sidecar_rows(list(keys), codes, space.factor_scores(codes.directions), schema, layout)
         start = time.perf_counter()
-        for first in range(0, POINTS, BATCH):
+        for first in range(0, MILVUS_POINTS, BATCH):
             client.upsert(theirs, rows[first : first + BATCH])
         bare = time.perf_counter() - start
-        times.append((bare, fill(connection, backend.store(connection, name, layout), space, POINTS)))
+        times.append((bare, fill(connection, backend.store(connection, name, layout), space, MILVUS_POINTS)))
     connection.close()
-    assert_cheap("Milvus", times, 4.0)  # a second of it is waiting for the server, however few the points
+    assert_cheap("Milvus", MILVUS_POINTS, times, 4.0)
 
 
 def grown(url: str, space: Path) -> dict[str, int]:
