@@ -20,12 +20,12 @@ from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.filters import FactorFilter, factor_names
-from imrnn_vdb.metric import Metric
+from imrnn_vdb.metric import Metric, base_scores
 from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.recheck import AuditReport, recheck
-from imrnn_vdb.rerank import base_scores, check_answerable, respond
+from imrnn_vdb.rerank import check_answerable, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.scripts import Round, Script
 from imrnn_vdb.space import FactorSpace, check_vectors
@@ -48,8 +48,6 @@ from imrnn_vdb.windows import Window, WindowSearch, refine_in_time
 
 if TYPE_CHECKING:
     from imrnn_vdb.factors.tokens import TokenFactors
-
-if TYPE_CHECKING:
     from imrnn_vdb.observability.observer import Observation, Observer
 
 Query = str | npt.ArrayLike

@@ -17,6 +17,9 @@ from __future__ import annotations
 
 from enum import Enum
 
+import numpy as np
+import numpy.typing as npt
+
 
 class Metric(str, Enum):
     """Metric of a collection's base vector."""
@@ -33,3 +36,34 @@ class Metric(str, Enum):
     def factorable(self) -> bool:
         """Whether the score splits exactly into factors; a Manhattan distance does not."""
         return self is not Metric.MANHATTAN
+
+
+def base_scores(
+    metric: Metric, query_vector: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float64]:
+    """Compute what a database would score, exactly, from stored vectors.
+
+    Parameters
+    ----------
+    metric
+        Of the collection.
+    query_vector
+        Shape (d,); not zero under cosine.
+    vectors
+        Shape (k, d), finite.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape (k,), float64, oriented as above; 0 for a zero vector under cosine.
+    """
+    query, table = query_vector.astype(np.float64), vectors.astype(np.float64)
+    if metric is Metric.EUCLID:
+        return np.asarray(-((table - query) ** 2).sum(axis=1))
+    if metric is Metric.MANHATTAN:
+        return np.asarray(-np.abs(table - query).sum(axis=1))
+    inner = table @ query
+    if metric is Metric.DOT:
+        return np.asarray(inner)
+    lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(query)
+    return np.asarray(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0))

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.metric import base_scores as exact_scores
 
 _TOLERANCE = 2e-6
 """Of the largest score that vectors of these norms can have. Engines were off by 1e-7 of it at most (d = 384)."""
@@ -43,15 +44,13 @@ def as_probed(
     numpy.ndarray
         Shape (n,), bool.
     """
-    table, one = vectors.astype(np.float64), probe.astype(np.float64)
     order = 1 if metric is Metric.MANHATTAN else 2
-    norms, own = np.linalg.norm(table, ord=order, axis=1), float(np.linalg.norm(one, ord=order))
-    if metric is Metric.MANHATTAN:
-        expected, scale = -np.abs(table - one).sum(axis=1), norms + own
-    elif metric is Metric.EUCLID:
-        expected, scale = -((table - one) ** 2).sum(axis=1), (norms + own) ** 2
-    elif metric is Metric.COSINE:
-        expected, scale = table @ one / (np.where(norms > 0, norms, 1) * own), np.ones(len(table))
+    norms, own = (np.linalg.norm(rows.astype(np.float64), ord=order, axis=-1) for rows in (vectors, probe))
+    if metric is Metric.COSINE:
+        scale = np.ones(len(vectors))
+    elif metric is Metric.DOT:
+        scale = norms * own
     else:
-        expected, scale = table @ one, norms * own
-    return np.asarray(np.abs(np.asarray(base_scores, np.float64) - expected) <= _TOLERANCE * scale)
+        scale = (norms + own) ** order
+    apart = np.abs(np.asarray(base_scores, np.float64) - exact_scores(metric, probe, vectors))
+    return np.asarray(apart <= _TOLERANCE * scale)

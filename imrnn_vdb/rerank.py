@@ -106,32 +106,3 @@ def respond(
     keep = None if condition is None else passing(condition, model.space, candidates, rows)
     page = build_results(model.space, candidates, rows, request, keep)
     return make_response(model, request, candidates, rows, page, timings)
-
-
-def base_scores(metric: Metric, query_vector: FloatArray, vectors: FloatArray) -> npt.NDArray[np.float64]:
-    """Compute what a database would score, exactly, from stored vectors.
-
-    Parameters
-    ----------
-    metric
-        Of the collection.
-    query_vector
-        Shape (d,); not zero under cosine.
-    vectors
-        Shape (k, d), finite.
-
-    Returns
-    -------
-    numpy.ndarray
-        Shape (k,), oriented (see :mod:`imrnn_vdb.metric`); 0 for a zero vector under cosine.
-    """
-    query, table = query_vector.astype(np.float64), vectors.astype(np.float64)
-    if metric is Metric.EUCLID:
-        return np.asarray(-((table - query) ** 2).sum(axis=1))
-    if metric is Metric.MANHATTAN:
-        return np.asarray(-np.abs(table - query).sum(axis=1))
-    inner = table @ query
-    if metric is Metric.DOT:
-        return np.asarray(inner)
-    lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(query)
-    return np.asarray(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0))

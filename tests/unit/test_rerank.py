@@ -12,7 +12,7 @@ from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, fa
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
-from imrnn_vdb.rerank import base_scores, rerank
+from imrnn_vdb.rerank import rerank
 from imrnn_vdb.store import Candidates
 
 POINTS = 40
@@ -101,11 +101,3 @@ def test_what_needs_a_database_and_what_makes_no_sense_is_refused(fetched):
         rerank(model, Metric.COSINE, queries[:1], [broken], SearchRequest())
     with pytest.raises(InvalidInputError, match="does not split"):
         rerank(model, Metric.MANHATTAN, queries, batch, SearchRequest(steer={"entity": 2.0}))
-
-
-def test_base_scores_are_oriented_and_a_zero_vector_scores_zero_by_its_cosine():
-    query, vectors = np.array([3.0, 4.0], np.float32), np.array([[6.0, 8.0], [0.0, 0.0], [-4.0, 3.0]], np.float32)
-    np.testing.assert_allclose(base_scores(Metric.COSINE, query, vectors), [1.0, 0.0, 0.0], atol=1e-12)
-    np.testing.assert_allclose(base_scores(Metric.DOT, query, vectors), [50.0, 0.0, 0.0])
-    np.testing.assert_allclose(base_scores(Metric.EUCLID, query, vectors), [-25.0, -25.0, -50.0])
-    np.testing.assert_allclose(base_scores(Metric.MANHATTAN, query, vectors), [-7.0, -7.0, -8.0])
