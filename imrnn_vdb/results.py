@@ -298,7 +298,8 @@ def build_results(
     (k,), says which candidates pass the filter; None for all.
     """
     scores = refined.scored.scores
-    order = ranking(candidates.base_scores, scores)
+    ranks = base_ranks(candidates.base_scores)
+    order = ranking(ranks, scores)
     if keep is not None:
         order = order[keep[order]]
     if request.threshold is not None:
@@ -307,7 +308,7 @@ def build_results(
     usable = (refined.status[page] == CodeStatus.CURRENT).tolist()
     factors = _PageFactors(space, candidates.codes.directions[page])
     explanations = _explanations(space, candidates, refined, page, usable) if request.explain else repeat(None)
-    columns = scores, base_ranks(candidates.base_scores), candidates.base_scores, refined.modulated, refined.status
+    columns = scores, ranks, candidates.base_scores, refined.modulated, refined.status
     rows = zip(page.tolist(), *(column[page].tolist() for column in columns), usable, explanations, strict=False)
     return tuple(
         SearchResult(

@@ -182,20 +182,22 @@ def _contributions(
     return parts if usable is None else np.where(usable[:, None], parts, 0.0)
 
 
-def ranking(base_scores: Column, scores: Column) -> npt.NDArray[np.intp]:
+def ranking(ranks: npt.NDArray[np.intp], scores: Column) -> npt.NDArray[np.intp]:
     """Return the rows of k candidates, shape (k,), best first: by score, ties by base rank.
 
     Parameters
     ----------
-    base_scores, scores
-        Shape (k,): oriented. The database's own order decides between equal base scores.
+    ranks
+        Shape (k,), as :func:`base_ranks` gives them.
+    scores
+        Shape (k,), oriented.
     """
-    order: npt.NDArray[np.intp] = np.lexsort((base_ranks(base_scores), -scores))
+    order: npt.NDArray[np.intp] = np.lexsort((ranks, -scores))
     return order
 
 
 def base_ranks(base_scores: Column) -> npt.NDArray[np.intp]:
-    """Return the 1-based ranks that the database's order gives, shape (k,)."""
+    """Return the 1-based ranks that the database gives, shape (k,); its order decides between equal base scores."""
     ranks = np.empty(len(base_scores), np.intp)
     ranks[np.argsort(-base_scores, kind="stable")] = np.arange(1, len(base_scores) + 1)
     return ranks

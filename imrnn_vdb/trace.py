@@ -17,7 +17,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.refine import refine
-from imrnn_vdb.scoring import ranking
+from imrnn_vdb.scoring import base_ranks, ranking
 from imrnn_vdb.store import PointId
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def _trace(
 ) -> StepTrace:
     row_of = {point_id: row for row, point_id in enumerate(window.candidates.ids)}
     rows = [row_of[point_id] for point_id in ids]
-    ranks = []
+    ranks, before = [], base_ranks(window.candidates.base_scores)
     for stage in scores:
-        order = ranking(window.candidates.base_scores, stage)
+        order = ranking(before, stage)
         if window.keep is not None:
             order = order[window.keep[order]]
         place = np.empty(len(window.candidates), np.intp)
