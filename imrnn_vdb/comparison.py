@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -76,9 +77,13 @@ def compare(a: SearchResult, b: SearchResult) -> RankComparison:
 
 def all_parts(explanation: Explanation) -> dict[str, float]:
     """Return every part of a score by name, the residual first; they sum up to the score."""
-    named = len(explanation.names)
-    names = [*explanation.names, *(f"{LATENT_PREFIX}{j}" for j in range(named, len(explanation.contributions)))]
+    names = coordinate_names(explanation.names, len(explanation.contributions))
     return {RESIDUAL: explanation.residual, **dict(zip(names, explanation.contributions, strict=True))}
+
+
+def coordinate_names(names: Sequence[str], count: int) -> list[str]:
+    """Return a name for each of m coordinates: those of the factors that have one, ``latent_<coordinate>`` else."""
+    return [*names, *(f"{LATENT_PREFIX}{j}" for j in range(len(names), count))]
 
 
 def _deciding(differences: list[tuple[str, float]], gap: float) -> tuple[tuple[str, float], ...]:

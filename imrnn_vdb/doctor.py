@@ -14,6 +14,7 @@ from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.core import choose_vector, found_layout, make_layout, stored_fields
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
+from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import DEFAULT_COARSE_K, Settings
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Backend, Capability, CollectionInfo, Points, Store, VectorField
@@ -188,8 +189,6 @@ def _estimate(
 
 
 def _any_code(space: FactorSpace) -> Codes:
-    from imrnn_vdb.metric import Metric
-
     return fresh_codes(space, Metric.COSINE, space.basis[:, :1].T)
 
 

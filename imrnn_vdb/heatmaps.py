@@ -13,7 +13,7 @@ import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
-from imrnn_vdb.comparison import LATENT_PREFIX, RESIDUAL
+from imrnn_vdb.comparison import RESIDUAL, coordinate_names
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def heatmap(response: SearchResponse, rows: int | None = ROWS) -> Heatmap:
         np.array([explanation.contributions for explanation in explained], np.float64).reshape(len(explained), width).T
     )
     if rows is None:
-        labels, parts = [*names, *(f"{LATENT_PREFIX}{j}" for j in range(len(names), width))], list(table)
+        labels, parts = coordinate_names(names, width), list(table)
         factors = len(labels)
     else:
         labels, parts, factors = _shortened(names, table, rows)

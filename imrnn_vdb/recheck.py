@@ -92,9 +92,8 @@ def _obstacle(core: CollectionCore, entry: dict[str, Any]) -> str:
     ):
         if entry.get(name) != found:
             return f"it was written for {name} {entry.get(name)!r}, this is {found!r}"
-    missing = [name for name in ("query_code", "request", "results", "ids") if name in (entry.get("redacted") or ())]
-    needed = [name for name in missing if name != "results"]
-    return f"{', '.join(needed)} redacted: it cannot be recomputed" if needed else ""
+    missing = [name for name in ("query_code", "request", "ids") if name in (entry.get("redacted") or ())]
+    return f"{', '.join(missing)} redacted: it cannot be recomputed" if missing else ""
 
 
 def _candidates(core: CollectionCore, entry: dict[str, Any], points: Points) -> Candidates:
