@@ -26,7 +26,7 @@ from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard, admit, checked_guard
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import valid_text
-from imrnn_vdb.urls import CollectionURL
+from imrnn_vdb.urls import CollectionURL, is_this_machine
 
 ENTRY_POINT_GROUP = "imrnn_vdb.stores"
 IN_MEMORY = ":memory:"
@@ -39,7 +39,6 @@ PointId = int | str
 """A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
 Payload = dict[str, Any]
 CodeStorage = Literal["payload", "vector"]
-THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +256,7 @@ class ConnectionOptions:
 
     def encrypts(self, url: CollectionURL) -> bool:
         """Say whether to encrypt: as asked, else where a key would travel to another machine."""
-        return self.tls if self.tls is not None else bool(self.api_key) and url.host not in THIS_MACHINE
+        return self.tls if self.tls is not None else bool(self.api_key) and not is_this_machine(url.host)
 
 
 class Store(Extras, ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from imrnn_vdb.errors import InvalidInputError
 
@@ -45,6 +46,14 @@ class CollectionURL:
         port = f":{self.port}" if self.port else ""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}{port}/{self.collection}"
+
+
+def is_this_machine(host: str) -> bool:
+    """Say whether a host is ``localhost`` or a loopback address (127.0.0.0/8, ::1, with brackets or without)."""
+    try:
+        return host == "localhost" or ip_address(host.strip("[]")).is_loopback
+    except ValueError:  # a name, which may lead anywhere
+        return False
 
 
 def parse_url(url: str) -> CollectionURL:

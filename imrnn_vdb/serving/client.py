@@ -13,7 +13,7 @@ from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError
 from imrnn_vdb.observability.feedback import judgements
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, error_of
-from imrnn_vdb.store import THIS_MACHINE
+from imrnn_vdb.urls import is_this_machine
 
 try:
     import grpc
@@ -58,8 +58,8 @@ class _Caller:
         self.target = target
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
-        host = target.rpartition(":")[0].strip("[]")
-        encrypted = tls if tls is not None else ca is not None or (bool(token) and host not in THIS_MACHINE)
+        host = target.rpartition(":")[0]
+        encrypted = tls if tls is not None else ca is not None or (bool(token) and not is_this_machine(host))
         roots = Path(ca).read_bytes() if ca is not None else None
         self._credentials = grpc.ssl_channel_credentials(roots) if encrypted else None
 

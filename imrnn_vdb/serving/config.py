@@ -11,10 +11,9 @@ from typing import Any, TypeVar
 
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.urls import parse_url
+from imrnn_vdb.urls import is_this_machine, parse_url
 
 TOKEN_VARIABLE = "IMRNN_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
-_LOOPBACK = ("127.", "localhost:", "[::1]:")
 _MIB = 2**20
 _ATTACHED = ("model", "vector_name", "text_field", "guard")
 _TYPES: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "float": (int, float), "bool": (bool,)}
@@ -238,7 +237,8 @@ class ServiceConfig:
             found = _read(self.token_file).decode().strip()
             if not found:
                 raise InvalidInputError(f"the token file {self.token_file} is empty")
-        if not self.listen.startswith(_LOOPBACK) and not self.insecure and (self.tls is None or found is None):
+        here = is_this_machine(split_address(self.listen)[0])
+        if not here and not self.insecure and (self.tls is None or found is None):
             raise InvalidInputError(
                 f"listening on {self.listen} opens the service to other machines: add [tls] and a token, or set "
                 "insecure = true where the network is trusted"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError
-from imrnn_vdb.urls import CollectionURL, parse_url
+from imrnn_vdb.urls import CollectionURL, is_this_machine, parse_url
 
 
 @pytest.mark.parametrize(
@@ -66,3 +66,13 @@ def test_any_text_is_parsed_or_refused(text):
 def test_the_text_of_a_url_parses_to_itself(scheme, host, port):
     url = CollectionURL(scheme, host, port, "", "c")
     assert parse_url(str(url)) == url
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.1", "::1", "[::1]"])
+def test_this_machine_is_known(host: str) -> None:
+    assert is_this_machine(host)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "127.example.org", "localhost.example.org", "::", "10.0.0.1"])
+def test_no_other_name_passes_for_this_machine(host: str) -> None:
+    assert not is_this_machine(host)
