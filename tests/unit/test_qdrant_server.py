@@ -254,10 +254,11 @@ def test_a_server_that_is_down_gives_our_error_within_the_timeout(asynchronous: 
     listener = _silent_port() if silent else None
     port = listener.getsockname()[1] if listener else _closed_port()
     url, options = parse_url(f"qdrant://127.0.0.1:{port}/articles"), ConnectionOptions(timeout=1.0)
-    started = time.monotonic()
+    began = []  # once the client is made: its making is no part of the deadline
 
     def sync() -> None:
         made = QdrantBackend().connect(url, options, asynchronous=False)
+        began.append(time.monotonic())
         try:
             made.run(store_of(made).search(np.ones((1, DIM), np.float32), 3))
         finally:
@@ -265,6 +266,7 @@ def test_a_server_that_is_down_gives_our_error_within_the_timeout(asynchronous: 
 
     async def unsync() -> None:
         made = QdrantBackend().connect(url, options, asynchronous=True)
+        began.append(time.monotonic())
         try:
             await made.arun(store_of(made).search(np.ones((1, DIM), np.float32), 3))
         finally:
@@ -272,7 +274,7 @@ def test_a_server_that_is_down_gives_our_error_within_the_timeout(asynchronous: 
 
     with pytest.raises((StoreUnavailableError, StoreTimeoutError), match="articles"):
         asyncio.run(unsync()) if asynchronous else sync()
-    assert 3.0 > time.monotonic() - started > (0.9 if silent else 0.0)  # a busy machine takes its time beside the limit
+    assert 1.5 > time.monotonic() - began[0] > (0.9 if silent else 0.0)
     if listener:
         listener.close()
 
