@@ -6,14 +6,18 @@ import functools
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from rich.console import Console
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
+
+if TYPE_CHECKING:
+    from imrnn_vdb.results import SearchResponse
+    from imrnn_vdb.store import PointId
 
 _WIDTH_OF_FILES = 120
 FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
@@ -92,6 +96,12 @@ def exit_codes(command: Command) -> Command:
             sys.exit(_exit_code(exc))
 
     return wrapped  # type: ignore[return-value]
+
+
+def typed_ids(response: SearchResponse, ids: Sequence[str]) -> list[PointId]:
+    """Return the ids of results, given as they are typed, when a number may be one or a text; others stay as typed."""
+    known = {str(result.id): result.id for result in response}
+    return [known.get(value, value) for value in ids]
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, typed_ids, url_options
 
 if TYPE_CHECKING:
     from imrnn_vdb.results import SearchResponse, SearchResult
@@ -68,8 +68,6 @@ def explain(
 
 
 def _pick(response: SearchResponse, point_id: str) -> SearchResult:
-    """Return a candidate by its id as it is typed, which may be a number."""
     from imrnn_vdb.core import pick
 
-    ids = {str(result.id): result.id for result in response}
-    return pick(response, ids.get(point_id, point_id))
+    return pick(response, *typed_ids(response, [point_id]))

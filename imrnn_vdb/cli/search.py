@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, typed_ids, url_options
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -99,12 +99,10 @@ def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, 
 
 
 def _proposed(response: SearchResponse, good: Sequence[str], bad: Sequence[str]) -> dict[str, float]:
-    """Propose weights for results marked by their ids as they are typed, which may be numbers."""
+    """Propose weights for results marked by their ids."""
     from imrnn_vdb.steering import propose_steering
 
-    ids = {str(result.id): result.id for result in response}
-    wanted, unwanted = ([ids.get(value, value) for value in marked] for marked in (good, bad))
-    return propose_steering(response, wanted, unwanted)
+    return propose_steering(response, typed_ids(response, good), typed_ids(response, bad))
 
 
 def _weight(text: str) -> tuple[str, float]:
