@@ -81,12 +81,8 @@ def comparison_table(comparison: RankComparison, count: int = 8) -> Table:
     table.add_column("difference", justify="right")
     table.add_column("")
     deciding = {name for name, _ in comparison.deciding}
-    shown = max(count, len(deciding))
-    first = sorted(comparison.differences, key=lambda item: item[0] not in deciding)
-    parts = [(f"{name} *" if name in deciding else name, value) for name, value in first[:shown]]
-    if first[shown:]:
-        parts.append((f"{len(first) - shown} other parts", sum(value for _, value in first[shown:])))
-    _add_bars(table, parts)
+    parts = comparison_parts(comparison, count)
+    _add_bars(table, [(f"{name} *" if name in deciding else name, value) for name, value in parts])
     return table
 
 
@@ -132,6 +128,15 @@ def _add_bars(table: Table, parts: Sequence[tuple[str, float]]) -> None:
     for name, value in parts:
         bar = "█" * max(1, round(abs(value) / largest * _BAR_WIDTH)) if value else ""
         table.add_row(Text(name), Text(f"{value:+.4f}"), Text(bar, style="cyan" if value > 0 else "yellow"))
+
+
+def comparison_parts(comparison: RankComparison, count: int) -> list[tuple[str, float]]:
+    """Return all differences that decide, then others up to ``count``, then the rest summed: they are the gap."""
+    deciding = {name for name, _ in comparison.deciding}
+    shown = max(count, len(deciding))
+    ordered = sorted(comparison.differences, key=lambda item: item[0] not in deciding)
+    rest = ordered[shown:]
+    return ordered[:shown] + ([(f"{len(rest)} other parts", sum(value for _, value in rest))] if rest else [])
 
 
 def explanation_parts(explanation: Explanation, count: int) -> list[tuple[str, float]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from imrnn_vdb.comparison import compare
 from imrnn_vdb.errors import UnsupportedError
-from imrnn_vdb.explain import explanation_parts, headline, moved
+from imrnn_vdb.explain import comparison_parts, explanation_parts, headline, moved
 from imrnn_vdb.heatmaps import Heatmap, heatmap
 from imrnn_vdb.results import SearchResponse, SearchResult
 
@@ -205,13 +205,8 @@ def _parts(result: SearchResult, text_field: str) -> dict[str, Any]:
 
 
 def _differences(comparison: RankComparison) -> dict[str, Any]:
-    deciding = {name for name, _ in comparison.deciding}
-    ordered = sorted(comparison.differences, key=lambda item: item[0] not in deciding)
-    shown = max(_DIFFERENCES, len(deciding))
-    parts = list(ordered[:shown])
-    if ordered[shown:]:
-        parts.append((f"{len(ordered) - shown} other parts", sum(value for _, value in ordered[shown:])))
-    return {"comparison": comparison, "parts": _bars(parts), "deciding": deciding}
+    parts = _bars(comparison_parts(comparison, _DIFFERENCES))
+    return {"comparison": comparison, "parts": parts, "deciding": {name for name, _ in comparison.deciding}}
 
 
 def _bars(parts: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
