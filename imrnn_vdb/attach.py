@@ -13,12 +13,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from imrnn_vdb.backend import Backend, connect
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.core import choose_vector, make_layout
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Backend, Layout, Store, connect
+from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
 
 FORMAT, VERSION = "imrnn_vdb attachment", 1

@@ -15,14 +15,14 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
-import numpy.typing as npt
 
-from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.backfill_plan import FailedPoint, Plan, plan
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Page, PointId, Points
 from imrnn_vdb.scripts import Progress, Round, Script
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Page, PointId, Points, Store
+from imrnn_vdb.store import Store
 
 if TYPE_CHECKING:
     from imrnn_vdb.connection import Operation
@@ -85,14 +85,6 @@ class BackfillOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class FailedPoint:
-    """A point that could not get its code, and why."""
-
-    id: PointId
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class BackfillReport:
     """What a backfill did.
 
@@ -133,97 +125,6 @@ class BackfillReport:
             (*self.failures, *other.failures)[:MAX_FAILURES],
             self.orphans + other.orphans,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a batch of points needs.
-
-    Attributes
-    ----------
-    ids, codes, scores, vectors
-        Of the points whose stored code is not what their vector gives: n ids, n fresh codes, factor scores of shape
-        (n, named factors), and the vectors, of shape (n, d).
-    lacking
-        Shape (n, 1 + named factors), bool: whether the code, and which of the scores, are not what they should be.
-    current
-        How many points need nothing.
-    failures
-        Points whose vectors cannot have a code.
-    """
-
-    ids: list[PointId]
-    codes: Codes
-    scores: FloatArray
-    vectors: FloatArray
-    lacking: npt.NDArray[np.bool_]
-    current: int
-    failures: tuple[FailedPoint, ...]
-
-
-def fresh_codes(space: FactorSpace, metric: Metric, vectors: npt.ArrayLike) -> Codes:
-    """Compute codes to store. Under cosine a norm means nothing and engines may lose it, so it is stored as 1.
-
-    Parameters
-    ----------
-    space
-        Factor space.
-    metric
-        Of the base vectors.
-    vectors
-        Shape (n, d), finite.
-    """
-    codes = space.encode(vectors)
-    if metric is Metric.COSINE:
-        return Codes(codes.directions, (codes.norms > 0).astype(np.float32), codes.status)
-    return codes
-
-
-def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
-    """Say which points need which codes; points were read with vectors.
-
-    Raises
-    ------
-    SpaceMismatchError
-        If the vectors do not have the space's dimension.
-    """
-    if points.vectors is None or not len(points):
-        empty, named = np.zeros((0, space.num_factors), np.float32), len(space.names)
-        nothing = Codes(empty, np.zeros(0, np.float32), np.zeros(0, np.uint8))
-        scores, vectors = np.zeros((0, named), np.float32), np.zeros((0, space.dim), np.float32)
-        return Plan([], nothing, scores, vectors, np.zeros((0, 1 + named), bool), 0, ())
-    finite = np.asarray(np.isfinite(points.vectors).all(axis=1))
-    codes = fresh_codes(space, metric, np.where(finite[:, None], points.vectors, np.float32(0)))
-    scores = space.factor_scores(codes.directions)
-    lacking = ~np.column_stack([same_codes(points.codes, codes), _same_scores(points.factor_scores, scores)])
-    same = ~lacking.any(axis=1)
-    rows = np.flatnonzero(np.asarray(finite & ~same))
-    failures = [FailedPoint(points.ids[row], "its vector holds NaN or infinity") for row in np.flatnonzero(~finite)]
-    current = int((finite & same).sum())
-    ids = [points.ids[row] for row in rows]
-    return Plan(ids, codes.take(rows), scores[rows], points.vectors[rows], lacking[rows], current, tuple(failures))
-
-
-def _written(wanted: Plan, ids: list[PointId]) -> dict[str, Any]:
-    """Return what was written for the points of these ids, as they would be read back."""
-    row_of = {value: row for row, value in enumerate(wanted.ids)}
-    rows = np.array([row_of[value] for value in ids], np.intp)
-    return {"codes": wanted.codes.take(rows), "factor_scores": wanted.scores[rows]}
-
-
-def same_codes(stored: Codes | None, fresh: Codes) -> npt.NDArray[np.bool_]:
-    """Say which stored codes are current and are what their vectors give, at the precision they were stored in."""
-    if stored is None:
-        return np.zeros(len(fresh), bool)
-    close = np.isclose(stored.directions, fresh.directions, rtol=2e-3, atol=2e-5).all(axis=1)
-    return np.asarray(stored.current & close & np.isclose(stored.norms, fresh.norms, rtol=1e-4, atol=1e-6))
-
-
-def _same_scores(stored: FloatArray | None, fresh: FloatArray) -> npt.NDArray[np.bool_]:
-    """Say which stored factor scores are there and are what the vectors give, shape (n, named factors)."""
-    if stored is None:
-        return np.zeros(fresh.shape, bool)
-    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3))  # a missing score is NaN
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +229,13 @@ class Filler:
     def sweep(self, cursor: Any) -> Operation[tuple[int, Any]]:
         """Remove codes that points left behind."""
         return (yield from self.store.sweep(_SWEEP_POINTS, cursor))
+
+
+def _written(wanted: Plan, ids: list[PointId]) -> dict[str, Any]:
+    """Return what was written for the points of these ids, as they would be read back."""
+    row_of = {value: row for row, value in enumerate(wanted.ids)}
+    rows = np.array([row_of[value] for value in ids], np.intp)
+    return {"codes": wanted.codes.take(rows), "factor_scores": wanted.scores[rows]}
 
 
 class Pace:

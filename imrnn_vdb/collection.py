@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
+from imrnn_vdb.backend import connect
 from imrnn_vdb.backfill import (
     BackfillOptions,
     BackfillReport,
@@ -32,16 +33,11 @@ from imrnn_vdb.core import (
 )
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.options import Model, SearchRequest, Settings
+from imrnn_vdb.points import Payload, Points, normalize_id
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.scripts import run_script
 from imrnn_vdb.shell import Shell, adopt, attached, no_progress
-from imrnn_vdb.store import (
-    CollectionInfo,
-    Payload,
-    Points,
-    connect,
-    normalize_id,
-)
+from imrnn_vdb.store import CollectionInfo
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb.verify import VerifyReport, verify_script

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from imrnn_vdb.points import PointId
     from imrnn_vdb.results import Explanation, SearchResult
-    from imrnn_vdb.store import PointId
 
 RESIDUAL = "outside the factor space"
 LATENT_PREFIX = "latent_"

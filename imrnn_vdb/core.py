@@ -13,34 +13,27 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.audit import AuditLog, audit_entries, read_audit
-from imrnn_vdb.backfill import BackfillOptions, Filler, fresh_codes
+from imrnn_vdb.backend import Backend
+from imrnn_vdb.backfill import BackfillOptions, Filler
+from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.filters import FactorFilter, factor_names
+from imrnn_vdb.layout import CODE_PREFIX, Layout
 from imrnn_vdb.metric import Metric, base_scores
 from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
+from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_id
 from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import check_answerable, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.scripts import Round, Script
 from imrnn_vdb.space import FactorSpace, check_vectors
-from imrnn_vdb.store import (
-    CODE_PREFIX,
-    Backend,
-    Candidates,
-    CollectionInfo,
-    Layout,
-    Payload,
-    PointId,
-    Points,
-    Store,
-    normalize_id,
-)
+from imrnn_vdb.store import CollectionInfo, Store
 from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.trace import StepTrace, trace_windows

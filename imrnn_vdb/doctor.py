@@ -9,15 +9,18 @@ from time import monotonic
 from typing import Any
 
 from imrnn_vdb.attach import Attachment, recorded
-from imrnn_vdb.backfill import BackfillOptions, fresh_codes
+from imrnn_vdb.backend import Backend
+from imrnn_vdb.backfill import BackfillOptions
+from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.core import choose_vector, found_layout, make_layout, stored_fields
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import DEFAULT_COARSE_K, Settings
+from imrnn_vdb.points import Points
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Backend, Capability, CollectionInfo, Points, Store, VectorField
+from imrnn_vdb.store import Capability, CollectionInfo, Store, VectorField
 from imrnn_vdb.verify import compare
 
 _TIMES = 5

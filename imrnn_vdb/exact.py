@@ -11,8 +11,8 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.passes import join, refined_queries
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import Refined, refine
-from imrnn_vdb.store import Candidates
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel

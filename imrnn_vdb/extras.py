@@ -1,6 +1,6 @@
 """What a store may offer beyond its contract; the defaults here say what it does not.
 
-A database that another package adds (:mod:`imrnn_vdb.store`) need not know any of this.
+A database that another package adds (:mod:`imrnn_vdb.backend`) need not know any of this.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from imrnn_vdb.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from imrnn_vdb.connection import Operation
-    from imrnn_vdb.store import PointId
+    from imrnn_vdb.points import PointId
 
 RECORD_KEY = "imrnn_vdb.attachment"
 """Under which a collection's own metadata holds how it is opened (:mod:`imrnn_vdb.attach`)."""

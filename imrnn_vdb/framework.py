@@ -15,8 +15,8 @@ from imrnn_vdb.async_collection import AsyncIMRNNCollection
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.core import Query
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.points import PointId, normalize_id
 from imrnn_vdb.results import SearchResponse, SearchResult
-from imrnn_vdb.store import PointId, normalize_id
 
 METADATA_KEY = "imrnn"
 """Under this key a document's metadata holds what :func:`details` tells, apart from the payload's own keys."""

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, cast
 import numpy.typing as npt
 
 from imrnn_vdb.audit import AuditLog, as_audit_log
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype
 from imrnn_vdb.encoders import Encoder, EncoderConfig
@@ -19,10 +20,10 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import parse_filter
 from imrnn_vdb.filters import FactorFilter, focused_on
 from imrnn_vdb.guard import Guard, checked_guard
+from imrnn_vdb.layout import CodeStorage
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.observability.observer import Observer
 from imrnn_vdb.steering import checked_weights
-from imrnn_vdb.store import CodeStorage, ConnectionOptions
 from imrnn_vdb.time_limit import TimeLimit
 
 DEFAULT_COARSE_K = 100
@@ -232,7 +233,7 @@ class Settings:
     id_type
         Of a new collection, for engines with typed keys (Milvus).
     code_storage
-        Of a new collection: where codes lie, see :class:`imrnn_vdb.store.Layout`.
+        Of a new collection: where codes lie, see :class:`imrnn_vdb.layout.Layout`.
     code_dtype
         How wide a coordinate of a code is written; codes of both widths are read.
     """

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.scoring import base_cosines, breaks_bound
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Candidates
 
 
 def refined_queries(space: FactorSpace, query_vectors: FloatArray, queries: Codes, moved: npt.ArrayLike) -> FloatArray:

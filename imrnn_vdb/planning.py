@@ -21,9 +21,9 @@ from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, about_docu
 if TYPE_CHECKING:
     from imrnn_vdb.metric import Metric
     from imrnn_vdb.options import SearchRequest
+    from imrnn_vdb.points import Candidates
     from imrnn_vdb.refine import Refined
     from imrnn_vdb.space import FactorSpace
-    from imrnn_vdb.store import Candidates
 
 GROWTH = 2
 """Sizes of windows are those of the first one, doubled as often as needed."""

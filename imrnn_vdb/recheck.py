@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imrnn_vdb.codec import Codes, CodeStatus
+from imrnn_vdb.points import Candidates, LazyPayloads, Points, normalize_id
 from imrnn_vdb.refine import Refined, refine_codes
 from imrnn_vdb.steering import steered
-from imrnn_vdb.store import Candidates, LazyPayloads, Points, normalize_id
 
 if TYPE_CHECKING:
     from imrnn_vdb.connection import Operation

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, CodeStatus, FloatArray
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Candidates, PointId
 from imrnn_vdb.scoring import Scored, base_cosines, breaks_bound, score_candidates
-from imrnn_vdb.store import Candidates, PointId
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel

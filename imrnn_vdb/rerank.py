@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.codec import FloatArray
     from imrnn_vdb.filters import FactorFilter
     from imrnn_vdb.options import SearchRequest
+    from imrnn_vdb.points import Candidates
     from imrnn_vdb.refine import Refined
-    from imrnn_vdb.store import Candidates
 
 
 def rerank(

@@ -14,10 +14,10 @@ import numpy.typing as npt
 from imrnn_vdb.codec import CodeStatus, FloatArray
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
+from imrnn_vdb.points import Candidates, Payload, PointId
 from imrnn_vdb.refine import Refined
 from imrnn_vdb.scoring import base_ranks, ranking
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Candidates, Payload, PointId
 from imrnn_vdb.trace import StepTrace
 
 if TYPE_CHECKING:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imrnn_vdb.attach import Attachment, find_attachment
+from imrnn_vdb.backend import Backend, adopt_client
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.core import CollectionCore
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import Settings
 from imrnn_vdb.payloads import text_of
-from imrnn_vdb.store import Backend, Payload, PointId, adopt_client, normalize_id
+from imrnn_vdb.points import Payload, PointId, normalize_id
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel

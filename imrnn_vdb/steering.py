@@ -18,10 +18,10 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.scoring import Scored
 
 if TYPE_CHECKING:
+    from imrnn_vdb.points import PointId
     from imrnn_vdb.refine import Refined
     from imrnn_vdb.results import SearchResponse
     from imrnn_vdb.space import FactorSpace
-    from imrnn_vdb.store import PointId
 
 LARGEST_WEIGHT = 10.0
 LARGEST_PROPOSAL = 3.0

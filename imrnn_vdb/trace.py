@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import PointId
 from imrnn_vdb.refine import refine
 from imrnn_vdb.scoring import base_ranks, ranking
-from imrnn_vdb.store import PointId
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from imrnn_vdb.backfill import MAX_FAILURES, Filler, plan
+from imrnn_vdb.backfill import MAX_FAILURES, Filler
+from imrnn_vdb.backfill_plan import plan
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import PointId, Points
 from imrnn_vdb.scripts import Progress, Round, Script
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import PointId, Points
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,9 +20,10 @@ from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.passes import join, refined_queries
 from imrnn_vdb.planning import QueryPlan, WindowGrowth, next_window, passing
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import Refined, refine
 from imrnn_vdb.steering import steered
-from imrnn_vdb.store import Candidates, Store
+from imrnn_vdb.store import Store
 from imrnn_vdb.time_limit import LocalWork, OverdueError, TimeLimit
 from imrnn_vdb.timing import Stopwatch
 

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from imrnn_vdb.backend import ConnectionOptions, connect
 from imrnn_vdb.backfill import BackfillOptions, Filler, backfill_script
 from imrnn_vdb.connection import Connection
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.scripts import run_script
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import ConnectionOptions, Layout, connect
 from imrnn_vdb.urls import parse_url
 
 DIM = 16

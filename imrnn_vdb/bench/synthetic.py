@@ -6,8 +6,8 @@ import numpy as np
 
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Candidates
 
 _NAMED = 26
 _CLUSTERS = 200

@@ -13,10 +13,10 @@ from imrnn_vdb.cli.common import exit_codes, json_option, model_option, print_js
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from imrnn_vdb.backend import Backend
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.connection import Connection
     from imrnn_vdb.options import Settings
-    from imrnn_vdb.store import Backend
 
 
 @click.command()
@@ -53,8 +53,9 @@ def attach(
     """
     from imrnn_vdb.attach import attach as look
     from imrnn_vdb.attach import record
+    from imrnn_vdb.backend import connect
+    from imrnn_vdb.layout import Layout
     from imrnn_vdb.options import Settings
-    from imrnn_vdb.store import Layout, connect
     from imrnn_vdb.urls import parse_url
 
     settings = Settings(**options, guard=_guard(guard))
@@ -102,8 +103,8 @@ def _fit(
     backend: Backend, connection: Connection, collection: str, settings: Settings, sample: int, num_factors: int
 ) -> IMRNNModel:
     from imrnn_vdb.fitting.collection import fit_sample, sample_points
+    from imrnn_vdb.layout import Layout
     from imrnn_vdb.progress import track
-    from imrnn_vdb.store import Layout
 
     store = backend.store(connection, collection, Layout("00000000", 1, (), settings.vector_name), settings.guard)
     with track("reading a sample", sample) as advance:

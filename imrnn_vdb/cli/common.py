@@ -16,8 +16,8 @@ from rich.console import Console
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 
 if TYPE_CHECKING:
+    from imrnn_vdb.points import PointId
     from imrnn_vdb.results import SearchResponse
-    from imrnn_vdb.store import PointId
 
 _WIDTH_OF_FILES = 120
 FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130

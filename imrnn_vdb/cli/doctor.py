@@ -23,9 +23,9 @@ def doctor(url: str, model: str, as_json: bool, attachment: Attachment | None = 
     from rich.table import Table
     from rich.text import Text
 
+    from imrnn_vdb.backend import connect
     from imrnn_vdb.doctor import diagnose
     from imrnn_vdb.options import Settings
-    from imrnn_vdb.store import connect
     from imrnn_vdb.urls import parse_url
 
     settings = Settings(**options)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.codec import FloatArray
     from imrnn_vdb.collection import IMRNNCollection
-    from imrnn_vdb.store import Points
+    from imrnn_vdb.points import Points
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
 _QUERIES = 60  # whose explanations are checked against the full vectors

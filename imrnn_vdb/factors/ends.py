@@ -16,8 +16,8 @@ from imrnn_vdb.comparison import LATENT_PREFIX
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.topics import telling_terms
 from imrnn_vdb.payloads import headline_of, text_of
+from imrnn_vdb.points import PointId, Points
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import PointId, Points
 
 _TAIL = 0.1  # share of the sample at each end whose words are compared
 

@@ -15,9 +15,9 @@ from imrnn_vdb.exact import nearest
 from imrnn_vdb.fitting.probes import ProbeFitter, Source, orthogonalise
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import Refined, refine
 from imrnn_vdb.results import SearchResult, build_results
-from imrnn_vdb.store import Candidates
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel

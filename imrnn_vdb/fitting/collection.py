@@ -11,8 +11,9 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.fitting.fit import FittedSpace, fit_space
+from imrnn_vdb.points import PointId
 from imrnn_vdb.prior import FeedbackPrior
-from imrnn_vdb.store import PointId, Store
+from imrnn_vdb.store import Store
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel

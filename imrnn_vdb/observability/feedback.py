@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
+    from imrnn_vdb.points import PointId
     from imrnn_vdb.results import SearchResponse
-    from imrnn_vdb.store import PointId
 
 CUT = 10
 """Ranks that nDCG looks at."""

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from imrnn_vdb.options import SearchOptions
-    from imrnn_vdb.store import PointId
+    from imrnn_vdb.points import PointId
 
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
 

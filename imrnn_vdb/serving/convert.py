@@ -15,10 +15,10 @@ from imrnn_vdb.filter_text import format_filter, parse_filter
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.options import SearchOptions
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
+from imrnn_vdb.points import Candidates, PointId, normalize_id
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.space import FactorSpace, check_vectors
-from imrnn_vdb.store import Candidates, PointId, normalize_id
 
 _ALWAYS = ("offset", "explain", "plan")
 _TEXTS = ("payload_filter", "factor_filter", "only")

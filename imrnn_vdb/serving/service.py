@@ -44,11 +44,11 @@ from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, details_of, stat
 if TYPE_CHECKING:
     from imrnn_vdb.codec import FloatArray
     from imrnn_vdb.observability.observer import Observer
+    from imrnn_vdb.points import Candidates
     from imrnn_vdb.results import SearchResponse
     from imrnn_vdb.serving.config import Limits
     from imrnn_vdb.serving.hosted import Hosted, Registry
     from imrnn_vdb.serving.instruments import Instruments
-    from imrnn_vdb.store import Candidates
 
 _log = logging.getLogger("imrnn_vdb.serving")
 SERVICE_NAME = "imrnn_vdb.v1.Retrieval"

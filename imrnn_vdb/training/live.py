@@ -13,7 +13,7 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.datasets import Qrels
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import PointId
+from imrnn_vdb.points import PointId
 from imrnn_vdb.training.embeddings import unit_vectors
 from imrnn_vdb.training.examples import Examples, build_examples
 

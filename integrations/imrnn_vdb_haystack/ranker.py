@@ -12,8 +12,8 @@ from haystack.utils import Secret
 
 from imrnn_vdb import InvalidInputError
 from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order
+from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResponse
-from imrnn_vdb.store import PointId
 from imrnn_vdb_haystack.opening import OpenedCollection, default_api_key, query_from
 
 _QDRANT_STORE = uuid.UUID("3896d314-1e95-4a3a-b45a-945f9f0b541d")  # Haystack's QdrantDocumentStore derives ids in it

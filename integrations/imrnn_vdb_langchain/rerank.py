@@ -12,8 +12,8 @@ from typing_extensions import Self
 
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError
 from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order
+from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResponse
-from imrnn_vdb.store import PointId
 
 _ID_KEYS = ("_id", "pk")  # where langchain-qdrant and langchain-milvus put the key of a point
 

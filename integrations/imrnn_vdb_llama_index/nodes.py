@@ -10,8 +10,8 @@ from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from imrnn_vdb.core import Query
 from imrnn_vdb.framework import METADATA_KEY, details
+from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResult
-from imrnn_vdb.store import PointId
 
 
 def query_of(bundle: QueryBundle) -> Query:

@@ -12,8 +12,8 @@ from typing_extensions import Self
 
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError
 from imrnn_vdb.framework import Collections, in_new_order
+from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResponse
-from imrnn_vdb.store import PointId
 from imrnn_vdb_llama_index.nodes import point_id, query_of, with_details
 
 

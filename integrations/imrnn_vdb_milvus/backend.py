@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 from typing import Any, ClassVar
 
+from imrnn_vdb.backend import Backend, ConnectionOptions
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.guard import Guard
-from imrnn_vdb.store import Backend, ConnectionOptions, Layout
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_milvus import quiet
 from imrnn_vdb_milvus.clients import AsyncServerClient, LiteClient, ServerClient

@@ -11,7 +11,7 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
-from imrnn_vdb.store import Candidates, PointId, Points
+from imrnn_vdb.points import Candidates, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
 from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, candidates_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params

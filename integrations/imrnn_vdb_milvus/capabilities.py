@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from imrnn_vdb.store import FACTOR_PREFIX, Capability, Layout
+from imrnn_vdb.layout import FACTOR_PREFIX, Layout
+from imrnn_vdb.store import Capability
 from imrnn_vdb_milvus.schema import Schema, Server
 from imrnn_vdb_milvus.sidecar import sidecar_name
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.filters import FactorFilter
-from imrnn_vdb.store import Candidates, PointId
+from imrnn_vdb.points import Candidates, PointId
 from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.expressions import every, is_one_of
 from imrnn_vdb_milvus.rows import Row, candidates_of

@@ -11,21 +11,10 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
+from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout, is_own_field, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json, valid_text
-from imrnn_vdb.store import (
-    CODE_PREFIX,
-    FACTOR_PREFIX,
-    RESERVED_PREFIX,
-    Candidates,
-    Layout,
-    LazyPayloads,
-    Payload,
-    PointId,
-    Points,
-    is_own_field,
-    stored_texts,
-)
+from imrnn_vdb.points import Candidates, LazyPayloads, Payload, PointId, Points
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
+from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import valid_text
-from imrnn_vdb.store import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout, PointId, VectorField
+from imrnn_vdb.points import PointId
+from imrnn_vdb.store import VectorField
 from imrnn_vdb_milvus.clients import pymilvus
 from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from imrnn_vdb.codec import SPACE_ID_CHARS, Codes, FloatArray
+from imrnn_vdb.layout import Layout, is_own_field
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Layout, PointId, is_own_field
+from imrnn_vdb.points import PointId
 from imrnn_vdb_milvus.clients import pymilvus
 from imrnn_vdb_milvus.rows import Row, code_fields
 from imrnn_vdb_milvus.schema import BASE_NAME, KEY_NAME, Schema, Server, new_indexes, new_schema

@@ -10,7 +10,9 @@ from typing import Any
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError, UnsupportedError
 from imrnn_vdb.guard import Guard
-from imrnn_vdb.store import Layout, PointId, Store
+from imrnn_vdb.layout import Layout
+from imrnn_vdb.points import PointId
+from imrnn_vdb.store import Store
 from imrnn_vdb_milvus.expressions import every, is_one_of, literal, user_filter
 from imrnn_vdb_milvus.quiet import quiet, quietly
 from imrnn_vdb_milvus.rows import Row, rows_read

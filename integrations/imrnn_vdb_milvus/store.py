@@ -20,9 +20,11 @@ from imrnn_vdb.errors import (
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Candidates, Page, PointId, Points
 from imrnn_vdb.probe import as_probed, probe_of
-from imrnn_vdb.store import Candidates, CollectionInfo, Layout, Page, PointId, Points
+from imrnn_vdb.store import CollectionInfo
 from imrnn_vdb_milvus.capabilities import capabilities_of, settings_of
 from imrnn_vdb_milvus.expressions import every, factor_expression, identifier, is_one_of, user_filter
 from imrnn_vdb_milvus.filtered import FilteredSteps

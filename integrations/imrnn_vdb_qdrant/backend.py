@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+from imrnn_vdb.backend import IN_MEMORY, Backend, ConnectionOptions
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.guard import Guard
-from imrnn_vdb.store import IN_MEMORY, Backend, ConnectionOptions, Layout, Store
+from imrnn_vdb.layout import Layout
+from imrnn_vdb.store import Store
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.edge import EdgeStore
 from imrnn_vdb_qdrant.engine import EdgeEngine, SingleShard

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.options import DEFAULT_COARSE_K
-from imrnn_vdb.store import Capability, Layout
+from imrnn_vdb.store import Capability
 from imrnn_vdb_qdrant.filters import payload_path
 from imrnn_vdb_qdrant.schema import Schema
 

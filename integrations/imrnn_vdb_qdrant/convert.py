@@ -13,19 +13,10 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.layout import RESERVED_PREFIX, Layout, own_fields_removed, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json
-from imrnn_vdb.store import (
-    RESERVED_PREFIX,
-    Candidates,
-    Layout,
-    LazyPayloads,
-    Payload,
-    PointId,
-    Points,
-    own_fields_removed,
-    stored_texts,
-)
+from imrnn_vdb.points import Candidates, LazyPayloads, Payload, PointId, Points
 from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024

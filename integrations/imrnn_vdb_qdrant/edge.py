@@ -10,8 +10,9 @@ from typing import Any, Literal
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.guard import Guard
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CollectionInfo, Layout
+from imrnn_vdb.store import CollectionInfo
 from imrnn_vdb_qdrant.capabilities import edge_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.edge_filters import EdgeFilterReader

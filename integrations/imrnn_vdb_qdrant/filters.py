@@ -16,8 +16,8 @@ import numpy as np
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Operator, Or, factor_names
 from imrnn_vdb.guard import Guard
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.payloads import valid_text
-from imrnn_vdb.store import Layout
 
 _BOUNDS: dict[Operator, str] = {">=": "gte", ">": "gt", "<=": "lte", "<": "lt"}
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-]+")

@@ -6,8 +6,9 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from imrnn_vdb.layout import ID_FIELD
 from imrnn_vdb.payloads import valid_text
-from imrnn_vdb.store import ID_FIELD, PointId
+from imrnn_vdb.points import PointId
 
 _NAMESPACE = uuid.UUID("6f0e7f4c-4c43-5b0e-9d2a-7a1d5f4b8c31")
 """Fixed for ever: the same string must lead to the same point from every client."""

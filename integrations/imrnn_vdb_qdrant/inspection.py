@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.errors import UnsupportedError
+from imrnn_vdb.layout import CODE_PREFIX
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_PREFIX, VectorField
+from imrnn_vdb.store import VectorField
 from imrnn_vdb_qdrant.schema import Schema
 from imrnn_vdb_qdrant.vendor import load_edge
 

@@ -6,7 +6,7 @@ import threading
 import weakref
 from typing import Any
 
-from imrnn_vdb.store import IN_MEMORY
+from imrnn_vdb.backend import IN_MEMORY
 
 _locks: weakref.WeakKeyDictionary[Any, threading.RLock] = weakref.WeakKeyDictionary()
 

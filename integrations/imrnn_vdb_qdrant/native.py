@@ -15,20 +15,11 @@ from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.filters import FactorFilter, factor, factor_names
 from imrnn_vdb.guard import Guard
+from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, ID_FIELD, Layout
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Candidates, Page, PointId, Points
 from imrnn_vdb.probe import as_probed, probe_of
-from imrnn_vdb.store import (
-    CODE_PREFIX,
-    FACTOR_PREFIX,
-    ID_FIELD,
-    Candidates,
-    Layout,
-    Page,
-    PointId,
-    Points,
-    Store,
-    VectorField,
-)
+from imrnn_vdb.store import Store, VectorField
 from imrnn_vdb_qdrant.convert import (
     MAX_BATCH_POINTS,
     CodeRow,

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError, UnsupportedError
+from imrnn_vdb.layout import CODE_PREFIX, Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CODE_PREFIX, Layout, VectorField
+from imrnn_vdb.store import VectorField
 
 BASE_NAME = "base"
 """Name of the base vector in collections that are created with a second, named vector for the code."""

@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from inspect import signature
 from typing import Any, Literal
 
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Call, Operation
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.guard import Guard
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import CollectionInfo, ConnectionOptions, Layout, PointId, Store
+from imrnn_vdb.points import PointId
+from imrnn_vdb.store import CollectionInfo, Store
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.capabilities import server_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from drivers import ENGINES, Driver, Engine, connect
 
-from imrnn_vdb.store import ConnectionOptions
+from imrnn_vdb.backend import ConnectionOptions
 
 
 def _params(modes: tuple[str, ...]) -> list[Any]:

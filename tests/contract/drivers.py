@@ -12,9 +12,11 @@ from typing import Any, Literal, TypeVar
 
 import pytest
 
+from imrnn_vdb.backend import Backend, ConnectionOptions, load_backend
 from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Backend, ConnectionOptions, Layout, Store, load_backend
+from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
 from servers import images, tag
 

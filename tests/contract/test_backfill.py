@@ -14,7 +14,8 @@ from factory import make_model
 from imrnn_vdb import add_factor
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.filters import factor
-from imrnn_vdb.store import Points, is_own_field
+from imrnn_vdb.layout import is_own_field
+from imrnn_vdb.points import Points
 
 _counter = itertools.count()
 

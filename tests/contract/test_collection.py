@@ -87,8 +87,8 @@ def data(rng: np.random.Generator, count: int = COUNT) -> tuple[list[str], np.nd
 
 def expected_order(model: IMRNNModel, metric: Metric, query: np.ndarray, vectors: np.ndarray) -> list[float]:
     """The final scores by brute force, over full vectors and in one window that holds everything."""
+    from imrnn_vdb.points import Candidates
     from imrnn_vdb.refine import refine
-    from imrnn_vdb.store import Candidates
 
     q, d = query.astype(np.float64), vectors.astype(np.float64)
     if metric is Metric.COSINE:

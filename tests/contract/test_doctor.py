@@ -13,7 +13,7 @@ from factory import make_model, make_space
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.doctor import Diagnosis, diagnose
 from imrnn_vdb.options import Settings
-from imrnn_vdb.store import Points
+from imrnn_vdb.points import Points
 
 MODES = ("sync",)  # the command is
 COUNT = 60

@@ -11,7 +11,8 @@ from test_store import DIM, make_codes, make_points, read_all
 
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.filters import factor
-from imrnn_vdb.store import Points, Store
+from imrnn_vdb.points import Points
+from imrnn_vdb.store import Store
 
 MINE, THEIRS = 'a"b\\c', "other"
 KEYS = [f"doc-{number}" for number in range(20)]

@@ -21,7 +21,8 @@ import hostile
 from imrnn_vdb.errors import IMRNNError, InvalidInputError
 from imrnn_vdb.filters import factor
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Points, Store
+from imrnn_vdb.points import Points
+from imrnn_vdb.store import Store
 from imrnn_vdb_milvus.expressions import dynamic_key, literal
 from imrnn_vdb_qdrant.filters import payload_path
 

@@ -20,7 +20,8 @@ from imrnn_vdb.errors import (
 )
 from imrnn_vdb.filters import FactorFilter, factor, factor_names, matches
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Candidates, Points, Store
+from imrnn_vdb.points import Candidates, Points
+from imrnn_vdb.store import Store
 
 DIM, COUNT = 12, 40
 

@@ -20,12 +20,15 @@ import pytest
 
 from backfill_worker import save_space
 from factory import make_space
-from imrnn_vdb.backfill import BackfillOptions, Filler, backfill_script, fresh_codes
+from imrnn_vdb.backend import ConnectionOptions, adopt_client, connect
+from imrnn_vdb.backfill import BackfillOptions, Filler, backfill_script
+from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.connection import Connection
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.scripts import run_script
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import ConnectionOptions, Layout, Store, adopt_client, connect
+from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
 
 POINTS = int(os.environ.get("IMRNN_TEST_POINTS", "5000"))

@@ -22,12 +22,13 @@ import pytest
 
 from backfill_worker import DIM, Journal, State, make_writer, open_filler, payload_of, save_space, vector_of, write
 from factory import make_space
-from imrnn_vdb.backfill import backfill_script, fresh_codes
+from imrnn_vdb.backfill import backfill_script
+from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.codec import decode_texts
+from imrnn_vdb.layout import CODE_PREFIX
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.scripts import run_script
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import CODE_PREFIX
 from imrnn_vdb.verify import verify_script
 
 POINTS = int(os.environ.get("IMRNN_TEST_POINTS", "10000"))

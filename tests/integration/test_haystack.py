@@ -17,7 +17,7 @@ from haystack.utils import Secret
 
 from frames import QUERY, TEXTS, check_details, embed, filled, model, opened, payloads
 from imrnn_vdb import CollectionNotFoundError, InvalidInputError
-from imrnn_vdb.store import connect
+from imrnn_vdb.backend import connect
 from imrnn_vdb_haystack import IMRNNRanker, IMRNNRetriever
 
 EMBEDDING = embed([QUERY])[0].tolist()

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient
 
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
 from imrnn_vdb.filters import factor
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import ConnectionOptions, Layout, Points
+from imrnn_vdb.points import Points
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_milvus import MilvusBackend
 from imrnn_vdb_milvus.expressions import dynamic_key, is_one_of, literal

@@ -11,10 +11,10 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype, decode_texts, encode_texts
 from imrnn_vdb.encoders import MINILM, TransformerEncoder
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.pydocs import read_questions, read_stdlib
 from imrnn_vdb.refine import refine
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Candidates
 
 QUERIES, DOCUMENTS = 12, 150
 

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 from factory import DIM, make_space
-from imrnn_vdb.backfill import BackfillOptions, BackfillReport, Filler, Pace, backfill_script, fresh_codes, plan
+from imrnn_vdb.backfill import BackfillOptions, BackfillReport, Filler, Pace, backfill_script
+from imrnn_vdb.backfill_plan import fresh_codes, plan
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreUnavailableError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Page, Points
 from imrnn_vdb.scripts import run_script
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Page, Points
 
 
 class MemoryStore:

@@ -7,7 +7,7 @@ from factory import make_space
 from imrnn_vdb import factor_ends
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.ends import factor_column, strongest_latent
-from imrnn_vdb.store import Points
+from imrnn_vdb.points import Points
 
 COUNT = 100
 

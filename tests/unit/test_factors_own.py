@@ -8,9 +8,9 @@ import pytest
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.own import add_factor, split_by_field, split_by_rule
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import refine
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import Candidates
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from imrnn_vdb.backend import ConnectionOptions, adopt_client
 from imrnn_vdb.errors import (
     CollectionNotFoundError,
     InvalidInputError,
@@ -23,8 +24,9 @@ from imrnn_vdb.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
 )
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import ConnectionOptions, Layout, Points, adopt_client
+from imrnn_vdb.points import Points
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_milvus import MilvusBackend
 from imrnn_vdb_milvus.backend import _server_uri

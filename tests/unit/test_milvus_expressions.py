@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import FactorFilter, factor, matches
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Layout
 from imrnn_vdb_milvus.clients import LiteClient
 from imrnn_vdb_milvus.expressions import (
     dynamic_key,

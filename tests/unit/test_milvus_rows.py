@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Layout, Points
+from imrnn_vdb.points import Points
 from imrnn_vdb_milvus.rows import MAX_BATCH_BYTES, MAX_BATCH_ROWS, batches, check_payload, merged, points_of, rows_of
 from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, search_params
 

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from pymilvus import DataType, MilvusClient
 
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.filters import factor
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import ConnectionOptions, Layout, Points
+from imrnn_vdb.points import Points
 from imrnn_vdb_milvus import MilvusBackend
 from imrnn_vdb_milvus.store import MAX_WINDOW, MilvusStore
 

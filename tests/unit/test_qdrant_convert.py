@@ -17,8 +17,9 @@ from qdrant_client import models
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import Comparison, FactorFilter, factor, matches
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import Layout, Points
+from imrnn_vdb.points import Points
 from imrnn_vdb_qdrant.convert import MAX_BATCH_BYTES, MAX_BATCH_POINTS, Row, batches, code_rows, oriented, rows_of
 from imrnn_vdb_qdrant.filters import Vocabulary, combine, payload_path
 from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id

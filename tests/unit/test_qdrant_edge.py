@@ -15,6 +15,7 @@ import pytest
 import qdrant_edge
 from qdrant_client import QdrantClient, models
 
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import (
@@ -25,8 +26,10 @@ from imrnn_vdb.errors import (
     UnsupportedError,
 )
 from imrnn_vdb.filters import factor
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import ConnectionOptions, Layout, Points, Store
+from imrnn_vdb.points import Points
+from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_qdrant import QdrantBackend
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import (
@@ -24,8 +25,10 @@ from imrnn_vdb.errors import (
 )
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import factor
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.store import ConnectionOptions, Layout, Points, Store
+from imrnn_vdb.points import Points
+from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_qdrant import QdrantBackend
 from qdrant_wire import Fault, WireServer

@@ -11,9 +11,9 @@ from factory import make_model
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import refine
 from imrnn_vdb.results import build_results
-from imrnn_vdb.store import Candidates
 
 K = 30
 

@@ -12,8 +12,8 @@ from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, fa
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.rerank import rerank
-from imrnn_vdb.store import Candidates
 
 POINTS = 40
 

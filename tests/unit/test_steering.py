@@ -9,10 +9,10 @@ from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import refine
 from imrnn_vdb.results import SearchResponse, build_results
 from imrnn_vdb.steering import checked_weights, steered
-from imrnn_vdb.store import Candidates
 
 K = 20
 WEIGHTS = {"entity": 1.5, "temporal": 0.0}

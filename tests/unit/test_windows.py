@@ -16,7 +16,7 @@ from imrnn_vdb.filters import factor, match
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.planning import QueryPlan
-from imrnn_vdb.store import Candidates
+from imrnn_vdb.points import Candidates
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.windows import CUT_SHORT, WindowSearch
 

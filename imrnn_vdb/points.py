@@ -1,0 +1,138 @@
+"""Points and candidates as arrays and lists side by side, and what a point's id and payload may be."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from imrnn_vdb.codec import Codes, FloatArray
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.payloads import valid_text
+
+PointId = int | str
+"""A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
+Payload = dict[str, Any]
+
+
+class LazyPayloads(Sequence[Payload]):
+    """Payloads that are made when they are asked for: a search returns ten of a hundred candidates.
+
+    Parameters
+    ----------
+    make
+        Returns the payload of one row, the same each time.
+    count
+        Number of rows.
+    """
+
+    def __init__(self, make: Callable[[int], Payload], count: int) -> None:
+        self._make = make
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Payload: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Payload]: ...
+    def __getitem__(self, index: int | slice) -> Payload | list[Payload]:
+        rows = range(self._count)[index]
+        return self._make(rows) if isinstance(rows, int) else [self._make(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The first stage's answer to one query, as a struct of arrays, in the order of the database.
+
+    Attributes
+    ----------
+    ids
+        k point ids.
+    base_scores
+        Shape (k,), float64, oriented: higher is better (see :mod:`imrnn_vdb.metric`).
+    codes
+        k factor codes with their status.
+    payloads
+        k payloads without the fields of this layer.
+    cut_short
+        Whether a search for a factor filter ended at its own bound, so that more points may match than were returned.
+    """
+
+    ids: list[PointId]
+    base_scores: npt.NDArray[np.float64]
+    codes: Codes
+    payloads: Sequence[Payload]
+    cut_short: bool = False
+
+    def __post_init__(self) -> None:
+        if not len(self.ids) == len(self.base_scores) == len(self.codes) == len(self.payloads):
+            raise InvalidInputError("candidates need one id, base score, code and payload each")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """Points to write, or points that were read.
+
+    Attributes
+    ----------
+    ids
+        n point ids.
+    vectors
+        Shape (n, d), float32 base vectors; None where they were not read.
+    payloads
+        n payloads without the fields of this layer.
+    codes
+        n factor codes with their status; None to write points without a code.
+    factor_scores
+        Shape (n, number of named factors), float32 in 0..1; None where there is no code.
+    """
+
+    ids: list[PointId]
+    vectors: FloatArray | None
+    payloads: list[Payload]
+    codes: Codes | None = None
+    factor_scores: FloatArray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some points of a scroll, and where it goes on; ``cursor`` is None at the end."""
+
+    points: Points
+    cursor: Any
+
+
+def normalize_id(value: object) -> PointId:
+    """Return a point id in the form in which it travels.
+
+    Parameters
+    ----------
+    value
+        An integer in 0..2⁶⁴−1, a non-empty string of valid Unicode, or a UUID.
+
+    Raises
+    ------
+    InvalidInputError
+        For anything else, booleans included.
+    """
+    if isinstance(value, uuid.UUID):
+        return str(value)
+    if isinstance(value, np.integer):
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
+        return value
+    if isinstance(value, str) and value:
+        return valid_text(value)
+    raise InvalidInputError(f"a point id is an integer in 0..2^64-1, a non-empty string or a UUID, got {value!r}")
