@@ -11,7 +11,7 @@ LEAD = (0.0, 0.05)
 A guess between nothing and the spread of such cosines, not tuned."""
 
 
-def ramp(values: Tensor, bounds: Tensor) -> Tensor:
+def ramp(values: Tensor, bounds: Tensor | tuple[float, float]) -> Tensor:
     """Rise linearly from 0 at the first bound to 1 at the second."""
     return ((values - bounds[0]) / (bounds[1] - bounds[0])).clamp(0.0, 1.0)
 
@@ -79,5 +79,5 @@ class Adapter(nn.Module):
         own = nearest_cosine(query, self.keys)
         trust = ramp(own, self.similarities)
         if len(older):
-            trust = trust * ramp(own - nearest_cosine(query, older), own.new_tensor(LEAD))
+            trust = trust * ramp(own - nearest_cosine(query, older), LEAD)
         return trust * update

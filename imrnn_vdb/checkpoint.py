@@ -19,7 +19,7 @@ from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
     from imrnn_vdb.model import Modulator
-    from imrnn_vdb.served import Modulate
+    from imrnn_vdb.modulation import Modulate, Precision
 
 FORMAT = "imrnn_vdb"
 FORMAT_VERSION = 1
@@ -45,6 +45,9 @@ class IMRNNModel:
     active
         Whether the modulator is switched on by default. False for one that is untrained or was not better than the base
         ranking on validation data: a search then returns the database's order.
+    precision
+        Of the modulator on a GPU: ``"half"`` for half precision where that keeps the ranks, see
+        :mod:`imrnn_vdb.precision`.
     """
 
     space: FactorSpace
@@ -52,6 +55,7 @@ class IMRNNModel:
     encoder: EncoderConfig | None = None
     evidence: Mapping[str, Any] = field(default_factory=dict)
     active: bool = False
+    precision: Precision = "float32"
 
     @cached_property
     def model_id(self) -> str:
@@ -63,7 +67,7 @@ class IMRNNModel:
         """The modulator as searches call it, on arrays."""
         from imrnn_vdb.served import served
 
-        return served(self.modulator)
+        return served(self.modulator, self.precision)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the checkpoint; an existing one of the same name is replaced file by file.
@@ -95,7 +99,7 @@ class IMRNNModel:
             raise CheckpointError(f"the checkpoint could not be written to {target}: {exc}") from exc
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, device: str = "cpu") -> IMRNNModel:
+    def from_pretrained(cls, source: str | Path, device: str = "cpu", precision: Precision = "float32") -> IMRNNModel:
         """Load a checkpoint.
 
         Parameters
@@ -104,6 +108,8 @@ class IMRNNModel:
             A folder, the name of a checkpoint shipped in this package (``"minilm"``), or a Hugging Face repo id.
         device
             Torch device for the modulator.
+        precision
+            As :attr:`precision`.
 
         Raises
         ------
@@ -116,7 +122,7 @@ class IMRNNModel:
         config = _read_config(folder / CONFIG_FILE)
         tensors = _read_tensors(folder / WEIGHTS_FILE)
         try:
-            model = _build(config, tensors)
+            model = _build(config, tensors, precision)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IMRNNError) as exc:
             raise CheckpointError(f"the checkpoint in {folder} does not hold what its format demands: {exc}") from exc
         for name, found in (("space_id", model.space.space_id), ("model_id", model.model_id)):
@@ -140,7 +146,7 @@ def _move(modulator: Modulator, device: str) -> None:
         raise InvalidInputError(f"the device {device!r} cannot be used here: {exc}") from exc
 
 
-def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> IMRNNModel:
+def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]], precision: Precision) -> IMRNNModel:
     import torch
 
     from imrnn_vdb.model import Modulator, ModulatorConfig
@@ -170,7 +176,7 @@ def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> IMRN
         encoder = EncoderConfig(**config["encoder"])
     if not isinstance(config["active"], bool) or not isinstance(config["evidence"], dict):
         raise CheckpointError("'active' must be true or false and 'evidence' an object")
-    return IMRNNModel(space, modulator.eval(), encoder, config["evidence"], config["active"])
+    return IMRNNModel(space, modulator.eval(), encoder, config["evidence"], config["active"], precision)
 
 
 def _tensors(model: IMRNNModel) -> dict[str, npt.NDArray[Any]]:

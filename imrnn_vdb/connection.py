@@ -29,8 +29,12 @@ Call = Callable[[Any, float], Any]
 Every call must be idempotent: it may be sent again after a failure whose outcome is unknown.
 """
 
-Operation = Generator[Call | LocalWork, Any, T]
-"""Yields calls and work of this process, receives their replies, returns a ``T``."""
+Step = Call | LocalWork | futures.Future[Any]
+"""What an operation yields: a network call, work of this process under a time limit, or work that goes on elsewhere,
+which is waited for and no more."""
+
+Operation = Generator[Step, Any, T]
+"""Yields steps, receives their replies (of a future: nothing), returns a ``T``."""
 
 _log = logging.getLogger("imrnn_vdb")
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0
@@ -106,9 +110,11 @@ class Connection:
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _send(self, call: Call | LocalWork, deadline: float) -> Any:
+    def _send(self, call: Step, deadline: float) -> Any:
         if isinstance(call, LocalWork):
             return _wait_for(call)
+        if isinstance(call, futures.Future):
+            return futures.wait([call])
         try:
             return self._attempt(call, deadline)  # most calls succeed, and need no policy
         except StoreError as exc:
@@ -123,9 +129,11 @@ class Connection:
 
         return tenacity.Retrying(**self._policy(deadline))(attempt)
 
-    async def _asend(self, call: Call | LocalWork, deadline: float) -> Any:
+    async def _asend(self, call: Step, deadline: float) -> Any:
         if isinstance(call, LocalWork):
             return await _await_for(call)
+        if isinstance(call, futures.Future):
+            return await _until_done(call)
         try:
             return await self._aattempt(call, deadline)
         except StoreError as exc:
@@ -214,6 +222,16 @@ async def _await_for(local: LocalWork) -> Any:
         waiting.cancel()
         raise local.limit.overran(future)
     return waiting.result()
+
+
+async def _until_done(future: futures.Future[Any]) -> None:
+    waiting = asyncio.wrap_future(future)
+    try:
+        await asyncio.wait([waiting])
+    except asyncio.CancelledError:
+        waiting.cancel()  # where it has not begun, it never will
+        raise
+    waiting.exception()  # looked at by the operation, in the future itself
 
 
 def _seconds_left(deadline: float) -> float:

@@ -192,7 +192,9 @@ class Modulator(nn.Module):
             trust = trust * ramp(nearest_cosine(query, self.familiar_queries), self.familiar_similarities)
         return trust
 
-    def forward(self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Modulated:
+    def forward(
+        self, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor, selective: bool | None = None
+    ) -> Modulated:
         """Refine a batch of queries with their candidates.
 
         Parameters
@@ -205,6 +207,8 @@ class Modulator(nn.Module):
             Shape (B, k): base cosines, any value where padded.
         mask
             Shape (B, k), bool: True for real candidates with a usable code. The others are not seen by the query.
+        selective
+            What :attr:`selective` says, where it is known; None to look, which waits for a GPU.
 
         Returns
         -------
@@ -213,7 +217,7 @@ class Modulator(nn.Module):
         """
         prior = self.config.prior
         start = query + prior.shift(candidates, cosines, mask) if prior.strength > 0 else query
-        trust = self.familiarity(query) if self.selective else None
+        trust = self.familiarity(query) if (self.selective if selective is None else selective) else None
         z_q, z_d = self.recur(start, trust, query, candidates, cosines, mask)
         older = self.familiar_queries
         for adapter in self.adapters:

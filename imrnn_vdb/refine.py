@@ -6,15 +6,18 @@ Pure: no I/O. What cannot be modulated keeps its base score and says why; a fail
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, CodeStatus, FloatArray
+from imrnn_vdb.joined import Joined
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.modulation import Inputs, side_by_side
 from imrnn_vdb.points import Candidates, PointId
 from imrnn_vdb.scoring import Scored, base_cosines, breaks_bound, score_candidates
 
@@ -80,6 +83,19 @@ def refine_codes(
     model: IMRNNModel, metric: Metric, queries: Codes, batch: list[Candidates], active: bool
 ) -> list[Refined]:
     """Do the same for n queries of which only the codes are known."""
+    steps = refining(model, metric, queries, batch, active)
+    try:
+        while True:
+            wait([next(steps)])
+    except StopIteration as stop:
+        refined: list[Refined] = stop.value
+        return refined
+
+
+def refining(
+    model: IMRNNModel, metric: Metric, queries: Codes, batch: list[Candidates], active: bool
+) -> Generator[Future[Any], None, list[Refined]]:
+    """Do the same, and yield what must be waited for: the modulation, where concurrent requests share it."""
     if not metric.factorable:
         reason = f"a {metric} distance does not split into factors: the database's order is kept"
         return [
@@ -90,7 +106,7 @@ def refine_codes(
     q_t, moved = queries.directions, [rows.directions for rows in prepared]
     if active:
         try:
-            q_t, moved = _modulate(model, queries.directions, prepared)
+            q_t, moved = yield from _modulate(model, queries.directions, prepared)
         except Exception as exc:  # noqa: BLE001 - the failure policy: a failing model never fails the search
             _log.warning("modulation failed, the database's order is returned: %s", exc, exc_info=True)
             failure = f"modulation failed ({type(exc).__name__}): the database's order is kept"
@@ -149,9 +165,15 @@ def canonical_order(base_scores: npt.NDArray[np.float64], ids: Sequence[PointId]
 
 def _modulate(
     model: IMRNNModel, queries: FloatArray, prepared: list[_Rows]
-) -> tuple[FloatArray, list[npt.NDArray[np.float32]]]:
+) -> Generator[Future[Any], None, tuple[FloatArray, list[npt.NDArray[np.float32]]]]:
     """Run the model once over all queries, candidate sets in canonical order and padded to the longest."""
-    query, moved = model.modulate(queries, *_stacked(prepared, queries.shape[1]))
+    inputs, modulate = _stacked(queries, prepared), model.modulate
+    if isinstance(modulate, Joined):
+        answer = modulate.submit(inputs)
+        yield answer
+        query, moved = answer.result()
+    else:
+        query, moved = modulate(*inputs)
     if not (np.isfinite(query).all() and np.isfinite(moved).all()):
         raise ArithmeticError("the model returned values that are not finite")
     results = [moved[i, : len(rows.status)] for i, rows in enumerate(prepared)]
@@ -163,20 +185,19 @@ def _modulate(
     return query, results
 
 
-def _stacked(prepared: list[_Rows], m: int) -> tuple[FloatArray, npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Return codes (n, k, m), cosines (n, k) and mask (n, k); codes that are not usable are zero."""
-    if len(prepared) == 1 and prepared[0].order is None and prepared[0].usable.all():
-        rows = prepared[0]
-        return rows.directions[None], rows.cosines.astype(np.float32)[None], rows.usable[None]
-    shape = (len(prepared), max((len(rows.status) for rows in prepared), default=0))
-    codes, cosines, mask = np.zeros((*shape, m), np.float32), np.zeros(shape, np.float32), np.zeros(shape, bool)
-    for i, rows in enumerate(prepared):
-        k = len(rows.status)
-        order = slice(None) if rows.order is None else rows.order
-        mask[i, :k] = rows.usable[order]
-        codes[i, :k] = rows.directions[order] * mask[i, :k, None]
-        cosines[i, :k] = rows.cosines[order]
-    return codes, cosines, mask
+def _stacked(queries: FloatArray, prepared: list[_Rows]) -> Inputs:
+    """Return the arguments of one modulation of all; codes that are not usable are zero."""
+    parts = [_inputs(queries[i : i + 1], rows) for i, rows in enumerate(prepared)]
+    return side_by_side(parts) if parts else Inputs.zeros(0, 0, queries.shape[1])
+
+
+def _inputs(query: FloatArray, rows: _Rows) -> Inputs:
+    codes, cosines, mask = rows.directions, rows.cosines.astype(np.float32), rows.usable
+    if rows.order is not None:
+        codes, cosines, mask = codes[rows.order], cosines[rows.order], mask[rows.order]
+    if not mask.all():
+        codes = codes * mask[:, None]
+    return Inputs(query, codes[None], cosines[None], mask[None])
 
 
 def _score(

@@ -2,63 +2,41 @@
 
 The module defines what is computed. On a CPU a copy in numpy computes the same in a fraction of the time, which for a
 hundred candidates is mostly the overhead of single operations; tests hold the two together to 1e-6. On any other device
-the module itself runs.
+the module itself runs (:mod:`imrnn_vdb.on_device`), once for all requests that meet there (:mod:`imrnn_vdb.joined`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple, cast
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from imrnn_vdb.adapter import LEAD, Adapter
 from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.joined import Joined
 from imrnn_vdb.model import Modulator
+from imrnn_vdb.modulation import Mask, Modulate, Precision
+from imrnn_vdb.on_device import OnDevice
 from imrnn_vdb.prior import HEAD, FeedbackPrior
 from imrnn_vdb.recurrence import FusedRecurrence, as_array, softmax
-
-Mask = npt.NDArray[np.bool_]
-Modulate = Callable[[FloatArray, FloatArray, FloatArray, Mask], tuple[FloatArray, FloatArray]]
-"""Takes queries (B, m), candidates (B, k, m), cosines (B, k) and mask (B, k), as :meth:`Modulator.forward` does, and
-returns the refined queries and candidates."""
 
 _MIN_NORM = 1e-6
 
 
-def served(modulator: Modulator) -> Modulate:
+def served(modulator: Modulator, precision: Precision = "float32") -> Modulate:
     """Return what computes a modulator on the device where it lies; safe to share between threads.
 
     Parameters
     ----------
     modulator
         In evaluation mode; on a CPU its weights are copied.
+    precision
+        On other devices: ``"half"`` for half precision where that keeps the ranks.
     """
-    return FusedModulator(modulator) if modulator.pool.device.type == "cpu" else OnDevice(modulator)
-
-
-class OnDevice:
-    """The module itself, on a GPU: pinned inputs, which travel while the host goes on, and one wait at the end."""
-
-    def __init__(self, modulator: Modulator) -> None:
-        self._modulator = modulator
-
-    def __call__(
-        self, query: FloatArray, candidates: FloatArray, cosines: FloatArray, mask: Mask
-    ) -> tuple[FloatArray, FloatArray]:
-        """Refine a batch; see :data:`Modulate`."""
-        device = self._modulator.pool.device
-
-        def sent(array: npt.NDArray[np.generic]) -> Tensor:
-            tensor = torch.from_numpy(np.ascontiguousarray(array))
-            return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
-
-        with torch.inference_mode():
-            refined = self._modulator(*map(sent, (query, candidates, cosines, mask)))
-            return refined.query.cpu().numpy(), refined.candidates.cpu().numpy()
+    if modulator.pool.device.type == "cpu":
+        return FusedModulator(modulator)
+    return Joined(OnDevice(modulator, precision))
 
 
 class FusedModulator:
@@ -84,7 +62,7 @@ class FusedModulator:
     def __call__(
         self, query: FloatArray, candidates: FloatArray, cosines: FloatArray, mask: Mask
     ) -> tuple[FloatArray, FloatArray]:
-        """Refine a batch; see :data:`Modulate`."""
+        """Refine a batch; see :data:`~imrnn_vdb.modulation.Modulate`."""
         start = query if self._prior is None else query + shift(self._prior, candidates, cosines, mask)
         trust = None if self._familiarity is None else self._familiarity.trust(query)
         z_q, z_d = self._recurrence(start, trust, query, candidates, cosines, mask)

@@ -21,7 +21,7 @@ from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.passes import join, refined_queries
 from imrnn_vdb.planning import QueryPlan, WindowGrowth, next_window, passing
 from imrnn_vdb.points import Candidates
-from imrnn_vdb.refine import Refined, refine
+from imrnn_vdb.refine import Refined, refine, refining
 from imrnn_vdb.steering import steered
 from imrnn_vdb.store import Store
 from imrnn_vdb.time_limit import LocalWork, OverdueError, TimeLimit
@@ -183,7 +183,7 @@ def refine_in_time(
 ) -> Operation[list[Refined]]:
     """Modulate and score; past a time limit, return the database's order with the reason (DESIGN.md §6)."""
     if limit is None or not active:
-        return refine(model, metric, query_vectors, batch, active)
+        return (yield from refining(model, metric, model.space.encode(query_vectors), batch, active))
     try:
         refined: list[Refined] = yield LocalWork(partial(refine, model, metric, query_vectors, batch, True), limit)
     except OverdueError as exc:

@@ -7,7 +7,7 @@ import torch
 
 from factory import make_modulator
 from imrnn_vdb.prior import FeedbackPrior
-from imrnn_vdb.served import FusedModulator, OnDevice, served
+from imrnn_vdb.served import FusedModulator
 
 M = 16
 
@@ -20,15 +20,15 @@ def batch(b: int, k: int, seed: int = 1, m: int = M):
     return query, candidates, torch.rand(b, k, generator=generator), mask
 
 
-def serve(modulator, inputs, how=FusedModulator) -> tuple[torch.Tensor, torch.Tensor]:
-    query, candidates = how(modulator)(*(part.numpy() for part in inputs))
+def serve(modulator, inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    query, candidates = FusedModulator(modulator)(*(part.numpy() for part in inputs))
     return torch.from_numpy(query), torch.from_numpy(candidates)
 
 
-def agrees(modulator, inputs, how=FusedModulator) -> None:
+def agrees(modulator, inputs) -> None:
     with torch.inference_mode():
         expected = modulator(*inputs)
-    for found, wanted in zip(serve(modulator, inputs, how), expected, strict=True):
+    for found, wanted in zip(serve(modulator, inputs), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-5)
 
 
@@ -104,16 +104,3 @@ def test_a_prior_with_masked_heads_and_few_candidates(shape):
     inputs = batch(*shape)
     inputs[3][0, 1:] = False
     agrees(modulator, inputs)
-
-
-def test_the_module_itself_on_its_device():
-    agrees(make_modulator(M, prior=FeedbackPrior(strength=0.4)), batch(3, 20), OnDevice)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_computes_the_same():
-    modulator, inputs = make_modulator(M, prior=FeedbackPrior(strength=0.4)), batch(3, 20)
-    with torch.inference_mode():
-        expected = modulator(*inputs)
-    for found, wanted in zip(serve(modulator.cuda(), inputs, served), expected, strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
