@@ -23,9 +23,9 @@ from imrnn_vdb.core import (
     Query,
     as_batch,
     create_core,
-    given_window,
     open_core,
     pick,
+    rerank_request,
     whole_window,
 )
 from imrnn_vdb.filters import FactorFilter
@@ -130,7 +130,7 @@ class AsyncIMRNNCollection(Shell):
         if self._core.observer is None:
             return await self._ranked(queries, ids, options)
         points = list(ids)
-        with self._core.observing(queries, given_window(options, len(points)), "rerank") as seen:
+        with self._core.observing(queries, rerank_request(options, len(points)), "rerank") as seen:
             response = await self._ranked(queries, points, options)
             seen.responses = [response]
         return response
@@ -141,7 +141,10 @@ class AsyncIMRNNCollection(Shell):
         watch = Stopwatch()
         vectors = await asyncio.to_thread(self._core.query_vectors, queries)
         watch.lap("encode")
-        return await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
+        request, window, response = await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
+        if request.log or self._core.log:
+            await asyncio.to_thread(self._core.record, queries, vectors, request, [window], [response], "rerank")
+        return response
 
     async def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         if self._core.observer is None:

@@ -1,4 +1,4 @@
-"""The audit log: on request, each search as one JSON line, and whether what it says still holds.
+"""The audit log: on request, each search and each reranking as one JSON line, and whether what it says still holds.
 
 A line holds what the scores were computed from, apart from the codes, which lie in the database: the query's code, the
 candidates with their base scores, and the fingerprints of space and model. So scores can be computed again later, and a
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.results import SearchResponse
     from imrnn_vdb.windows import Window
 
-VERSION = 1
+VERSION = 2
 REDACTABLE = ("query", "query_code", "request", "ids", "results")
 """Fields that can be left out: the query's text or hash; its code; filters, steering and limits; all point ids; the
 results with their contributions. Scores, fingerprints and time always stay."""
@@ -129,6 +129,7 @@ def audit_entries(
     queries: tuple[Sequence[str | None], FloatArray, Codes],
     windows: Sequence[Window],
     responses: Sequence[SearchResponse],
+    kind: Literal["search", "rerank"] = "search",
 ) -> list[dict[str, Any]]:
     """Say what n searches were computed from, and what came out.
 
@@ -142,12 +143,15 @@ def audit_entries(
         n texts, None for a vector that came as such; their vectors, shape (n, d); their codes.
     windows, responses
         n each.
+    kind
+        Whether the candidates were searched for, or given by their ids.
     """
     texts, vectors, codes = queries
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     return [
         {
             "version": VERSION,
+            "kind": kind,
             "time": now,
             "collection": collection,
             "space_id": response.space_id,

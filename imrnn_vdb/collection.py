@@ -26,9 +26,9 @@ from imrnn_vdb.core import (
     Query,
     as_batch,
     create_core,
-    given_window,
     open_core,
     pick,
+    rerank_request,
     whole_window,
 )
 from imrnn_vdb.filters import FactorFilter
@@ -263,8 +263,8 @@ class IMRNNCollection(Shell):
         ids
             The points; ids that do not exist are left out.
         options
-            ``limit=None, factor_filter=None, only=None, steer=None, threshold=None, explain=False, modulate=None``, as
-            for :meth:`search`; without a limit, all are returned.
+            ``limit=None, factor_filter=None, only=None, steer=None, threshold=None, explain=False, modulate=None,
+            audit=None``, as for :meth:`search`; without a limit, all are returned.
 
         Raises
         ------
@@ -275,7 +275,7 @@ class IMRNNCollection(Shell):
         if self._core.observer is None:
             return self._ranked(queries, ids, options)
         points = list(ids)
-        with self._core.observing(queries, given_window(options, len(points)), "rerank") as seen:
+        with self._core.observing(queries, rerank_request(options, len(points)), "rerank") as seen:
             response = self._ranked(queries, points, options)
             seen.responses = [response]
         return response
@@ -286,7 +286,9 @@ class IMRNNCollection(Shell):
         watch = Stopwatch()
         vectors = self._core.query_vectors(queries)
         watch.lap("encode")
-        return self._connection.run(self._core.rerank(vectors, ids, options, watch))
+        request, window, response = self._connection.run(self._core.rerank(vectors, ids, options, watch))
+        self._core.record(queries, vectors, request, [window], [response], "rerank")
+        return response
 
     def _search(self, queries: Sequence[str] | npt.ArrayLike, request: SearchRequest) -> list[SearchResponse]:
         if self._core.observer is None:

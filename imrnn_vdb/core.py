@@ -80,6 +80,7 @@ class CollectionCore:
     log: AuditLog | None = None
     observer: Observer | None = None
     _built: Encoder | None = field(default=None, init=False)
+    _reaches: Hints[Hashable, tuple[int, ...]] = field(default_factory=Hints, init=False, repr=False)
     _building: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def query_vectors(self, queries: Sequence[str] | npt.ArrayLike) -> FloatArray:
@@ -162,19 +163,20 @@ class CollectionCore:
 
     def rerank(
         self, query_vectors: FloatArray, ids: Iterable[object], options: RerankOptions, watch: Stopwatch
-    ) -> Operation[SearchResponse]:
+    ) -> Operation[tuple[SearchRequest, Window, SearchResponse]]:
         """Read points by id and rank them for one query, of shape (1, d), as a search does that found exactly these."""
         check_answerable(self.metric, query_vectors)
         keys = list(dict.fromkeys(normalize_id(value) for value in ids))
         points = yield from self.store.fetch(keys, with_vectors=True)
         watch.lap("database")
-        request = given_window(options, len(points))
+        request = rerank_request(options, len(points))
         condition = checked_condition(self.model.space, self.metric, request)
         active = self.model.active if request.modulate is None else request.modulate
         candidates = self._fetched(points, query_vectors[0])
         [refined] = yield from refine_in_time(self.model, self.metric, query_vectors, [candidates], active, self.limit)
         watch.lap("modulate")
-        return respond(self.model, request, condition, candidates, refined, watch.laps)
+        window = given_window(self.model, request, condition, candidates, refined)
+        return request, window, respond(self.model, request, window, watch.laps)
 
     def _fetched(self, points: Points, query_vector: FloatArray) -> Candidates:
         """Make candidates of points that were read; without those whose vector is not finite, which have no score."""
@@ -196,13 +198,14 @@ class CollectionCore:
         request: SearchRequest,
         windows: Sequence[Window],
         responses: Sequence[SearchResponse],
+        kind: Literal["search", "rerank"] = "search",
     ) -> None:
-        """Write searches to the audit log of the request, or to the collection's."""
+        """Write searches, or a reranking, to the audit log of the request, or to the collection's."""
         log = request.log or self.log
         if log is not None and responses:
             texts = [query if isinstance(query, str) else None for query in queries]  # type: ignore[union-attr]
             asked = texts, vectors, self.model.space.encode(vectors)
-            log.append(audit_entries(self.store.collection, request, asked, windows, responses))
+            log.append(audit_entries(self.store.collection, request, asked, windows, responses, kind))
 
     def recheck(self, path: str | Path) -> Script[AuditReport]:
         """Recompute what an audit log says, each line with its own deadline."""
@@ -357,7 +360,7 @@ def whole_window(request: SearchRequest) -> SearchRequest:
     )
 
 
-def given_window(options: RerankOptions, count: int) -> SearchRequest:
+def rerank_request(options: RerankOptions, count: int) -> SearchRequest:
     """Return the request of a reranking of so many points."""
     if foreign := sorted(set(options) - RerankOptions.__annotations__.keys()):
         raise InvalidInputError(f"rerank takes no {', '.join(foreign)}: nothing is searched for")

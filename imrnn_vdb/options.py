@@ -64,6 +64,7 @@ class RerankOptions(TypedDict, total=False):
     threshold: float | None
     explain: bool
     modulate: bool | None
+    audit: AuditLog | str | Path | None
 
 
 @dataclass(frozen=True, slots=True)

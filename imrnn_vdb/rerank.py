@@ -17,6 +17,7 @@ from imrnn_vdb.results import SearchResponse, build_results, make_response
 from imrnn_vdb.space import check_vectors
 from imrnn_vdb.steering import steered
 from imrnn_vdb.timing import Stopwatch
+from imrnn_vdb.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -79,10 +80,11 @@ def rerank(
     condition = checked_condition(model.space, metric, request)
     active = model.active if request.modulate is None else request.modulate
     refined = refine(model, metric, queries, batch, active)
-    responses = [
-        respond(model, request, condition, candidates, rows, watch.laps)
+    windows = [
+        given_window(model, request, condition, candidates, rows)
         for candidates, rows in zip(batch, refined, strict=True)
     ]
+    responses = [respond(model, request, window, watch.laps) for window in windows]
     watch.lap("modulate")
     return responses
 
@@ -93,16 +95,20 @@ def check_answerable(metric: Metric, query_vectors: FloatArray) -> None:
         raise InvalidInputError("a zero vector has no cosine with anything: this query cannot be answered")
 
 
-def respond(
+def given_window(
     model: IMRNNModel,
     request: SearchRequest,
     condition: FactorFilter | None,
     candidates: Candidates,
     refined: Refined,
-    timings: Mapping[str, float],
-) -> SearchResponse:
-    """Steer, filter and page one query's candidates, all of which are here."""
+) -> Window:
+    """Steer and filter one query's candidates, all of which are here."""
     rows = steered(refined, model.space, request.steer) if request.steer else refined
     keep = None if condition is None else passing(condition, model.space, candidates, rows)
-    page = build_results(model.space, candidates, rows, request, keep)
-    return make_response(model, request, candidates, rows, page, timings)
+    return Window(candidates, rows, len(candidates), full=False, keep=keep)
+
+
+def respond(model: IMRNNModel, request: SearchRequest, window: Window, timings: Mapping[str, float]) -> SearchResponse:
+    """Page the candidates of a window that holds all there are."""
+    page = build_results(model.space, window.candidates, window.refined, request, window.keep)
+    return make_response(model, request, window.candidates, window.refined, page, timings)

@@ -80,15 +80,20 @@ def test_a_collection_records_every_search(rng, path):
         collection.upsert(range(5), vectors=vectors)
         collection.search_batch(["one", "two"])
         collection.explain("three", 1)
-        assert len(lines(path)) == 3
+        collection.rerank("four", [3, 1, 2], limit=2, factor_filter=factor("entity") >= 0.0)
+        assert len(lines(path)) == 4
         assert collection.search_batch([]) == []
-        assert len(lines(path)) == 3
+        assert len(lines(path)) == 4
+        assert [line["kind"] for line in lines(path)] == ["search", "search", "search", "rerank"]
+        assert lines(path)[3]["candidates"]["ids"] == [3, 1, 2]
         assert collection.verify_audit(path).holds
 
 
+@pytest.mark.parametrize("kind", ["search", "rerank"])
 @pytest.mark.parametrize("name", REDACTABLE)
-def test_fields_can_be_left_out(collection, path, name):
-    collection.search("a ship", audit=AuditLog(path, query="text", redact=[name]))
+def test_fields_can_be_left_out(collection, path, name, kind):
+    given = () if kind == "search" else ([3, 1, 2],)
+    getattr(collection, kind)("a ship", *given, audit=AuditLog(path, query="text", redact=[name]))
     (line,) = lines(path)
     assert line["redacted"] == [name]
     if name == "ids":
