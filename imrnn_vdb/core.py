@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.filters import FactorFilter, factor_names
+from imrnn_vdb.hints import Hints
 from imrnn_vdb.layout import CODE_PREFIX, Layout
 from imrnn_vdb.metric import Metric, base_scores
 from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
@@ -29,7 +30,7 @@ from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_id
 from imrnn_vdb.recheck import AuditReport, recheck
-from imrnn_vdb.rerank import check_answerable, respond
+from imrnn_vdb.rerank import check_answerable, given_window, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.scripts import Round, Script
 from imrnn_vdb.space import FactorSpace, check_vectors
@@ -137,7 +138,7 @@ class CollectionCore:
             return []
         active = self.model.active if request.modulate is None else request.modulate
         windows = yield from WindowSearch(
-            self.model, self.store, self.metric, request, plan, active, watch, self.limit
+            self.model, self.store, self.metric, request, plan, active, watch, self.limit, self._reaches
         ).run(query_vectors)
         if seen is not None:
             seen += windows

@@ -199,6 +199,13 @@ def about_documents(tree: FactorFilter) -> bool:
     return about_documents(tree.inner) if isinstance(tree, Not) else isinstance(tree, Comparison)
 
 
+def mentions_documents(tree: FactorFilter) -> bool:
+    """Say whether a filter asks for any document's factor score."""
+    if isinstance(tree, And | Or):
+        return mentions_documents(tree.left) or mentions_documents(tree.right)
+    return mentions_documents(tree.inner) if isinstance(tree, Not) else isinstance(tree, Comparison)
+
+
 def matches(
     tree: FactorFilter, scores: Mapping[str, FloatArray], contributions: Mapping[str, Column] | None = None
 ) -> npt.NDArray[np.bool_]:

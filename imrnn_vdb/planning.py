@@ -7,6 +7,7 @@ condition that mixes both, the database gets what it implies about documents alo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,17 @@ import numpy.typing as npt
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import format_filter
-from imrnn_vdb.filters import And, Comparison, FactorFilter, Not, Or, about_documents, factor_names, matches
+from imrnn_vdb.filters import (
+    And,
+    Comparison,
+    FactorFilter,
+    Not,
+    Or,
+    about_documents,
+    factor_names,
+    matches,
+    mentions_documents,
+)
 
 if TYPE_CHECKING:
     from imrnn_vdb.metric import Metric
@@ -29,6 +40,10 @@ GROWTH = 2
 """Sizes of windows are those of the first one, doubled as often as needed."""
 MARGIN = 1.5
 """How many more candidates a window asks for than the share that passed in the one before calls for."""
+SEARCH_COST = 500
+"""What a search costs whatever it returns, as the number of candidates that cost as much: 3 ms on a Milvus server."""
+RECENT = 8
+"""How many searches of a kind are remembered, to know how large their windows became."""
 GROWTH_STEPS = 3
 """How often a window grows where the request does not say how far: to eight times its first size."""
 
@@ -155,6 +170,19 @@ def next_window(size: int, kept: int, wanted: int, largest: int) -> int:
     return min(size, largest)
 
 
+def first_reach(first: int, recent: Sequence[int]) -> int:
+    """Return how many candidates to fetch for a window of ``first``, given how large such windows became of late.
+
+    That of these sizes which would have been cheapest: whatever is not fetched at first takes another search.
+    """
+
+    def cost(reach: int) -> int:
+        again = sum(SEARCH_COST + size for size in recent if size > reach)
+        return len(recent) * (SEARCH_COST + reach) + again
+
+    return min(sorted({first, *recent}), key=cost)
+
+
 def largest_window(first: int, wanted: int | None, limit: int) -> int:
     """Return how large a window may become.
 
@@ -180,8 +208,8 @@ def passing(tree: FactorFilter, space: FactorSpace, candidates: Candidates, refi
     numpy.ndarray
         Shape (k,), bool. A candidate without a usable code never passes.
     """
-    scores = space.factor_scores(candidates.codes.directions)
-    columns = dict(zip(space.names, scores.T, strict=True))
+    scores = space.factor_scores(candidates.codes.directions) if mentions_documents(tree) else np.empty((0, 0))
+    columns = dict(zip(space.names, scores.T, strict=False))
     parts = dict(zip(space.names, refined.scored.contributions.T, strict=False))
     return np.asarray(matches(tree, columns, parts) & (refined.status == CodeStatus.CURRENT))
 

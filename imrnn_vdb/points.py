@@ -61,7 +61,7 @@ class Candidates:
     payloads
         k payloads without the fields of this layer.
     cut_short
-        Whether a search for a factor filter ended at its own bound, so that more points may match than were returned.
+        Whether a search for a factor filter ended at its own bound, or found fewer points than match.
     """
 
     ids: list[PointId]
@@ -76,6 +76,17 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def first(self, count: int) -> Candidates:
+        """Return what a search for fewer candidates would have returned."""
+        if count >= len(self):
+            return self
+        return Candidates(
+            self.ids[:count],
+            self.base_scores[:count],
+            self.codes.take(np.arange(count)),
+            LazyPayloads(self.payloads.__getitem__, count),
+        )
 
 
 @dataclass(frozen=True, slots=True)

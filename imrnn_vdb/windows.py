@@ -7,7 +7,8 @@ grows is modulated anew as a whole, and all scores of a response belong to its l
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -16,10 +17,11 @@ import numpy.typing as npt
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Operation
+from imrnn_vdb.hints import Hints
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.passes import join, refined_queries
-from imrnn_vdb.planning import QueryPlan, WindowGrowth, next_window, passing
+from imrnn_vdb.planning import RECENT, QueryPlan, WindowGrowth, first_reach, next_window, passing
 from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import Refined, refine, refining
 from imrnn_vdb.steering import steered
@@ -31,8 +33,8 @@ _log = logging.getLogger("imrnn_vdb")
 
 
 CUT_SHORT = (
-    "the factor filter runs beside the search here, which looked as far as it may and found fewer than were asked for: "
-    "more may match"
+    "the factor filter runs beside the search here, and what was within reach holds fewer than were asked for: more "
+    "may match"
 )
 
 
@@ -80,6 +82,8 @@ class WindowSearch:
         Takes the laps.
     limit
         Of the time that one modulation may take; None for none.
+    reaches
+        How large windows became of late, by kind of search: what a search may fetch at once.
     """
 
     model: IMRNNModel
@@ -90,20 +94,43 @@ class WindowSearch:
     active: bool
     watch: Stopwatch
     limit: TimeLimit | None = None
+    reaches: Hints[Hashable, tuple[int, ...]] = field(default_factory=Hints)
 
     def run(self, query_vectors: FloatArray) -> Operation[list[Window]]:
-        """Return one window a query: one round trip for all, and one more for each size that some must grow to."""
-        windows = yield from self._fetch(query_vectors, self.plan.window)
+        """Return one window a query: one round trip for all, and one more for each size that some must grow to.
+
+        Where windows mostly grew for such a filter of late, as many candidates are fetched at once as they held, and
+        the windows are cut from these: the same windows, in fewer round trips.
+        """
+        size, reach = self.plan.window, self._reach()
+        held = yield from self._coarse(query_vectors, reach)
+        windows = yield from self._modulated(query_vectors, [found.first(size) for found in held], size)
         if self.plan.here is None:
             return [_with_bound(window) for window in windows]
         windows = [self._filtered(window, ()) for window in windows]
         while short := self._to_grow(windows):
             size = min(short.values())
             rows = [i for i, wanted in short.items() if wanted == size]
-            larger = yield from self._fetch(query_vectors[rows], size)
+            queries = query_vectors[rows]
+            batch = [held[i].first(size) for i in rows] if size <= reach else (yield from self._coarse(queries, size))
+            larger = yield from self._modulated(queries, batch, size)
             for i, window in zip(rows, larger, strict=True):
                 windows[i] = self._filtered(window, _sizes(windows[i]))
+        self._note(max(window.size for window in windows))
         return windows
+
+    @property
+    def _kind(self) -> Hashable:
+        """What searches have in common whose windows grow alike."""
+        return self.plan.here, self.plan.database, self.plan.payload_filter, self.plan.window
+
+    def _reach(self) -> int:
+        """Return how many candidates to fetch at first."""
+        recent = self.reaches.get(self._kind) if self.plan.here is not None else None
+        return min(first_reach(self.plan.window, recent or ()), self.plan.largest_window)
+
+    def _note(self, size: int) -> None:
+        self.reaches.note(self._kind, (*(self.reaches.get(self._kind) or ()), size)[-RECENT:])
 
     def _to_grow(self, windows: list[Window]) -> dict[int, int]:
         """Return the next size of each window that should grow, by its place."""
@@ -114,9 +141,8 @@ class WindowSearch:
             if window.growth and not window.growth.reason
         }
 
-    def _fetch(self, query_vectors: FloatArray, size: int) -> Operation[list[Window]]:
-        """Fetch and modulate windows of one size, with a second pass where the request wants one."""
-        batch = yield from self._coarse(query_vectors, size)
+    def _modulated(self, query_vectors: FloatArray, batch: list[Candidates], size: int) -> Operation[list[Window]]:
+        """Modulate windows of one size, with a second pass where the request wants one."""
         full = [len(candidates) >= size for candidates in batch]
         self.watch.lap("database")
         refined = yield from self._refine(query_vectors, batch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,12 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
-from imrnn_vdb.points import Candidates, PointId, Points
+from imrnn_vdb.points import Candidates, LazyPayloads, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
-from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, candidates_of
+from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, oriented, payload_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
 from imrnn_vdb_milvus.sidecar import (
+    codes_beside,
     sidecar_indexes,
     sidecar_layout,
     sidecar_name,
@@ -88,13 +89,24 @@ class SidecarSteps(MilvusSteps):
         reply = yield from self._ask("search", limit=limit, filter=given or "", search_params=params, **question)
         fields = [self._beside.key, self.layout.code_field]
         codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields)
-        metric = schema.vectors[question["anns_field"]].metric
-        found = []
-        for hits in reply:
-            entities = HitRows(hits)
-            rows = [with_codes(entities[i], key, codes) for i, key in enumerate(hits.ids)]
-            found.append(candidates_of(hits.ids, hits.distances, rows, schema, self.layout, metric))
-        return found
+        return [self._candidates(schema, question, hits.ids, hits.distances, HitRows(hits), codes) for hits in reply]
+
+    def _candidates(
+        self,
+        schema: Schema,
+        question: dict[str, Any],
+        ids: Sequence[PointId],
+        distances: Sequence[float],
+        rows: Sequence[Row],
+        codes: Mapping[PointId, Row],
+    ) -> Candidates:
+        """Join hits of one query, whose payload is made when it is looked at, with the rows that hold their codes."""
+        return Candidates(
+            ids=list(ids),
+            base_scores=oriented(distances, schema.vectors[question["anns_field"]].metric),
+            codes=codes_beside(ids, codes, self.layout),
+            payloads=LazyPayloads(lambda row: payload_of(rows[row], schema), len(rows)),
+        )
 
     def _factor_condition(self, factor_filter: FactorFilter | None) -> str:
         layout = sidecar_layout(self.layout)

@@ -1,8 +1,9 @@
 """Searches with a factor filter where the factor scores lie in a sidecar, which Milvus cannot join.
 
-What such a search costs is, in this order: the payload of hits that the filter drops (1,600 hits with a small payload
-took 166 ms on Milvus 2.3.5, their keys alone 8 ms), long lists of keys in a condition (2,000: 8 ms), and round trips
-(2-3 ms each). So keys are searched first and payload is read last; how many points match decides how they are found.
+Two ways find the matches, and both read payload and codes of no more points than they must. *Windows*: the nearest
+points are searched, and the sidecar is asked which of them match; a window that held too few grows by the share that
+matched. *Listing*: the sidecar says which points match, and the search runs in these alone. Counts of what matches
+are remembered as hints: they choose the way and the first window, and never what is returned.
 """
 
 from __future__ import annotations
@@ -14,26 +15,35 @@ from typing import Any
 
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.guard import Guard
+from imrnn_vdb.hints import Hints
+from imrnn_vdb.layout import Layout
+from imrnn_vdb.planning import next_window
 from imrnn_vdb.points import Candidates, PointId
 from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.expressions import every, is_one_of
-from imrnn_vdb_milvus.rows import Row, candidates_of
+from imrnn_vdb_milvus.rows import HitRows, Row
 from imrnn_vdb_milvus.schema import Schema, search_params
-from imrnn_vdb_milvus.sidecar import with_codes
 from imrnn_vdb_milvus.steps import MAX_WINDOW, SESSION
 
-_FEW = 2_000
-"""Up to how many matching points they go into the search as a list of keys, at once."""
 _LISTED = 8_000
-"""The same, once a window has held too few of them."""
-_GROWTH = 4
-"""How a window grows for a filter that matches more points than can be listed."""
+"""Up to how many matching points go into a search as a list of keys."""
+_SPARE = 2_000
+"""How many more keys than were counted are read, since a count may be old."""
+_GROWTH = 8
+"""How much larger than the one before a window may be, at most."""
+_WITH_PAYLOAD = 8
+"""Windows of up to so many times the limit are read with their payload; of larger ones, only that of matches, last."""
+_LISTING_CALL, _LISTED_KEY, _WINDOW_KEY = 3.4, 0.0045, 0.01
+"""Milliseconds on 2.3.5: of one more call, of a key that is listed and searched in, of a key in a window."""
 
 
 class FilteredSteps(SidecarSteps):
     """Steps for factor filters on a sidecar."""
 
-    _codes_in_all = 0
+    def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
+        super().__init__(collection, layout, guard)
+        self._counts = Hints[str, int]()
 
     def _search_filtered(
         self, schema: Schema, question: dict[str, Any], limit: int, given: str | None, factor_filter: FactorFilter
@@ -45,67 +55,103 @@ class FilteredSteps(SidecarSteps):
         """
         yield from self._await_loaded()
         condition = self._factor_condition(factor_filter)
-        matching = yield from self._number_of_codes(condition)
-        if matching > _FEW:
-            window = yield from self._first_window(limit, matching)
-            while True:
-                found, answered = yield from self._picked(schema, question, window, limit, given, condition)
-                if answered or (window == MAX_WINDOW and matching > _LISTED):
+        matching = yield from self._about_how_many(condition)
+        window = yield from self._first_window(limit, matching)
+        while not _better_listed(matching, window):
+            found, fewest, answered = yield from self._picked(schema, question, window, limit, given, condition)
+            if fewest >= limit:
+                return found
+            matching = yield from self._count_anew(condition)
+            if answered:
+                return self._checked(found, limit, matching, given)
+            if window == MAX_WINDOW:
+                if matching > _LISTED:
                     return found
-                if matching <= _LISTED:
-                    break
-                window = min(_GROWTH * window, MAX_WINDOW)
-        keys = yield from self._keys_matching(condition, matching)
+                break
+            window = min(next_window(window, fewest, limit, MAX_WINDOW), _GROWTH * window)
+        keys = yield from self._keys_matching(condition, matching + _SPARE)
+        if len(keys) == matching + _SPARE:  # more than were counted, once: count again
+            yield from self._count_anew(condition)
+            return (yield from self._search_filtered(schema, question, limit, given, factor_filter))
+        self._counts.note(condition, len(keys))
         if not keys:
-            return [self._candidates(schema, question, [], {}, {}) for _ in question["data"]]
-        return (yield from self._search_beside(schema, question, limit, every(given, is_one_of(schema.key, keys))))
+            return [self._candidates(schema, question, [], [], [], {}) for _ in question["data"]]
+        listed = every(given, is_one_of(schema.key, keys))
+        found = yield from self._search_beside(schema, question, limit, listed)
+        return self._checked(found, limit, len(keys), given)
+
+    def _checked(self, found: list[Candidates], limit: int, matching: int, given: str | None) -> list[Candidates]:
+        """Mark candidates that are fewer than match, where nothing but the factor filter chose them.
+
+        The index did not reach the others, as that of a segment that still grows may not (docs/troubleshooting.md),
+        or their points are gone.
+        """
+        if given is not None or self._guard is not None:
+            return found
+        wanted = min(limit, matching)
+        return [replace(candidates, cut_short=len(candidates) < wanted) for candidates in found]
+
+    def _about_how_many(self, condition: str = "") -> Operation[int]:
+        """Return how many codes match, as of the last time they were counted."""
+        known = self._counts.get(condition)
+        return (yield from self._count_anew(condition)) if known is None else known
+
+    def _count_anew(self, condition: str) -> Operation[int]:
+        number = yield from self._number_of_codes(condition)
+        self._counts.note(condition, number)
+        return number
 
     def _first_window(self, limit: int, matching: int) -> Operation[int]:
         """Return a window that most likely holds enough matches, if the filter has nothing to do with the query."""
-        if matching > self._codes_in_all:  # a hint, so it may be old
-            self._codes_in_all = yield from self._number_of_codes()
+        everything = yield from self._about_how_many()
+        if matching > everything:  # it is older
+            everything = yield from self._count_anew("")
         enough = limit + 3 * math.sqrt(limit)
-        return min(MAX_WINDOW, max(limit, math.ceil(enough * self._codes_in_all / matching)))
+        return min(MAX_WINDOW, max(limit, math.ceil(enough * everything / max(matching, 1))))
 
     def _picked(
         self, schema: Schema, question: dict[str, Any], window: int, limit: int, given: str | None, condition: str
-    ) -> Operation[tuple[list[Candidates], bool]]:
-        """Search keys, ask the sidecar which of them match, and read the payload of those that are returned.
+    ) -> Operation[tuple[list[Candidates], int, bool]]:
+        """Search a window, and ask the sidecar which of it match.
 
-        Also says whether that answers all queries: enough matches were found, or there are no more points.
+        Also says how many matches a query found at least, and whether that answers all queries: enough matches were
+        found, or there are no more points.
         """
         params = search_params(schema.index_types[question["anns_field"]], window)
-        bare = {**question, "output_fields": [schema.key]}
-        reply = yield from self._ask("search", limit=window, filter=given or "", search_params=params, **bare)
+        whole = window <= _WITH_PAYLOAD * limit
+        asked = question if whole else {**question, "output_fields": [schema.key]}
+        reply = yield from self._ask("search", limit=window, filter=given or "", search_params=params, **asked)
         keys = list({key for hits in reply for key in hits.ids})
         codes = yield from self._codes(keys, [self._beside.key, self.layout.code_field], condition)
-        matches = [[(k, s) for k, s in zip(h.ids, h.distances, strict=True) if k in codes][:limit] for h in reply]
-        wanted = list({key for pairs in matches for key, _ in pairs})
-        rows = yield from self._rows(schema, wanted, question["output_fields"])
-        answered = [len(pairs) >= limit or len(hits.ids) < window for pairs, hits in zip(matches, reply, strict=True)]
-        found = [self._candidates(schema, question, pairs, rows, codes) for pairs in matches]
-        found = [replace(c, cut_short=not enough) for c, enough in zip(found, answered, strict=True)]
-        return found, all(answered)
+        places = [[i for i, key in enumerate(hits.ids) if key in codes][:limit] for hits in reply]
+        answered = [len(some) >= limit or len(hits.ids) < window for some, hits in zip(places, reply, strict=True)]
+        last = {} if whole else (yield from self._payloads(schema, question, reply, places))
+        found = []
+        for hits, some, enough in zip(reply, places, answered, strict=True):
+            there = [i for i in some if whole or hits.ids[i] in last]  # others were deleted in between
+            rows = HitRows(hits) if whole else None
+            read = [rows[i] if rows is not None else last[hits.ids[i]] for i in there]
+            ids, distances = [hits.ids[i] for i in there], [hits.distances[i] for i in there]
+            candidates = self._candidates(schema, question, ids, distances, read, codes)
+            found.append(replace(candidates, cut_short=not enough))
+        return found, min(map(len, places)), all(answered)
 
-    def _candidates(
-        self,
-        schema: Schema,
-        question: dict[str, Any],
-        pairs: Sequence[tuple[PointId, float]],
-        rows: dict[PointId, Row],
-        codes: dict[PointId, Row],
-    ) -> Candidates:
-        there = [(key, distance) for key, distance in pairs if key in rows]  # others were deleted in between
-        metric = schema.vectors[question["anns_field"]].metric
-        joined = [with_codes(rows[key], key, codes) for key, _ in there]
-        return candidates_of([key for key, _ in there], [d for _, d in there], joined, schema, self.layout, metric)
+    def _payloads(
+        self, schema: Schema, question: dict[str, Any], reply: Any, places: Sequence[Sequence[int]]
+    ) -> Operation[dict[PointId, Row]]:
+        """Read the payload of the hits at some places of each query's reply."""
+        wanted = list({hits.ids[i] for hits, some in zip(reply, places, strict=True) for i in some})
+        return self._rows(schema, wanted, question["output_fields"])
 
-    def _keys_matching(self, condition: str, count: int) -> Operation[list[PointId]]:
-        """Return the keys that match; some more than were counted, if points were added since."""
-        if not count:
-            return []
+    def _keys_matching(self, condition: str, limit: int) -> Operation[list[PointId]]:
+        """Return keys that match, so many at most."""
         key = self._beside.key
         found = yield from self._about(
-            self._sidecar_name, "query", filter=condition, output_fields=[key], limit=count + _FEW, **SESSION
+            self._sidecar_name, "query", filter=condition, output_fields=[key], limit=limit, **SESSION
         )
         return [row[key] for row in found]
+
+
+def _better_listed(matching: int, window: int) -> bool:
+    """Say whether listing so many matches costs less than searching a window."""
+    return matching <= _LISTED and _LISTING_CALL + _LISTED_KEY * matching < _WINDOW_KEY * window

@@ -218,7 +218,7 @@ def candidates_of(
         ids=list(ids),
         base_scores=oriented(distances, metric),
         codes=_codes_of(rows, schema, layout),
-        payloads=LazyPayloads(lambda row: _payload_of(rows[row], schema), len(rows)),
+        payloads=LazyPayloads(lambda row: payload_of(rows[row], schema), len(rows)),
     )
 
 
@@ -274,13 +274,14 @@ def points_of(
     return Points(
         ids=[row[schema.key] for row in rows],
         vectors=vectors,
-        payloads=[_payload_of(row, schema) if with_payloads else {} for row in rows],
+        payloads=[payload_of(row, schema) if with_payloads else {} for row in rows],
         codes=_codes_of(rows, schema, layout) if with_codes else None,
         factor_scores=_scores_of(rows, layout) if with_codes and layout.factor_names else None,
     )
 
 
-def _payload_of(row: Row, schema: Schema) -> Payload:
+def payload_of(row: Row, schema: Schema) -> Payload:
+    """Return what of a row is payload: neither key nor vector, nor a field of this layer."""
     return {key: value for key, value in row.items() if key not in schema.hidden and not is_own_field(key)}
 
 

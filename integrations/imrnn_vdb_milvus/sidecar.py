@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from imrnn_vdb.codec import SPACE_ID_CHARS, Codes, FloatArray
-from imrnn_vdb.layout import Layout, is_own_field
+from imrnn_vdb.codec import SPACE_ID_CHARS, Codes, FloatArray, decode_texts
+from imrnn_vdb.layout import Layout, is_own_field, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId
 from imrnn_vdb_milvus.clients import pymilvus
@@ -69,3 +69,9 @@ def with_codes(row: Row, key: PointId, codes: Mapping[PointId, Row]) -> Row:
     """Return a base row with the code and scores that its sidecar has; what lies in the row itself does not count."""
     mine = {name: value for name, value in codes.get(key, {}).items() if is_own_field(name)}
     return {**{name: value for name, value in row.items() if not is_own_field(name)}, **mine}
+
+
+def codes_beside(ids: Sequence[PointId], rows: Mapping[PointId, Row], layout: Layout) -> Codes:
+    """Return the codes of points by the rows of a sidecar; points without a row there have none."""
+    texts = stored_texts([rows.get(value, {}) for value in ids], sidecar_layout(layout))
+    return decode_texts(texts, layout.space_id, layout.num_factors)

@@ -54,15 +54,17 @@ def collection(request, tmp_path_factory) -> Iterator[IMRNNCollection]:
     client.close()
 
 
-@pytest.fixture(params=["listed", "listed after a window", "windows"])
+@pytest.fixture(params=["listed", "listed after a window", "windows", "windows without payload"])
 def way(request, monkeypatch) -> str:
     """Each way of finding matches, at sizes at which it is taken here."""
-    sizes = {"listed": (2_000, 8_000), "listed after a window": (1, 8_000), "windows": (1, 1)}
-    few, listed = sizes[request.param]
-    monkeypatch.setattr(filtered, "_FEW", few)
-    monkeypatch.setattr(filtered, "_LISTED", listed)
-    if request.param == "windows":
-        monkeypatch.setattr(filtered.FilteredSteps, "_first_window", _small_window)
+    if request.param == "listed":
+        monkeypatch.setattr(filtered, "_better_listed", lambda _matching, _window: True)
+        return str(request.param)
+    after = 10 if request.param == "listed after a window" else 10 * COUNT
+    monkeypatch.setattr(filtered, "_better_listed", lambda _matching, window: window > after)
+    monkeypatch.setattr(filtered.FilteredSteps, "_first_window", _small_window)
+    if request.param == "windows without payload":
+        monkeypatch.setattr(filtered, "_WITH_PAYLOAD", 0)
     return str(request.param)
 
 
@@ -97,3 +99,20 @@ def test_a_batch_is_answered_query_by_query(collection, way):
         [r.id for r in collection.search(query, **options)] for query in queries
     ]
     assert all(len(response) == 7 for response in together)
+
+
+@pytest.mark.parametrize("wrong", [0, 5, COUNT, 10**6])
+def test_a_wrong_hint_costs_time_and_changes_nothing(collection, wrong, monkeypatch):
+    monkeypatch.setattr(filtered, "_SPARE", 3)
+    query, tree = np.random.default_rng(5).normal(size=DIM).astype(np.float32), factor("entity") >= 0.4
+    store = collection._core.store
+    right = collection.count(factor_filter=tree)
+    expected = [r.id for r in collection.search(query, limit=right, coarse_k=right, factor_filter=tree)]
+    for everything in (0, 1, COUNT, 10**6):
+        for condition in list(store._counts._held):
+            store._counts.note(condition, wrong)
+        store._counts.note("", everything)
+        found = collection.search(query, limit=right, coarse_k=right, factor_filter=tree)
+        assert [r.id for r in found] == expected
+        assert len(found) == right > 5
+        assert found.growth is None

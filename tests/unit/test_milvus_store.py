@@ -185,7 +185,7 @@ def test_a_search_that_ends_at_its_own_bound_says_so(
         return candidates.ids, candidates.cut_short
 
     assert found() == ([4, 5], False)  # few match: their ids go into the search
-    for name, value in {"_FEW": 1, "_LISTED": 1, "MAX_WINDOW": 2}.items():
+    for name, value in {"_LISTED": 1, "MAX_WINDOW": 2}.items():
         monkeypatch.setattr(f"imrnn_vdb_milvus.filtered.{name}", value)
     assert found() == ([], True)
 

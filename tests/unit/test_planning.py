@@ -8,7 +8,7 @@ from expressions import NAMES, columns, rows, trees
 from imrnn_vdb import factor, match
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import about_documents, matches
-from imrnn_vdb.planning import QueryPlan, largest_window, next_window, split_filter
+from imrnn_vdb.planning import QueryPlan, first_reach, largest_window, next_window, split_filter
 
 ENTITY, MONEY = factor("entity") >= 0.6, match("numeric") >= 0.05
 
@@ -61,3 +61,11 @@ def test_a_plan_says_what_runs_where():
     )
     assert plan.to_dict()["here"] == "match(numeric) >= 0.05"
     assert str(QueryPlan(None, None, False, 10, 10)) == "in the database: no filter; here: no filter; window 10"
+
+
+def test_what_is_fetched_at_first_is_what_was_cheapest_of_late():
+    assert first_reach(100, ()) == 100
+    assert first_reach(100, (800,) * 8) == 800
+    assert first_reach(100, (100,) * 7 + (800,)) == 100
+    assert first_reach(100, (200,) * 8) == 200
+    assert first_reach(100, (1600,) * 3 + (100,) * 5) == 100
