@@ -130,7 +130,7 @@ class IMRNNModel:
                 raise CheckpointError(
                     f"the checkpoint {folder} was altered: {name} is {config.get(name)!r}, its weights give {found!r}"
                 )
-        _move(model.modulator, device)
+        move(model.modulator, device)
         return model
 
 
@@ -139,7 +139,8 @@ def shipped_checkpoints() -> list[str]:
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
-def _move(modulator: Modulator, device: str) -> None:
+def move(modulator: Modulator, device: str) -> None:
+    """Put a modulator on a torch device; `InvalidInputError` where torch cannot use it here."""
     try:
         modulator.to(device)
     except (AssertionError, RuntimeError) as exc:  # torch's own words for a device that is not here

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+STAGES = "stages without a database"
+_COLUMNS = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """How long one thing took, in milliseconds.
@@ -125,20 +129,34 @@ class BenchReport:
         InvalidInputError
             If nothing was swept.
         """
-        sweeps = list(dict.fromkeys(f.group for f in self.figures if f.at is not None))
+        places: dict[str, set[int]] = {}
+        for f in self.figures:
+            if f.at is not None and f.group != STAGES:
+                places.setdefault(f.group, set()).add(f.at)
+        sweeps = [group for group, values in places.items() if len(values) > 1]
         if not sweeps:
             raise InvalidInputError("there is nothing to plot: this run had no sweep")
         try:
             from matplotlib.figure import Figure as Picture
+            from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
         except ImportError as exc:
             raise MissingExtraError("matplotlib", "bench") from exc
-        picture = Picture(figsize=(4.5 * len(sweeps), 3.8), layout="constrained")
-        for group, axes in zip(sweeps, picture.subplots(1, len(sweeps), squeeze=False)[0], strict=True):
-            for name in dict.fromkeys(f.name for f in self.figures if f.group == group):
-                line = [(f.at, f.median) for f in self.figures if f.group == group and f.name == name]
+        rows = -(-len(sweeps) // _COLUMNS)
+        picture = Picture(figsize=(4.5 * min(_COLUMNS, len(sweeps)), 3.5 * rows), layout="constrained")
+        for number, group in enumerate(sweeps, 1):
+            axes = picture.add_subplot(rows, min(_COLUMNS, len(sweeps)), number)
+            swept = [f for f in self.figures if f.group == group]
+            for name in dict.fromkeys(f.name for f in swept):
+                line = [(f.at, f.median) for f in swept if f.name == name]
                 axes.loglog([at for at, _ in line], [median for _, median in line], marker="o", label=name)
-            axes.set(xlabel=group, ylabel="median, ms")
-            axes.grid(which="both", alpha=0.3)
+            ticks = sorted(places[group])
+            axes.set_xticks(ticks, [f"{at:,}" for at in ticks], fontsize="small")
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.set(title=group, ylabel="median, ms")
+            axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
         picture.savefig(path)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.checkpoint import IMRNNModel, move
 from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.modulation import Precision
 from imrnn_vdb.points import Candidates
 from imrnn_vdb.space import FactorSpace
 
@@ -14,7 +15,9 @@ _CLUSTERS = 200
 _SPREAD = 0.8
 
 
-def random_model(dim: int = 384, num_factors: int = 64, seed: int = 0) -> IMRNNModel:
+def random_model(
+    dim: int = 384, num_factors: int = 64, seed: int = 0, device: str = "cpu", precision: Precision = "float32"
+) -> IMRNNModel:
     """Return a model with random, non-zero weights everywhere: two cells of 64, two steps, linear maps.
 
     Parameters
@@ -23,6 +26,13 @@ def random_model(dim: int = 384, num_factors: int = 64, seed: int = 0) -> IMRNNM
         d and m.
     seed
         Of basis and weights.
+    device, precision
+        Where and how the modulator computes.
+
+    Raises
+    ------
+    InvalidInputError
+        If torch cannot use the device here.
     """
     import torch
 
@@ -37,7 +47,8 @@ def random_model(dim: int = 384, num_factors: int = 64, seed: int = 0) -> IMRNNM
     with torch.no_grad():
         for parameter in modulator.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-    return IMRNNModel(FactorSpace(basis, names, quantiles), modulator.eval(), active=True)
+    move(modulator, device)
+    return IMRNNModel(FactorSpace(basis, names, quantiles), modulator.eval(), active=True, precision=precision)
 
 
 def random_vectors(count: int, dim: int = 384, seed: int = 1) -> FloatArray:

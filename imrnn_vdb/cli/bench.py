@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from imrnn_vdb.cli.common import console, exit_codes, json_option, print_json
+
+if TYPE_CHECKING:
+    from imrnn_vdb.modulation import Precision
 
 
 @click.command()
 @click.option("--url", help="A collection of yours, to be measured read-only; unset: synthetic points.")
 @click.option("--store", help="Where to make synthetic collections, e.g. milvus://HOST:PORT; unset: Qdrant Edge.")
 @click.option("--model", default="minilm", show_default=True, help="With --url: the checkpoint whose codes it holds.")
+@click.option("--device", default="cpu", show_default=True, help="Torch device of the modulator, e.g. cuda.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "half"]),
+    default="float32",
+    show_default=True,
+    help="On a GPU: half precision, where that keeps the ranks.",
+)
 @click.option("--size", "sizes", type=click.IntRange(100), multiple=True, help="Synthetic points; may be repeated.")
 @click.option("--coarse-k", type=click.IntRange(10), default=100, show_default=True, help="Candidates per query.")
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Turns that each rival gets.")
@@ -26,6 +37,8 @@ def bench(
     url: str | None,
     store: str | None,
     model: str,
+    device: str,
+    precision: Precision,
     sizes: tuple[int, ...],
     sweep: bool,
     plot: Path | None,
@@ -37,6 +50,7 @@ def bench(
     Rivals take turns, so that ratios hold on a busy machine. Synthetic collections are dropped at the end.
     """
     from imrnn_vdb.bench import BenchOptions, bench_collection, bench_synthetic
+    from imrnn_vdb.bench.synthetic import random_model
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.errors import InvalidInputError
 
@@ -47,11 +61,15 @@ def bench(
     if sizes:
         numbers["sizes"] = sizes
     options = BenchOptions(**numbers)
+
+    def progress(text: str) -> None:
+        click.echo(text, err=True)
+
     if url:
-        with IMRNNCollection.open(url, model) as collection:
-            report = bench_collection(collection, options, url)
+        with IMRNNCollection.open(url, model, device=device, precision=precision) as collection:
+            report = bench_collection(collection, options, url, progress=progress)
     else:
-        report = bench_synthetic(options, store, lambda text: click.echo(text, err=True))
+        report = bench_synthetic(options, store, progress, random_model(device=device, precision=precision))
     if plot is not None:
         report.plot(plot)
     if as_json:

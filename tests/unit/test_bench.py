@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from imrnn_vdb.bench import BenchOptions, BenchReport, bench_synthetic
+from imrnn_vdb import IMRNNCollection
+from imrnn_vdb.bench import BenchOptions, BenchReport, bench_collection, bench_synthetic
+from imrnn_vdb.bench.filling import fill
 from imrnn_vdb.bench.measure import interleaved
-from imrnn_vdb.bench.report import Figure, figures
-from imrnn_vdb.bench.run import stage_tasks
+from imrnn_vdb.bench.report import STAGES, Figure, figures
+from imrnn_vdb.bench.stages import stage_tasks
 from imrnn_vdb.bench.synthetic import random_model, random_vectors
 from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
@@ -44,26 +46,52 @@ def test_a_synthetic_run_measures_every_group_and_leaves_nothing(tmp_path):
     report = bench_synthetic(SMALL, f"qdrant+edge:{tmp_path}")
     groups = {figure.group for figure in report.figures}
     assert groups == {
-        *("search", "stages of a search", "64 searches", "points", "stages without a database"),
-        *("coarse_k", "factors m", "batch"),
+        *("search", "stages of a search", "64 searches", "stages without a database"),
+        *("search over coarse_k", "search over batch", "search over points"),
+        *("modulation over coarse_k", "modulation over m", "modulation over batch"),
     }
+    assert report.setting["device"] == "cpu"
     assert all(figure.median > 0 or figure.note for figure in report.figures)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_collection_of_yours_is_only_read(tmp_path):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+    with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/yours", random_model()) as collection:
+        fill(collection, 30)
+        before = collection.peek(100)
+        told: list[str] = []
+        report = bench_collection(collection, SMALL, progress=told.append)
+        after = collection.peek(100)
+    assert before.payloads == after.payloads
+    np.testing.assert_array_equal(before.vectors, after.vectors)
+    assert report.setting["queries"] == "stored vectors"
+    assert told == ["searching among 30 points", "stages and sweeps without a database"]
+    [text] = [figure for figure in report.figures if figure.name == "encode a text"]
+    assert "no encoder" in text.note
+    assert {figure.at for figure in report.figures if figure.group == "search over coarse_k"} == {20}, "of 20 and 40"
+
+
+def test_a_device_that_is_not_here_is_named():
+    result = CliRunner().invoke(main, ["bench", "--device", "cuda:99"])
+    assert result.exit_code == 2
+    assert "cuda:99" in result.output
 
 
 def test_a_plot_has_log_axes(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     sweep = [Figure("coarse_k", "ours", k / 100, k / 90, k / 110, k) for k in (50, 500)]
-    BenchReport({}, sweep).plot(tmp_path / "sweep.svg")
+    stage = Figure(STAGES, "decode", 1, 1, 1, 100)
+    BenchReport({}, [*sweep, stage]).plot(tmp_path / "sweep.svg")
     assert (tmp_path / "sweep.svg").read_text().startswith("<?xml")
     with pytest.raises(InvalidInputError, match="no sweep"):
-        BenchReport({}, []).plot(tmp_path / "none.svg")
+        BenchReport({}, [stage, Figure("points", "ours", 1, 1, 1, 100)]).plot(tmp_path / "none.svg")
 
 
 def test_a_plot_without_matplotlib_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingExtraError, match=r"imrnn-vdb\[bench\]"):
-        BenchReport({}, [Figure("coarse_k", "ours", 1, 1, 1, 50)]).plot(tmp_path / "x.svg")
+        BenchReport({}, [Figure("coarse_k", "ours", 1, 1, 1, k) for k in (50, 500)]).plot(tmp_path / "x.svg")
 
 
 def test_options_that_make_no_sense_are_refused():
