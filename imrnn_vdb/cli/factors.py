@@ -1,4 +1,4 @@
-"""``imrnn-vdb factors``: report, add, topics and ends."""
+"""``imrnn-vdb factors``: list, report, add, topics and ends."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.cli.factor_report import list_factors, report
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from imrnn_vdb.points import Points
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
-_QUERIES = 60  # whose explanations are checked against the full vectors
 
 
 @click.group()
@@ -27,42 +27,8 @@ def factors() -> None:
     """Say how good factors are, add one's own, find topics of a collection."""
 
 
-@factors.command()
-@model_option
-@click.option(
-    "--text",
-    type=click.Path(exists=True, path_type=Path),
-    help="Measure AUC on texts of yours instead: JSONL, a file or a folder, as `fit --text` reads them.",
-)
-@click.option(
-    "--seeds",
-    type=click.IntRange(0),
-    default=0,
-    help="Also refit the axes on that many resamples of --text, and say how much of each comes back.",
-)
-@json_option
-@exit_codes
-def report(model: str, text: Path | None, seeds: int, as_json: bool) -> None:
-    """Measure a model's named factors: held-out AUC, correlation, faithfulness, agreement with judged reasons."""
-    if text is not None:
-        _report_on(model, text, seeds, as_json)
-        return
-    if seeds:
-        raise click.UsageError("--seeds refits the axes: name the texts of the fit with --text")
-    found = _measured(model)
-    if as_json:
-        print_json(found)
-        return
-    out = console()
-    for name, row in found["factors"].items():
-        auc = "  -  " if row["auc"] is None else f"{row['auc']:.3f}"
-        out.print(f"{name:<16} AUC {auc}   most like {row['most_like']} ({row['correlation']:+.2f})", markup=False)
-    told, faithful = found["agreement"], found["faithfulness"]
-    for part, share in told["reasons"].items():
-        out.print(f"judged reason among the top three, {part}: {share['value']:.1%} of {share['cases']}")
-    out.print(f"  by largest contribution instead: {told['contributions']['all']['value']:.1%}")
-    out.print(f"removing the top three changes a score by their sum to {faithful['largest_error']:.1e}")
-    out.print(f"  and ranks as predicted: {faithful['ranks_as_predicted']:.1%} of {faithful['results']} results")
+factors.add_command(list_factors)
+factors.add_command(report)
 
 
 @factors.command()
@@ -182,32 +148,6 @@ def ends(factor: str, sample: int, count: int, as_json: bool, **options: Any) ->
     console().print(ends_table(found))
 
 
-def _report_on(name: str, text: Path, seeds: int, as_json: bool) -> None:
-    """Measure the AUC of a model's named factors on given texts, by source, and their stability on resamples."""
-    from imrnn_vdb.checkpoint import IMRNNModel
-    from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
-    from imrnn_vdb.factors.quality import stability
-    from imrnn_vdb.fitting import factor_labels, measure_factors, read_texts
-
-    model = IMRNNModel.from_pretrained(name)
-    data = read_texts(text, list(model.space.names))
-    encoder = TransformerEncoder(model.encoder or EncoderConfig("minilm"))
-    vectors = encoder.encode_passages(data.texts, "encoding")
-    found = measure_factors(model.space, data.texts, vectors, data.sources, data.labels)
-    rows = {name: {source: asdict(auc) for source, auc in by_source.items()} for name, by_source in found.items()}
-    labels = factor_labels(data.texts, data.sources, data.labels) if seeds else {}
-    stable = stability(model.space, vectors, data.sources, labels, seeds) if seeds else {}
-    if as_json:
-        told_ids = {"model_id": model.model_id, "space_id": model.space.space_id}
-        print_json({**told_ids, "factors": rows, "stability": stable})
-        return
-    for factor, by_source in found.items():
-        told = (f"{source} {auc.auc:.3f} (by {auc.judged_by})" for source, auc in by_source.items())
-        click.echo(f"{factor:<16} AUC {', '.join(told) or '-  too few texts carry it'}")
-    for factor, cosine in stable.items():
-        click.echo(f"{factor:<16} cosine with its refits on {seeds} resamples {cosine:.2f}")
-
-
 def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:
     """Read points with their vectors; ids are typed, so a number may be one or a text."""
     from imrnn_vdb.errors import InvalidInputError
@@ -217,38 +157,6 @@ def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:
     if missing:
         raise InvalidInputError(f"no point has the id {', '.join(sorted(missing))}")
     return found
-
-
-def _measured(name: str) -> dict[str, Any]:
-    from imrnn_vdb.checkpoint import IMRNNModel
-    from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
-    from imrnn_vdb.factors import quality
-    from imrnn_vdb.pydocs import read_stdlib
-    from imrnn_vdb.pydocs.reasons import read_reasons
-    from imrnn_vdb.training.embeddings import EmbeddingCache, unit_vectors
-
-    model = IMRNNModel.from_pretrained(name)
-    encoder, entries = TransformerEncoder(model.encoder or EncoderConfig("minilm")), read_stdlib()
-    passages = [f"{entry.title}\n{entry.text}" for entry in entries]
-    cached = EmbeddingCache().encode(encoder.encoder_id, "passage", passages, encoder.encode_passages)
-    documents, triples = unit_vectors(cached), read_reasons(entries)
-    queries = unit_vectors(encoder.encode_queries([triple.query for triple in triples]))
-    space, stored = model.space, quality.stored_auc(model)
-    alike = quality.strongest(space.names, quality.correlations(space, space.encode(documents).directions))
-    return {
-        "model_id": model.model_id,
-        "space_id": space.space_id,
-        "factors": {
-            factor: {
-                "auc": stored.get(factor, {}).get("auc"),
-                "most_like": alike[factor][0],
-                "correlation": alike[factor][1],
-            }
-            for factor in space.names
-        },
-        "agreement": asdict(quality.agreement(model, triples, queries, [entry.id for entry in entries], documents)),
-        "faithfulness": asdict(quality.faithfulness(model, queries[:_QUERIES], documents)),
-    }
 
 
 def _labels(points: Points, texts: Sequence[str], field: str | None, value: str | None, words: str | None) -> Any:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.exact import nearest
-from imrnn_vdb.fitting.probes import ProbeFitter, Source, orthogonalise
+from imrnn_vdb.fitting.probes import MIN_TEXTS, ProbeFitter, Source, orthogonalise
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.points import Candidates
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 TOP = 3
 """Factors that a person is shown as the reasons for a match."""
+WEAK_AUC = 0.75
+"""An axis that orders texts of other sources worse than this is called weak where factors are listed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +146,11 @@ def stability(
         drawn = {source: rng.choice(rows, len(rows)) for source, rows in parts.items()}
         fitter = ProbeFitter([Source.of(source, vectors[rows]) for source, rows in drawn.items()])
         probes = [fitter.fit({source: labels[name][rows] for source, rows in drawn.items()}) for name in names]
-        if any(probe is None for probe in probes):
-            raise InvalidInputError("a resample holds too few texts that carry a factor: give more texts")
+        few = [name for name, probe in zip(names, probes, strict=True) if probe is None]
+        if few:
+            raise InvalidInputError(
+                f"a resample holds too few texts that carry {', '.join(few)}: a refit needs {MIN_TEXTS} of one source"
+            )
         axes = orthogonalise(np.stack([probe.direction for probe in probes if probe is not None], axis=1))
         cosines.append([float(axes[:, j] @ space.basis[:, space.index(name)]) for j, name in enumerate(names)])
     return dict(zip(names, np.mean(cosines, axis=0).tolist(), strict=True))

@@ -235,7 +235,7 @@ def measure_factors(
     return {
         name: _measure(name, space.named_axes[:, space.index(name)], tested, judged)
         for name in space.names
-        if name in labellers
+        if name in labellers or name in (labels or {})
     }
 
 
@@ -287,7 +287,7 @@ class _Labels:
         """Return the labels of a source's texts, NaN where unknown, and who gave them."""
         rows = self._sources == source
         people = self._people.get(factor)
-        if people is not None and np.isfinite(people[rows]).sum() >= 2 * MIN_TEXTS:
+        if people is not None and (factor not in self.names or np.isfinite(people[rows]).sum() >= 2 * MIN_TEXTS):
             return people[rows], "people"
         return self._weak[rows, self.names.index(factor)].astype(np.float64), "words"
 
@@ -372,6 +372,8 @@ def _measure(
     for source in tested:
         values, judge = labels.of(name, source.name)
         known = np.isfinite(values)
+        if known.sum() < 2 * MIN_TEXTS:
+            continue
         positive = carries(values[known])
         if not MIN_TEXTS <= positive.sum() <= len(positive) - MIN_TEXTS:
             continue

@@ -56,13 +56,15 @@ def read_texts(folder: str | Path, factors: Sequence[str]) -> LabelledTexts:
     Raises
     ------
     InvalidInputError
-        If there is no such file, or a line is not an object with a text.
+        If there is no such file, no text, or a line that is not an object with a text.
     """
     where = Path(folder)
     files = [where] if where.is_file() else sorted(where.glob("*.jsonl"))
     if not files:
-        raise InvalidInputError(f"{where} holds no .jsonl file to fit on")
+        raise InvalidInputError(f"{where} holds no .jsonl file")
     rows = [(path, row) for path in files for row in _rows(path)]
+    if not rows:
+        raise InvalidInputError(f"{where} holds no text: give lines of JSON with a string under 'text'")
     labels = {name: np.array([_label(row, name) for _, row in rows], np.float64) for name in factors}
     return LabelledTexts(
         [_text(row) for _, row in rows],

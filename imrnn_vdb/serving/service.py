@@ -22,6 +22,7 @@ import numpy as np
 from google.protobuf.message import DecodeError
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreUnavailableError
+from imrnn_vdb.factors.quality import stored_auc
 from imrnn_vdb.observability.feedback import Judgement
 from imrnn_vdb.observability.logs import REQUEST_IDS
 from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
@@ -309,7 +310,7 @@ def _request_id(metadata: dict[str, Any]) -> str:
 
 
 def _factors_message(hosted: Hosted) -> pb.CollectionFactors:
-    space = hosted.model.space
+    space, stored = hosted.model.space, stored_auc(hosted.model)
     return pb.CollectionFactors(
         collection=hosted.name,
         metric=str(hosted.metric),
@@ -320,7 +321,7 @@ def _factors_message(hosted: Hosted) -> pb.CollectionFactors:
         active=hosted.model.active,
         searchable=hosted.collection is not None,
         factors=[
-            pb.Factor(name=name, quantiles=quantiles.tolist())
+            pb.Factor(name=name, quantiles=quantiles.tolist(), held_out_auc=stored.get(name, {}).get("auc"))
             for name, quantiles in zip(space.names, space.quantiles, strict=True)
         ],
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from imrnn_vdb import __version__
+from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.cli import main
 
 CORPUS = [
@@ -127,6 +129,23 @@ def test_the_ends_of_a_factor_are_told(url):
     assert run("factors", "ends", url, "latent_3").exit_code == 2
 
 
+def test_factors_are_listed_with_what_their_checkpoint_records(tmp_path):
+    model = IMRNNModel.from_pretrained("minilm")
+    done = run("factors", "list")
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert [line.split()[0] for line in lines[: len(model.space.names)]] == list(model.space.names)
+    found = json.loads(run("factors", "list", "--json").stdout)
+    stored = model.evidence["fit"]["factors"]
+    assert {name: row["auc"] for name, row in found["factors"].items()} == {n: row["auc"] for n, row in stored.items()}
+    assert found["weak"] == [name for name, row in stored.items() if row["auc"] < 0.75]
+    assert [line.split()[0] for line in lines if " weak " in line] == found["weak"]
+    replace(model, evidence={}).save_pretrained(tmp_path / "bare")
+    bare = run("factors", "list", "--model", tmp_path / "bare")
+    assert bare.exit_code == 0, bare.output
+    assert {line.split(maxsplit=1)[1] for line in bare.output.splitlines()} == {"AUC   -"}
+
+
 def test_factors_are_measured_on_given_texts(tmp_path):
     kinds = ("My mother and her sister cooked for their children.", "The committee adjourned at noon.")
     rows = [{"text": f"{kinds[i % 2]} {i}"} for i in range(80)]
@@ -135,6 +154,7 @@ def test_factors_are_measured_on_given_texts(tmp_path):
     done = run("factors", "report", "--text", file)
     assert done.exit_code == 0, done.output
     assert "AUC mine " in done.output
+    assert "not measured, for no source has 25 texts that carry it" in done.output
     found = json.loads(run("factors", "report", "--text", file, "--json").stdout)["factors"]
     assert found["family"]["mine"]["auc"] > 0.9
     assert found["family"]["mine"]["judged_by"] == "words"

@@ -74,6 +74,9 @@ def test_an_axis_that_its_texts_determine_comes_back_on_resamples(rng):
     space = FactorSpace(np.eye(16, 4), ("left", "right"), np.tile(np.linspace(-1, 1, 5), (2, 1)))
     found = stability(space, unit(vectors), ["a", "b"] * 400, labels, seeds=2)
     assert all(value > 0.9 for value in found.values())
+    labels["right"][:] = 0.0
+    with pytest.raises(InvalidInputError, match="carry right: a refit needs 25"):
+        stability(space, unit(vectors), ["a", "b"] * 400, labels, seeds=1)
 
 
 def test_stored_figures_are_those_of_the_evidence(model):

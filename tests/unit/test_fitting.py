@@ -193,7 +193,10 @@ def test_texts_are_read_with_sources_and_peoples_labels(tmp_path):
     assert len(join([read, read])) == 6
 
 
-@pytest.mark.parametrize(("content", "message"), [("{", "line 1: not JSON"), ('{"title": "t"}', "line 1: needs")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "line 1: not JSON"), ('{"title": "t"}', "line 1: needs"), ("\n\n", "holds no text")],
+)
 def test_unreadable_texts_are_refused(tmp_path, content, message):
     (tmp_path / "x.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(InvalidInputError, match=message):
@@ -233,6 +236,23 @@ def test_a_space_is_measured_on_other_texts_as_the_fit_measures_it(corpus):
     assert other["food"]["c"].auc < found["food"]["c"].auc
     with pytest.raises(InvalidInputError, match="sources for"):
         measure_factors(fitted.space, texts, vectors, ["c"])
+
+
+def test_a_factor_of_one_s_own_is_measured_by_people_s_labels_alone(corpus):
+    """No word list tells it; a source without labels, or with too few, says nothing of it."""
+    texts, vectors, sources, labellers = corpus
+    space = fit_space(texts, vectors, sources, labellers=labellers, num_factors=8).space
+    direction = np.eye(8)[7]
+    own = space.with_factor("mine", direction, np.linspace(-1, 1, space.quantiles.shape[1]))
+    rows = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    labels = (rows @ own.named_axes[:, own.index("mine")]).astype(float)
+    labels[[source == "b" for source in sources]] = np.nan
+    few = np.flatnonzero([source == "c" for source in sources])[10:]
+    labels[few] = np.nan
+    found = measure_factors(own, texts, vectors, sources, {"mine": labels})
+    assert found["mine"].keys() == {"a"}
+    assert (found["mine"]["a"].auc, found["mine"]["a"].judged_by) == (1.0, "people")
+    assert "mine" not in measure_factors(own, texts, vectors, sources)
 
 
 def test_people_s_labels_go_before_word_lists_where_a_source_has_enough():

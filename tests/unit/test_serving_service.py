@@ -6,6 +6,7 @@ import asyncio
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -44,7 +45,7 @@ QUERIES = RNG.normal(size=(7, DIM)).astype(np.float32)
 def folder(tmp_path_factory) -> Path:
     """A model, and a collection with points of all kinds of ids and payloads."""
     path = tmp_path_factory.mktemp("service")
-    make_model().save_pretrained(path / "model")
+    replace(make_model(), evidence={"fit": {"factors": {"entity": {"auc": 0.7}}}}).save_pretrained(path / "model")
     make_model(seed=1).save_pretrained(path / "other")
     with IMRNNCollection.create(f"qdrant+edge:{path}/articles", str(path / "model")) as made:
         ids = [row if row % 2 else f"doc-{row}" for row in range(POINTS)]
@@ -105,6 +106,7 @@ def test_explanations_factors_and_scores_of_given_candidates(client, own):
     [described] = client.factors("articles")
     assert [one.name for one in described.factors] == list(own.model.space.names)
     np.testing.assert_array_equal([one.quantiles for one in described.factors], own.model.space.quantiles)
+    assert {one.name: one.held_out_auc for one in described.factors if one.HasField("held_out_auc")} == {"entity": 0.7}
     assert [one.collection for one in client.factors()] == ["articles", "model"]
     by_base = sorted(found, key=lambda result: result.base_rank)
     ids, scores = [result.id for result in by_base], [result.base_score for result in by_base]

@@ -259,12 +259,14 @@ class FactorsRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ...) -> None: ...
 
 class Factor(_message.Message):
-    __slots__ = ("name", "quantiles")
+    __slots__ = ("name", "quantiles", "held_out_auc")
     NAME_FIELD_NUMBER: _ClassVar[int]
     QUANTILES_FIELD_NUMBER: _ClassVar[int]
+    HELD_OUT_AUC_FIELD_NUMBER: _ClassVar[int]
     name: str
     quantiles: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, name: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ...) -> None: ...
+    held_out_auc: float
+    def __init__(self, name: _Optional[str] = ..., quantiles: _Optional[_Iterable[float]] = ..., held_out_auc: _Optional[float] = ...) -> None: ...
 
 class CollectionFactors(_message.Message):
     __slots__ = ("collection", "metric", "dim", "num_factors", "space_id", "model_id", "active", "searchable", "factors")
