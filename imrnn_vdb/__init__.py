@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.factors.ends import FactorEnds, factor_ends
     from imrnn_vdb.factors.own import OwnFactor, add_factor
     from imrnn_vdb.factors.tokens import TokenFactors
-    from imrnn_vdb.factors.topics import Topics, find_topics, topic_factor
+    from imrnn_vdb.factors.topics import TopicMatch, Topics, find_topics, topic_factor
     from imrnn_vdb.filter_text import format_filter, parse_filter
     from imrnn_vdb.filters import factor, match
     from imrnn_vdb.heatmaps import Heatmap, heatmap, heatmap_figure
@@ -77,7 +77,7 @@ _HOMES = {
     "factors.ends": ("FactorEnds", "factor_ends"),
     "factors.own": ("OwnFactor", "add_factor"),
     "factors.tokens": ("TokenFactors",),
-    "factors.topics": ("Topics", "find_topics", "topic_factor"),
+    "factors.topics": ("TopicMatch", "Topics", "find_topics", "topic_factor"),
     "filter_text": ("format_filter", "parse_filter"),
     "filters": ("factor", "match"),
     "heatmaps": ("Heatmap", "heatmap", "heatmap_figure"),
@@ -128,6 +128,7 @@ __all__ = [
     "StoreTimeoutError",
     "StoreUnavailableError",
     "TokenFactors",
+    "TopicMatch",
     "Topics",
     "TransformerEncoder",
     "UnsupportedError",

@@ -175,8 +175,7 @@ class IMRNNCollection(Shell):
         options
             ``limit=10, offset=0, coarse_k=None, payload_filter=None, factor_filter=None, only=None, steer=None,
             max_coarse_k=None, threshold=None, explain=False, plan=False, trace=False, modulate=None, passes=1,
-            audit=None``; see
-            :class:`imrnn_vdb.options.SearchRequest`.
+            audit=None, topics=None``; see :class:`imrnn_vdb.options.SearchRequest`.
 
         Returns
         -------
@@ -264,7 +263,7 @@ class IMRNNCollection(Shell):
             The points; ids that do not exist are left out.
         options
             ``limit=None, factor_filter=None, only=None, steer=None, threshold=None, explain=False, modulate=None,
-            audit=None``, as for :meth:`search`; without a limit, all are returned.
+            audit=None, topics=None``, as for :meth:`search`; without a limit, all are returned.
 
         Raises
         ------

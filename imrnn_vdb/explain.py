@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.comparison import RankComparison
     from imrnn_vdb.factors.ends import FactorEnds
     from imrnn_vdb.factors.tokens import TokenFactors
+    from imrnn_vdb.factors.topics import TopicMatch
 
 _BAR_WIDTH = 24
 
@@ -28,6 +29,11 @@ def headline(result: SearchResult, text_field: str = "text") -> str:
 def tags(explanation: Explanation, count: int = 3) -> str:
     """Return the named factors that speak most for a match, for example ``"entity +0.031 · numeric +0.012"``."""
     return " · ".join(f"{name} {value:+.3f}" for name, value in explanation.reasons(count))
+
+
+def topics_line(topics: Sequence[TopicMatch]) -> str:
+    """Return topics with the similarity to each, coarse first, for example ``"music 0.71 › violin_concert 0.84"``."""
+    return " › ".join(f"{match.name} {match.similarity:.2f}" for match in topics)
 
 
 def moved(result: SearchResult) -> str:
@@ -45,12 +51,18 @@ def results_table(response: SearchResponse, title: str = "", text_field: str = "
     explained = any(result.explanation for result in response)
     if explained:
         table.add_column("speaks for it")
+    topical = any(result.explanation and result.explanation.topics for result in response)
+    if topical:
+        table.add_column("topics")
+        table.caption, table.caption_justify = Text(f"topics of the query: {_or_none(response.topics)}"), "left"
     for result in response:
         row = [str(result.rank), moved(result), f"{result.score:.4f}", f"{result.base_score:.4f}"]
         cells: list[Text] = [Text(cell) for cell in row]
         cells.append(Text(headline(result, text_field), style="" if result.modulated else "dim"))
         if explained:
             cells.append(Text(tags(result.explanation) if result.explanation else ""))
+        if topical:
+            cells.append(Text(_or_none(result.explanation.topics) if result.explanation else ""))
         table.add_row(*cells)
     return table
 
@@ -58,7 +70,7 @@ def results_table(response: SearchResponse, title: str = "", text_field: str = "
 def explanation_table(result: SearchResult, count: int = 8, text_field: str = "text") -> Table:
     """Return a terminal table of one score's parts with bars; parts beyond ``count`` are summed in one line.
 
-    The lines add up to the score.
+    The lines add up to the score. Topics that the document belongs to stand below.
     """
     table = _table(f"{result.rank}. {headline(result, text_field)}: score {result.score:.4f}")
     table.add_column("part")
@@ -66,8 +78,9 @@ def explanation_table(result: SearchResult, count: int = 8, text_field: str = "t
     table.add_column("")
     if result.explanation is None:
         return table
-    parts = explanation_parts(result.explanation, count)
-    _add_bars(table, parts)
+    _add_bars(table, explanation_parts(result.explanation, count))
+    if result.explanation.topics:
+        table.caption, table.caption_justify = Text(f"topics: {topics_line(result.explanation.topics)}"), "left"
     return table
 
 
@@ -140,9 +153,11 @@ def comparison_parts(comparison: RankComparison, count: int) -> list[tuple[str, 
 
 
 def explanation_parts(explanation: Explanation, count: int) -> list[tuple[str, float]]:
-    """Return residual, the ``count`` largest named parts, and the others summed: together they are the score."""
-    named = sorted(explanation.named.items(), key=lambda item: -abs(item[1]))
-    parts = [(RESIDUAL, explanation.residual), *named[:count]]
+    """Return residual, the ``count`` largest named parts, those of topics, and others summed: they are the score."""
+    ordered = sorted(explanation.named.items(), key=lambda item: -abs(item[1]))
+    named = [(name, value) for name, value in ordered if name not in explanation.topic_names]
+    topical = [(f"topic {name}", value) for name, value in ordered if name in explanation.topic_names]
+    parts = [(RESIDUAL, explanation.residual), *named[:count], *topical]
     if named[count:]:
         parts.append((f"{len(named) - count} other named factors", sum(value for _, value in named[count:])))
     latent = len(explanation.contributions) - len(explanation.names)
@@ -153,3 +168,7 @@ def explanation_parts(explanation: Explanation, count: int) -> list[tuple[str, f
 
 def _table(title: str) -> Table:
     return Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
+
+
+def _or_none(topics: Sequence[TopicMatch]) -> str:
+    return topics_line(topics) or "none"

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
 import numpy.typing as npt
 
@@ -26,6 +26,9 @@ from imrnn_vdb.modulation import Precision
 from imrnn_vdb.observability.observer import Observer
 from imrnn_vdb.steering import checked_weights
 from imrnn_vdb.time_limit import TimeLimit
+
+if TYPE_CHECKING:
+    from imrnn_vdb.factors.topics import Topics
 
 DEFAULT_COARSE_K = 100
 API_KEY_VARIABLE = "IMRNN_API_KEY"
@@ -52,6 +55,7 @@ class SearchOptions(TypedDict, total=False):
     modulate: bool | None
     passes: int
     audit: AuditLog | str | Path | None
+    topics: Topics | str | Path | None
 
 
 class RerankOptions(TypedDict, total=False):
@@ -65,6 +69,7 @@ class RerankOptions(TypedDict, total=False):
     explain: bool
     modulate: bool | None
     audit: AuditLog | str | Path | None
+    topics: Topics | str | Path | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,9 @@ class SearchRequest:
         second round trip.
     audit
         A log that this search is recorded in, or its path; None for the collection's own, if it has one.
+    topics
+        Topics of the collection, or the path of their file: explanations then say which of them query and results
+        belong to, and keep the parts of factors that were made of topics apart. Implies ``explain``.
     """
 
     limit: int = 10
@@ -125,6 +133,7 @@ class SearchRequest:
     modulate: bool | None = None
     passes: int = 1
     audit: AuditLog | str | Path | None = None
+    topics: Topics | str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.limit < 1 or self.offset < 0:
@@ -142,6 +151,11 @@ class SearchRequest:
         if self.steer is not None:
             object.__setattr__(self, "steer", checked_weights(self.steer))
         object.__setattr__(self, "audit", as_audit_log(self.audit))
+        if self.topics is not None:
+            from imrnn_vdb.factors.topics import as_topics
+
+            object.__setattr__(self, "topics", as_topics(self.topics))
+            object.__setattr__(self, "explain", True)
         if isinstance(self.factor_filter, str):
             object.__setattr__(self, "factor_filter", parse_filter(self.factor_filter))
 
@@ -149,6 +163,11 @@ class SearchRequest:
     def log(self) -> AuditLog | None:
         """The audit log, where there is one."""
         return cast("AuditLog | None", self.audit)  # a path was read when the request was made
+
+    @property
+    def told_topics(self) -> Topics | None:
+        """The topics that explanations tell of, where there are any."""
+        return cast("Topics | None", self.topics)  # a path was read when the request was made
 
     @property
     def condition(self) -> FactorFilter | None:

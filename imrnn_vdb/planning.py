@@ -112,14 +112,18 @@ class WindowGrowth:
 
 
 def checked_condition(space: FactorSpace, metric: Metric, request: SearchRequest) -> FactorFilter | None:
-    """Return the factor filter of a request, once its names and those of its steering are known to be right.
+    """Return the factor filter of a request, once its names, steering and topics are known to be right.
 
     Raises
     ------
     InvalidInputError
         For a name that is no factor's, and for what the metric cannot answer.
+    SpaceMismatchError
+        For topics of another space.
     """
     condition = request.condition
+    if request.told_topics is not None:
+        request.told_topics.checked(space)
     for name in sorted({*(factor_names(condition) if condition is not None else ()), *(request.steer or ())}):
         space.index(name)
     on_matches = condition is not None and not about_documents(condition)

@@ -12,7 +12,7 @@ import numpy as np
 
 from imrnn_vdb.comparison import compare
 from imrnn_vdb.errors import UnsupportedError
-from imrnn_vdb.explain import comparison_parts, explanation_parts, headline, moved
+from imrnn_vdb.explain import comparison_parts, explanation_parts, headline, moved, topics_line
 from imrnn_vdb.heatmaps import Heatmap, heatmap
 from imrnn_vdb.results import SearchResponse, SearchResult
 
@@ -108,7 +108,7 @@ def explain_search(
         As for :meth:`IMRNNCollection.search`; explanations and trace are always on.
     """
     response = collection.search(query, **{**options, "explain": True, "trace": True})  # type: ignore[arg-type]
-    plain = collection.search(query, **{**options, "modulate": False, "steer": None})  # type: ignore[arg-type]
+    plain = collection.search(query, **{**options, "modulate": False, "steer": None, "topics": None})  # type: ignore[arg-type]
     return ReportSection(
         query,
         response,
@@ -181,6 +181,7 @@ def _shown(section: ReportSection) -> dict[str, Any]:
         ],
         "comparisons": [_differences(comparison) for comparison in section.comparisons],
         "texts": [_marked(text) for text in section.texts],
+        "topics": topics_line(section.response.topics),
     }
 
 
@@ -201,7 +202,8 @@ def _cells(found: Heatmap) -> dict[str, Any]:
 
 def _parts(result: SearchResult, text_field: str) -> dict[str, Any]:
     parts = explanation_parts(result.explanation, _PARTS) if result.explanation else []
-    return {"result": result, "title": headline(result, text_field), "parts": _bars(parts)}
+    topics = topics_line(result.explanation.topics) if result.explanation else ""
+    return {"result": result, "title": headline(result, text_field), "parts": _bars(parts), "topics": topics}
 
 
 def _differences(comparison: RankComparison) -> dict[str, Any]:

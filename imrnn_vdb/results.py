@@ -22,6 +22,7 @@ from imrnn_vdb.trace import StepTrace
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.factors.topics import TopicMatch
 
 STATUS_REASONS = {
     CodeStatus.MISSING: "this point has no factor code yet",
@@ -47,17 +48,30 @@ class Explanation:
     prominence
         By named factor: how much of it query and document share beyond what is usual, 0 or above; see
         :meth:`FactorSpace.prominence`. Empty where there is no usable code.
+    topics
+        Topics of the collection that the document belongs to, a coarse one and a finer one under it; empty where none
+        was asked for, or where it is far from all of them.
+    topic_names
+        Names that are those of topics: factors that were made of one, see
+        :func:`imrnn_vdb.factors.topics.topic_factor`.
     """
 
     residual: float
     contributions: tuple[float, ...]
     names: tuple[str, ...]
     prominence: tuple[float, ...] = ()
+    topics: tuple[TopicMatch, ...] = ()
+    topic_names: frozenset[str] = frozenset()
 
     @property
     def named(self) -> dict[str, float]:
         """Contribution of each named factor."""
         return dict(zip(self.names, self.contributions, strict=False))
+
+    @property
+    def of_topics(self) -> dict[str, float]:
+        """Contribution of each named factor that was made of a topic."""
+        return {name: value for name, value in self.named.items() if name in self.topic_names}
 
     @property
     def latent(self) -> float:
@@ -85,9 +99,19 @@ class Explanation:
         return [(self.names[j], self.contributions[j]) for j in order[:count]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return residual, named contributions, the latent sum and, where it is known, prominence, ready for JSON."""
+        """Return residual, named contributions, the latent sum and, where they are known, the rest, ready for JSON.
+
+        ``of_topics`` repeats those of ``named`` that belong to topics.
+        """
         told = dict(zip(self.names, self.prominence, strict=True)) if self.prominence else None
-        return {"residual": self.residual, "named": self.named, "latent": self.latent, "prominence": told}
+        return {
+            "residual": self.residual,
+            "named": self.named,
+            "latent": self.latent,
+            "prominence": told,
+            "topics": {match.name: match.similarity for match in self.topics},
+            "of_topics": self.of_topics,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +199,8 @@ class SearchResponse(Sequence[SearchResult]):
         What ran where, if it was asked for.
     trace
         How each step moved the results, if it was asked for.
+    topics
+        Topics that the query belongs to, if they were asked for, as :attr:`Explanation.topics`.
     """
 
     results: tuple[SearchResult, ...]
@@ -190,6 +216,7 @@ class SearchResponse(Sequence[SearchResult]):
     growth: WindowGrowth | None = None
     plan: QueryPlan | None = None
     trace: StepTrace | None = None
+    topics: tuple[TopicMatch, ...] = ()
 
     @overload
     def __getitem__(self, index: int) -> SearchResult: ...
@@ -220,6 +247,7 @@ class SearchResponse(Sequence[SearchResult]):
             "growth": self.growth.to_dict() if self.growth else None,
             "plan": self.plan.to_dict() if self.plan else None,
             "trace": self.trace.to_dict() if self.trace else None,
+            "topics": {match.name: match.similarity for match in self.topics},
         }
 
 
@@ -243,6 +271,7 @@ def make_response(
         unusable=_unusable(refined.status) if refined.status.any() else {},
         timings=timings,
         steer=dict(request.steer or {}),
+        topics=request.told_topics.matches(refined.asked[None])[0] if request.told_topics else (),
     )
 
 
@@ -307,7 +336,7 @@ def build_results(
     page = order[request.offset : request.offset + request.limit]
     usable = (refined.status[page] == CodeStatus.CURRENT).tolist()
     factors = _PageFactors(space, candidates.codes.directions[page])
-    explanations = _explanations(space, candidates, refined, page, usable) if request.explain else repeat(None)
+    explanations = _explanations(space, candidates, refined, request, page, usable) if request.explain else repeat(None)
     columns = scores, ranks, candidates.base_scores, refined.modulated, refined.status
     rows = zip(page.tolist(), *(column[page].tolist() for column in columns), usable, explanations, strict=False)
     return tuple(
@@ -331,12 +360,23 @@ def _explanations(
     space: FactorSpace,
     candidates: Candidates,
     refined: Refined,
+    request: SearchRequest,
     page: npt.NDArray[np.intp],
     usable: Sequence[bool],
 ) -> list[Explanation]:
-    told = space.prominence(refined.asked, candidates.codes.directions[page]).tolist()
+    codes, topics = candidates.codes.directions[page], request.told_topics
+    told = space.prominence(refined.asked, codes).tolist()
+    near = topics.matches(codes) if topics else [()] * len(page)
+    names = frozenset(topic.name for topic in topics.topics) if topics else frozenset()
     parts = refined.scored.residuals[page].tolist(), refined.scored.contributions[page].tolist()
     return [
-        Explanation(residual, tuple(contributions), space.names, tuple(prominence) if has_code else ())
-        for residual, contributions, prominence, has_code in zip(*parts, told, usable, strict=True)
+        Explanation(
+            residual,
+            tuple(contributions),
+            space.names,
+            tuple(prominence) if has_code else (),
+            found if has_code else (),
+            names,
+        )
+        for residual, contributions, prominence, found, has_code in zip(*parts, told, near, usable, strict=True)
     ]

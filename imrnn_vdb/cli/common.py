@@ -29,6 +29,12 @@ model_option = click.option(
     "--model", default="minilm", show_default=True, help="Checkpoint: a shipped name, a folder or a hub repo id."
 )
 
+topics_option = click.option(
+    "--topics",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of `factors topics --out`: say which topics query and results belong to.",
+)
+
 
 def url_options(command: Command) -> Command:
     """Add the argument URL, which may be an attachment's file, and the options of a connection."""

@@ -6,9 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, typed_ids, url_options
+from imrnn_vdb.cli.common import (
+    console,
+    exit_codes,
+    json_option,
+    model_option,
+    print_json,
+    topics_option,
+    typed_ids,
+    url_options,
+)
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from imrnn_vdb.results import SearchResponse, SearchResult
 
 _REASONS = 3
@@ -21,6 +32,7 @@ _REASONS = 3
 @model_option
 @click.option("--against", metavar="ID", help="Another point: why does one rank above the other?")
 @click.option("--words", is_flag=True, help="Show which words of query and text carry the match's factors.")
+@topics_option
 @click.option("--coarse-k", type=click.IntRange(1), help="Candidates fetched; 100 if unset.")
 @click.option("--modulate/--no-modulate", default=None, help="Insist; unset, the model's own evidence decides.")
 @json_option
@@ -30,6 +42,7 @@ def explain(
     point_id: str,
     against: str | None,
     words: bool,
+    topics: Path | None,
     coarse_k: int | None,
     modulate: bool | None,
     as_json: bool,
@@ -42,7 +55,9 @@ def explain(
 
     with IMRNNCollection.open(**options) as collection:
         window = coarse_k or 100
-        response = collection.search(query, limit=window, coarse_k=window, explain=True, modulate=modulate)
+        response = collection.search(
+            query, limit=window, coarse_k=window, explain=True, modulate=modulate, topics=topics
+        )
         result = _pick(response, point_id)
         found = compare(result, _pick(response, against)) if against is not None else None
         texts = {"query": (query, True), "text": (collection.text_of(result.payload), False)} if words else {}

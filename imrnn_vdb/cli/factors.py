@@ -42,21 +42,26 @@ factors.add_command(report)
 @click.option("--field", help="Payload field that tells the two apart.")
 @click.option("--value", help="Value of that field in points that carry the factor.")
 @click.option("--words", help="Weak rule: texts with most of these words carry the factor.")
+@click.option("--topics", type=_file, help="File of `factors topics --out`: NAME is one of its topics.")
 @click.option("--sample", type=click.IntRange(1), default=5000, show_default=True, help="Points read at most.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the model.")
 @json_option
 @exit_codes
-def add(name: str, sample: int, out: Path, as_json: bool, **options: Any) -> None:
+def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, **options: Any) -> None:
     """Add the factor NAME, fitted on examples, to the model of the collection at URL."""
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.factors.own import add_factor
+    from imrnn_vdb.factors.topics import Topics
 
     given = {key: options.pop(key) for key in ("positive", "negative", "field", "value", "words")}
     ids = [options.pop("positive_id"), options.pop("negative_id")]
     with IMRNNCollection.open(**options) as collection:
         points, model = collection.sample(sample), collection.model
         codes = _codes(model, points)
-        if given["positive"] and given["negative"]:
+        if topics is not None:
+            inside = Topics.load(topics).checked(model.space).members(name, codes)
+            yes, no = codes[inside], codes[~inside]
+        elif given["positive"] and given["negative"]:
             yes, no = (
                 model.space.encode(collection.encode_passages(_lines(given[key]))).directions
                 for key in ("positive", "negative")
@@ -170,7 +175,7 @@ def _labels(points: Points, texts: Sequence[str], field: str | None, value: str 
         return split_by_rule(texts, from_words(words))
     raise InvalidInputError(
         "say what carries the factor: --positive and --negative, --positive-id and --negative-id, --field and --value, "
-        "or --words"
+        "--words, or --topics"
     )
 
 

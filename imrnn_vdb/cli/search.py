@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, typed_ids, url_options
+from imrnn_vdb.cli.common import (
+    console,
+    exit_codes,
+    json_option,
+    model_option,
+    print_json,
+    topics_option,
+    typed_ids,
+    url_options,
+)
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -17,7 +26,7 @@ if TYPE_CHECKING:
 
     from imrnn_vdb.results import SearchResponse
 
-_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modulate", "explain", "audit")
+_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modulate", "explain", "audit", "topics")
 """Options that are keywords of ``IMRNNCollection.search`` as they are."""
 
 
@@ -37,6 +46,7 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 @click.option("--plan", is_flag=True, help="Show which part of the filter runs where.")
 @click.option("--modulate/--no-modulate", default=None, help="Insist; unset, the model's own evidence decides.")
 @click.option("--explain", is_flag=True, help="Show each score's parts.")
+@topics_option
 @click.option("--heatmap", is_flag=True, help="Show factors × results in one table.")
 @click.option("--trace", is_flag=True, help="Show how each step moved the results.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to one HTML file.")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.comparison import LATENT_PREFIX
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.factors.topics import telling_terms
+from imrnn_vdb.factors.terms import telling_terms
 from imrnn_vdb.payloads import headline_of, text_of
 from imrnn_vdb.points import PointId, Points
 from imrnn_vdb.space import FactorSpace

@@ -7,7 +7,6 @@ explanations becomes a factor by :func:`topic_factor`.
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -19,15 +18,11 @@ import numpy.typing as npt
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError, SpaceMismatchError
 from imrnn_vdb.factors.own import OwnFactor, add_factor
-from imrnn_vdb.fitting.labels import tokens
+from imrnn_vdb.factors.terms import Rows, telling_terms
 from imrnn_vdb.space import FactorSpace
 
-_TERMS = 8
 _TERMS_IN_NAME = 3
-_MIN_LETTERS = 3
 _FAR = 0.02  # share of the points it was fitted on that count as far from every topic
-
-Rows = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +48,22 @@ class Topic:
     centre: tuple[float, ...]
     count: int
     parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TopicMatch:
+    """A topic that a code belongs to.
+
+    Attributes
+    ----------
+    name
+        Of the topic.
+    similarity
+        Cosine of code and centre, both seen from the mean of all codes: −1..1.
+    """
+
+    name: str
+    similarity: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +105,37 @@ class Topics:
 
     def assign(self, directions: npt.ArrayLike) -> list[tuple[str, ...]]:
         """Return the topic of each code, shape (n, m): the coarse name, and the fine one where there are finer."""
-        found: list[tuple[str, ...]] = []
+        return [tuple(match.name for match in found) for found in self._closest(directions)]
+
+    def members(self, name: str, directions: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Say which codes, shape (n, m), belong to a topic; `InvalidInputError` if there is none of that name."""
+        self._known(name)
+        return np.array([name in names for names in self.assign(directions)], bool)
+
+    def _known(self, name: str) -> None:
+        names = [topic.name for topic in self.topics]
+        if name not in names:
+            raise InvalidInputError(f"no topic is named {name!r}; there are: {', '.join(names)}")
+
+    def matches(self, directions: npt.ArrayLike) -> list[tuple[TopicMatch, ...]]:
+        """Return the topics that each code, shape (n, m), belongs to: a coarse one, and a finer one where there is one.
+
+        None for a code that is far from all topics.
+        """
+        closest = self._closest(directions)
+        return [found if found[0].similarity >= self.nearest else () for found in closest]
+
+    def _closest(self, directions: npt.ArrayLike) -> list[tuple[TopicMatch, ...]]:
+        found: list[tuple[TopicMatch, ...]] = []
         coarse = self.level()
         codes = _centred(directions, self.mean)
-        for code, first in zip(codes, _nearest(codes, coarse)[0], strict=True):
-            name = coarse[first].name
-            finer = self.level(name)
-            found.append((name, finer[int(_nearest(code[None], finer)[0][0])].name) if finer else (name,))
+        for code, first, cosine in zip(codes, *_nearest(codes, coarse), strict=True):
+            match = TopicMatch(coarse[first].name, float(cosine))
+            if finer := self.level(match.name):
+                [second], [closer] = _nearest(code[None], finer)
+                found.append((match, TopicMatch(finer[second].name, float(closer))))
+            else:
+                found.append((match,))
         return found
 
     def renamed(self, old: str, new: str) -> Topics:
@@ -111,10 +146,8 @@ class Topics:
         InvalidInputError
             If there is no such topic, or the new name is taken or no identifier.
         """
-        names = [topic.name for topic in self.topics]
-        if old not in names:
-            raise InvalidInputError(f"no topic is named {old!r}; there are: {', '.join(names)}")
-        if new in names or not (new.isascii() and new.isidentifier()):
+        self._known(old)
+        if new in {topic.name for topic in self.topics} or not (new.isascii() and new.isidentifier()):
             raise InvalidInputError(f"{new!r} is taken, or is not made of letters, digits and underscores")
         called = {old: new}
         changed = (
@@ -220,9 +253,11 @@ def topic_factor(space: FactorSpace, topics: Topics, name: str, directions: npt.
     ------
     SpaceMismatchError
         If the topics belong to another space.
+    InvalidInputError
+        If there is no such topic.
     """
     table = np.asarray(directions, np.float32)
-    inside = np.array([name in names for names in topics.checked(space).assign(table)])
+    inside = topics.checked(space).members(name, table)
     return add_factor(space, name, table[inside], table[~inside], reference=table)
 
 
@@ -239,51 +274,6 @@ def _describe(
         length = np.linalg.norm(centre) or 1.0
         found.append(Topic(name, tuple(terms), tuple((centre / length).tolist()), len(rows), parent))
     return found
-
-
-def telling_terms(texts: Sequence[str], groups: Sequence[Rows]) -> list[list[str]]:
-    """Return the terms that set groups of texts apart, the most telling first, at most eight a group.
-
-    Class-based TF-IDF: ``tf(t, group)·log(1 + A / f(t))``, A the mean number of words of a group.
-
-    Parameters
-    ----------
-    texts
-        n texts.
-    groups
-        Rows of each group, in 0..n−1.
-
-    Raises
-    ------
-    MissingExtraError
-        If scikit-learn, whose list of function words is used, is not installed.
-    """
-    counts = [Counter(word for row in rows for word in _words(texts[row])) for rows in groups]
-    spread = Counter(word for rows in groups for row in rows for word in set(_words(texts[row])))
-    total: Counter[str] = sum(counts, Counter())
-    mean = sum(total.values()) / max(len(groups), 1)
-
-    def weight(word: str, count: int) -> float:
-        return count * float(np.log1p(mean / total[word]))
-
-    found = []
-    for count in counts:
-        weights = {word: weight(word, times) for word, times in count.items() if spread[word] > 1}
-        found.append(sorted(weights, key=lambda word, of=weights: (-of[word], word))[:_TERMS])  # type: ignore[misc]
-    return found
-
-
-def _words(text: str) -> list[str]:
-    """Return the words that may name a topic: no function words, nothing short, letters only."""
-    try:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
-    except ImportError as exc:
-        raise MissingExtraError("scikit-learn", "train") from exc
-    return [
-        word
-        for word in tokens(text)
-        if len(word) >= _MIN_LETTERS and word.isascii() and word.isalpha() and word not in ENGLISH_STOP_WORDS
-    ]
 
 
 def _unused(name: str, used: set[str]) -> str:
@@ -313,3 +303,8 @@ def _nearest(codes: FloatArray, topics: Sequence[Topic]) -> tuple[Rows, FloatArr
     """Return the topic with the nearest centre for each unit code, and the cosine with it."""
     cosines = codes @ np.array([topic.centre for topic in topics], np.float32).T
     return cosines.argmax(axis=1), cosines.max(axis=1)
+
+
+def as_topics(value: Topics | str | Path) -> Topics:
+    """Accept topics, or the path of their file."""
+    return Topics.load(Path(value)) if isinstance(value, str | Path) else value

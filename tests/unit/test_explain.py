@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rich.console import Console
 
@@ -13,9 +15,11 @@ from imrnn_vdb.explain import (
     moved,
     results_table,
     tags,
+    topics_line,
     trace_table,
 )
 from imrnn_vdb.factors.ends import EndDocument, FactorEnds
+from imrnn_vdb.factors.topics import TopicMatch
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
 from imrnn_vdb.trace import StepTrace
 
@@ -95,6 +99,19 @@ def test_terminal_tables_show_markup_as_text():
     assert "entity +0.050" in shown
     assert "█" in text_of(explanation_table(result()))
     assert "contribution" in text_of(explanation_table(result(explanation=None)))
+
+
+def test_topics_stand_beside_the_parts_and_their_factors_have_lines_of_their_own():
+    near = (TopicMatch("[b]music", 0.714), TopicMatch("violins", 0.9))
+    told = replace(result().explanation, topics=near, topic_names=frozenset({"temporal", "unused"}))
+    assert topics_line(near) == "[b]music 0.71 › violins 0.90"
+    assert dict(explanation_parts(told, 1))["topic temporal"] == 0.0
+    assert sum(value for _, value in explanation_parts(told, 1)) == pytest.approx(0.5)
+    found = result(explanation=told)
+    assert "topics: [b]music 0.71 › violins 0.90" in text_of(explanation_table(found))
+    shown = text_of(results_table(response(found, result(2), topics=near[:1])))
+    assert "topics of the query: [b]music 0.71" in shown
+    assert "none" in shown
 
 
 def test_comparison_trace_and_ends_are_tables_of_text():

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from factory import make_model
+from imrnn_vdb import IMRNNCollection
 from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.explain import explanation_parts
 from imrnn_vdb.factors.topics import Topics, find_topics, topic_factor
 
 WORDS = {0: "anchor harbour vessel", 1: "violin concert melody", 2: "butter recipe oven"}
@@ -55,6 +59,53 @@ def test_a_topic_becomes_a_factor(space, rng):
     assert own.space.space_id == space.space_id
 
 
+def test_what_a_code_belongs_to_is_told_with_its_similarity(space, rng):
+    codes, texts = made(space, rng, (0, 1))
+    found = find_topics(space, codes, texts, coarse=2, fine=2)
+    matches = found.matches(codes)
+    assert [tuple(match.name for match in pair) for pair in matches if pair] == [
+        names for names, pair in zip(found.assign(codes), matches, strict=True) if pair
+    ]
+    assert sum(pair == () for pair in matches) <= 0.03 * len(codes)  # `nearest` is the 2 % quantile
+    centred = codes[0] - np.array(found.mean)
+    by_name = {topic.name: np.array(topic.centre) for topic in found.topics}
+    for match in matches[0]:
+        cosine = centred @ by_name[match.name] / np.linalg.norm(centred)
+        assert match.similarity == pytest.approx(cosine, abs=1e-5)
+    elsewhere = np.eye(space.num_factors, dtype=np.float32)[:1] * -1
+    assert found.matches(elsewhere) == [()]
+
+
+def test_explanations_say_topics_and_keep_their_factors_apart(space, rng, tmp_path):
+    codes, texts = made(space, rng, (0, 1))
+    topics = find_topics(space, codes, texts, coarse=2, fine=0)
+    first = topics.level()[0].name
+    model = replace(make_model(), space=topic_factor(space, topics, first, codes).space)
+    topics.save(tmp_path / "topics.json")
+    with IMRNNCollection.create("qdrant+local::memory:/topical", model) as collection:
+        collection.upsert(range(len(codes)), vectors=codes @ space.basis.T)
+        query = space.basis @ codes[0]
+        found = collection.search(query, topics=tmp_path / "topics.json")
+        ranked = collection.rerank(query, [1, len(codes) - 1], topics=topics)
+        bare = collection.search(query, explain=True)
+        with pytest.raises(SpaceMismatchError, match="belong to the space"):
+            collection.search(query, topics=replace(topics, space_id="00000000"))
+    expected = [names[0] for names in topics.assign(codes)]
+    assert found.topics[0].name == expected[0]
+    for result in (*found, *ranked):
+        told = result.explanation
+        assert told.topics == () or told.topics[0].name == expected[result.id]
+        assert set(told.of_topics) == {first} < set(told.named)
+        assert told.to_dict()["topics"] == {match.name: match.similarity for match in told.topics}
+        parts = dict(explanation_parts(told, 2))
+        assert parts[f"topic {first}"] == told.named[first]
+        assert sum(parts.values()) == pytest.approx(result.score, abs=1e-6)
+    assert any(result.explanation.topics for result in found)
+    assert {result.explanation.topics[0].name for result in ranked if result.explanation.topics} <= set(expected)
+    assert [result.score for result in bare] == pytest.approx([result.score for result in found], abs=1e-6)
+    assert (bare.topics, bare[0].explanation.topics, bare[0].explanation.of_topics) == ((), (), {})
+
+
 def test_what_cannot_be_is_refused(space, rng, tmp_path):
     codes, texts = made(space, rng, (0, 1))
     found = find_topics(space, codes, texts, coarse=2, fine=0)
@@ -63,6 +114,8 @@ def test_what_cannot_be_is_refused(space, rng, tmp_path):
         found.renamed(first, second)
     with pytest.raises(InvalidInputError, match="no topic"):
         found.renamed("unheard", "x")
+    with pytest.raises(InvalidInputError, match="no topic is named 'unheard'"):
+        topic_factor(space, found, "unheard", codes)
     with pytest.raises(InvalidInputError, match="cannot be found"):
         find_topics(space, codes, texts, coarse=1000)
     with pytest.raises(InvalidInputError, match="does not hold topics"):
@@ -96,3 +149,14 @@ def test_the_command_line_finds_topics_and_adds_a_factor(tmp_path):
     assert by_words["positives"] == 12
     found = run("search", url, "a boat trip", "--model", tmp_path / "own", "--limit", 1)
     assert found[0]["factors"]["seafaring"] > 0.5
+    file, page = tmp_path / "topics.json", tmp_path / "page.html"
+    [sea] = [topic["name"] for topic in topics if "harbour" in topic["terms"]]
+    run("factors", "topics", url, "--coarse", 2, "--fine", 0, "--out", file)
+    run("factors", "add", url, sea, "--topics", file, "--out", tmp_path / "topical")
+    model = ("--model", tmp_path / "topical", "--topics", file)
+    found = run("search", url, "The ship left the harbour, day 3", *model, "--limit", 3, "--html", page)
+    assert {sea} == set(found[0]["explanation"]["topics"]) == set(found[0]["explanation"]["of_topics"])
+    assert f"Topics of the query: {sea}" in page.read_text(encoding="utf-8")
+    assert f"topic {sea}" in page.read_text(encoding="utf-8")
+    one = run("explain", url, "The ship left the harbour, day 3", found[0]["id"], *model)
+    assert set(one["result"]["explanation"]["topics"]) == {sea}

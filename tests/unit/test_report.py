@@ -14,6 +14,7 @@ from imrnn_vdb.comparison import compare
 from imrnn_vdb.encoders import TokenStates
 from imrnn_vdb.factors.ends import EndDocument, FactorEnds
 from imrnn_vdb.factors.tokens import TokenFactors
+from imrnn_vdb.factors.topics import TopicMatch
 from imrnn_vdb.report import MarkedText, ReportSection
 from imrnn_vdb.results import Explanation
 from imrnn_vdb.trace import StepTrace
@@ -42,7 +43,11 @@ def everything_hostile() -> ReportSection:
     names = (HOSTILE, *NAMES[1:])
     first, second = (
         result(
-            rank, 3 - rank, id=f"{HOSTILE}{rank}", explanation=Explanation(0.4, parts, names), score=0.4 + sum(parts)
+            rank,
+            3 - rank,
+            id=f"{HOSTILE}{rank}",
+            explanation=Explanation(0.4, parts, names, (), (TopicMatch(HOSTILE, 0.5),), frozenset({HOSTILE})),
+            score=0.4 + sum(parts),
         )
         for rank, parts in ((1, (0.05, -0.02, 0.0, 0.01, 0.06)), (2, (0.01, 0.02, 0.0, 0.0, 0.0)))
     )
@@ -52,7 +57,7 @@ def everything_hostile() -> ReportSection:
     document = EndDocument(HOSTILE, HOSTILE, 0.5)
     return ReportSection(
         HOSTILE,
-        response(first, second, trace=trace, reason=HOSTILE),
+        response(first, second, trace=trace, reason=HOSTILE, topics=(TopicMatch(HOSTILE, 0.5),)),
         response(second),
         HOSTILE,
         comparisons=(compare(first, second),),
@@ -65,7 +70,7 @@ def test_the_report_escapes_what_comes_from_outside():
     html = render_report(HOSTILE, [everything_hostile()], HOSTILE)
     page = Page(html)
     assert not {"script", "img", "iframe", "link", "object", "base", "form"} & set(page.tags)
-    assert page.text.count(HOSTILE) >= 20
+    assert page.text.count(HOSTILE) >= 24
     assert not [a for a in page.attributes if a[1].startswith("on") or a[1] in {"src", "action"}]
     assert all(value.startswith("#") for _, name, value in page.attributes if name == "href")
     assert "http" not in html.split("</style>")[1].replace(HOSTILE, "")
