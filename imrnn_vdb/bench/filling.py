@@ -22,17 +22,18 @@ def fill(collection: IMRNNCollection, size: int) -> None:
         payloads = [{"title": f"passage {row}", "text": "a synthetic passage " * 20, "year": row % 50} for row in rows]
         vectors = random_vectors(len(rows), collection.model.space.dim, seed=100 + first)
         collection.upsert([f"doc-{row}" for row in rows], vectors=vectors, payloads=payloads)
-    if size >= _LARGE and hasattr(collection.client, "flush"):
+    if size >= _LARGE and hasattr(collection.client, "describe_collection"):
         _indexed(collection.client, collection.name)
 
 
 def _indexed(client: Any, name: str) -> None:
     """Seal what was written to Milvus, and wait until its index is built and loaded."""
-    client.flush(name, timeout=_PATIENCE_S)
+    within = {"collection_name": name, "timeout": _PATIENCE_S}
+    client.flush(**within)
+    indexes = client.list_indexes(**within)
     patience = time.monotonic() + _PATIENCE_S
     while time.monotonic() < patience:
-        states = [client.describe_index(name, index, timeout=_PATIENCE_S) for index in client.list_indexes(name)]
-        if not any(state.get("pending_index_rows") for state in states):
+        if not any(client.describe_index(index_name=index, **within)["pending_index_rows"] for index in indexes):
             break
         time.sleep(_POLL_S)
     time.sleep(_LOADING_S)
