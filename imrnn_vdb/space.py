@@ -250,17 +250,21 @@ class FactorSpace:
         direction
             Shape (m,): a direction among codes. What it shares with the named factors is taken out.
         quantiles
-            Shape (Q,): evenly spaced quantiles of the new coordinate over a reference corpus; see `added_axis`.
+            Shape (Q,): evenly spaced quantiles of the new coordinate over a reference corpus, as many as the other
+            factors have; see `added_axis`.
 
         Raises
         ------
         InvalidInputError
-            If the name is taken or no identifier, or the named factors leave too little of the direction.
+            If the name is taken or no identifier, the number of quantiles differs, or the named factors leave too
+            little of the direction.
         """
         axis = self.added_axis(direction)[:, None]
         added = axis if self.added is None else np.concatenate([self.added, axis], axis=1)
-        rows = np.concatenate([self.quantiles, np.asarray(quantiles, np.float32)[None]])
-        return FactorSpace(self.basis, (*self.names, name), rows, added)
+        row = np.asarray(quantiles, np.float32)
+        if row.shape != self.quantiles.shape[1:]:
+            raise InvalidInputError(f"an added factor has {self.quantiles.shape[1]} quantiles, as the others have")
+        return FactorSpace(self.basis, (*self.names, name), np.concatenate([self.quantiles, row[None]]), added)
 
     def added_axis(self, direction: npt.ArrayLike) -> FloatArray:
         """Return the unit axis, shape (m,), that a direction of that shape becomes when it is added.

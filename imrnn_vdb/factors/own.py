@@ -12,7 +12,6 @@ import numpy.typing as npt
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.fitting.auc import roc_auc
-from imrnn_vdb.fitting.fit import NUM_QUANTILES
 from imrnn_vdb.fitting.probes import RIDGES, Floats, RidgeSolver, Source
 from imrnn_vdb.space import FactorSpace
 
@@ -98,7 +97,7 @@ def add_factor(
     direction = _probe(codes, carries, ridge)
     axis = space.added_axis(direction)
     pool = codes if reference is None else _checked(reference, space.num_factors)
-    quantiles = np.quantile(pool @ axis, np.linspace(0, 1, NUM_QUANTILES))
+    quantiles = np.quantile(pool @ axis, np.linspace(0, 1, space.quantiles.shape[1]))
     return OwnFactor(
         space.with_factor(name, direction, quantiles), name, auc, float(axis @ direction), len(yes), len(no)
     )

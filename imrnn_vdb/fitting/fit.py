@@ -15,7 +15,7 @@ from imrnn_vdb.fitting.labels import Labeller, default_labellers, label_texts
 from imrnn_vdb.fitting.probes import MIN_TEXTS, Floats, Probe, ProbeFitter, Source, orthogonalise
 from imrnn_vdb.space import FactorSpace, complete_basis
 
-NUM_QUANTILES = 33
+_NUM_QUANTILES = 33
 _PER_SOURCE = 2000  # texts a source lends to the calibration, at most: none shall outweigh the others
 _PARTS = 4  # a single source is cut into this many, so that something is held out
 
@@ -182,7 +182,7 @@ def fit_space(
     axes = orthogonalise(directions)
     basis = complete_basis(axes, _principal_directions(fitted, axes), num_factors)
     sample = np.concatenate([_sample(source.vectors, rng) for source in fitted])
-    levels = np.linspace(0, 1, NUM_QUANTILES)
+    levels = np.linspace(0, 1, _NUM_QUANTILES)
     quantiles = np.quantile(sample @ basis[:, : len(probes)], levels, axis=0).T
     counts = {source.name: len(source.vectors) for source in fitted}
     reports = []

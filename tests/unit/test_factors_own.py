@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -98,6 +100,14 @@ def test_a_mixture_of_named_factors_is_refused(space):
     direction = np.eye(space.num_factors)[0] + 0.01
     with pytest.raises(InvalidInputError, match="mixture"):
         space.with_factor("again", direction, np.linspace(-1, 1, 9))
+
+
+def test_a_factor_has_as_many_quantiles_as_the_others(space, rng):
+    coarse = replace(space, quantiles=space.quantiles[:, ::8])
+    codes = rng.normal(size=(20, space.num_factors))
+    assert add_factor(coarse, "mine", codes[:10], codes[10:]).space.quantiles.shape == (len(space.names) + 1, 5)
+    with pytest.raises(InvalidInputError, match="has 5 quantiles"):
+        coarse.with_factor("mine", codes[0], np.linspace(-1, 1, 33))
 
 
 def test_a_name_that_is_taken_is_refused(space, examples):
