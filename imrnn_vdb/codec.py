@@ -6,16 +6,21 @@ half floats whatever the scale of the vectors, and one format serves every metri
 Text form: the space id (8 hex digits), then base64 of one little-endian float32 (the norm) and m little-endian floats
 (16 or 32 bits), zero-padded to a multiple of three bytes, so that the texts of many candidates, joined, decode in one
 step.
+
+Row form, for a vector field: m coordinates, then the norm. Two half floats share one float: as they lie in memory, with
+one added to its exponent. The second half's magnitude is at most 1, so the float is finite, and never subnormal, which
+some processors are told to take for zero.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +32,8 @@ CodeDtype = Literal["float16", "float32"]
 
 SPACE_ID_CHARS = 8
 _DTYPES: dict[CodeDtype, np.dtype[np.floating]] = {"float16": np.dtype("<f2"), "float32": np.dtype("<f4")}
+_NORMAL = np.uint32(0x00800000)
+"""One in the exponent of a float."""
 
 
 class CodeStatus(IntEnum):
@@ -88,8 +95,7 @@ def encode_texts(codes: Codes, space_id: str, dtype: CodeDtype = "float16") -> l
     list of str
         n texts of equal length.
     """
-    if not codes.current.all():
-        raise InvalidInputError("only current codes can be stored; compute missing ones from their vectors first")
+    _check_current(codes)
     _check_space_id(space_id)
     n, m = codes.directions.shape
     coordinates = codes.directions.astype(_DTYPES[dtype]).view(np.uint8).reshape(n, m * _DTYPES[dtype].itemsize)
@@ -129,33 +135,67 @@ def decode_texts(texts: Sequence[object], space_id: str, m: int) -> Codes:
     return _mark_unusable(codes)
 
 
-def encode_rows(codes: Codes) -> FloatArray:
-    """Return codes as vectors for a vector field: shape (n, m + 1), the norm last."""
-    return np.concatenate([codes.directions, codes.norms[:, None]], axis=1)
+def row_width(m: int, dtype: CodeDtype = "float16") -> int:
+    """Return how many floats the row form of a code of m coordinates has."""
+    return m + 1 if dtype == "float32" else (m + 1) // 2 + 1
 
 
-def decode_rows(rows: Sequence[object], m: int) -> Codes:
-    """Read codes that are stored as vectors of m + 1 floats, in a vector field that is named after the space.
+def row_dtype(m: int, width: int) -> CodeDtype:
+    """Return the width of a coordinate in rows of so many floats; where either has as many (m = 1), a half."""
+    return "float32" if width != row_width(m) else "float16"
+
+
+def encode_rows(codes: Codes, dtype: CodeDtype = "float16") -> FloatArray:
+    """Return codes in their row form, for a vector field: shape (n, row_width(m, dtype)).
+
+    Parameters
+    ----------
+    codes
+        n codes; every one must be ``CURRENT``.
+    dtype
+        Width of a stored coordinate.
+    """
+    _check_current(codes)
+    coordinates, m = codes.directions, codes.directions.shape[1]
+    if row_dtype(m, row_width(m, dtype)) == "float16":
+        halves = np.pad(coordinates, ((0, 0), (0, m % 2))).astype("<f2")
+        coordinates = (halves.view("<u4") + _NORMAL).view("<f4")
+    return np.concatenate([coordinates, codes.norms[:, None]], axis=1).astype(np.float32, copy=False)
+
+
+def decode_rows(rows: Sequence[Any], m: int) -> Codes:
+    """Read codes in their row form, from a vector field that is named after the space.
 
     Parameters
     ----------
     rows
-        n vectors of m + 1 floats, or None where there is none.
+        n sequences of floats, or None where there is none.
     m
         Number of factors of the space that the caller scores in.
     """
     n = len(rows)
+    widths = [-1 if row is None else len(row) for row in rows]
+    kinds = set(widths)
+    if len(kinds) == 1 and kinds <= {row_width(m, dtype) for dtype in _DTYPES}:
+        return _mark_unusable(Codes(*_unpacked(rows, widths[0], m), np.zeros(n, np.uint8)))
     codes = Codes(np.zeros((n, m), np.float32), np.zeros(n, np.float32), np.zeros(n, np.uint8))
-    for i, row in enumerate(rows):
-        if row is None:
-            codes.status[i] = CodeStatus.MISSING
+    for width in kinds:
+        where = [i for i in range(n) if widths[i] == width]
+        if width in {row_width(m, dtype) for dtype in _DTYPES}:
+            codes.directions[where], codes.norms[where] = _unpacked([rows[i] for i in where], width, m)
         else:
-            values = np.asarray(row, np.float32)
-            if values.shape == (m + 1,):
-                codes.directions[i], codes.norms[i] = values[:-1], values[-1]
-            else:
-                codes.status[i] = CodeStatus.MALFORMED
+            codes.status[where] = CodeStatus.MISSING if width < 0 else CodeStatus.MALFORMED
     return _mark_unusable(codes)
+
+
+def _unpacked(rows: Sequence[Any], width: int, m: int) -> tuple[FloatArray, FloatArray]:
+    """Take directions, shape (n, m), and norms out of rows of one width; numpy takes three times as long for lists."""
+    pack = struct.Struct(f"<{width}f").pack
+    table = np.frombuffer(b"".join([pack(*row) for row in rows]), "<f4").reshape(len(rows), width)
+    directions: npt.NDArray[np.floating] = table[:, :-1]
+    if row_dtype(m, width) == "float16":
+        directions = (np.ascontiguousarray(directions).view("<u4") - _NORMAL).view("<f2")[:, :m]
+    return directions.astype(np.float32), table[:, -1].copy()
 
 
 def _decode_sound(texts: Sequence[object], space_id: str, m: int, lengths: dict[int, CodeDtype]) -> Codes | None:
@@ -230,6 +270,11 @@ def _mark_unusable(codes: Codes) -> Codes:
 def _payload_bytes(m: int, dtype: CodeDtype) -> int:
     raw = 4 + m * _DTYPES[dtype].itemsize
     return raw + -raw % 3
+
+
+def _check_current(codes: Codes) -> None:
+    if not codes.current.all():
+        raise InvalidInputError("only current codes can be stored; compute missing ones from their vectors first")
 
 
 def _check_space_id(space_id: str) -> None:

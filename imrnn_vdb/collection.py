@@ -144,7 +144,7 @@ class IMRNNCollection(Shell):
         url, model
             As for :meth:`open`.
         options
-            Those of :meth:`open`, and ``metric="cosine", id_type="str", code_storage="payload"``; see
+            Those of :meth:`open`, and ``metric="cosine", id_type="str", code_storage=None``; see
             :class:`imrnn_vdb.options.Settings`.
 
         Raises

@@ -18,6 +18,7 @@ from imrnn_vdb.backfill import BackfillOptions, Filler
 from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
+from imrnn_vdb.completing import complete_pages
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
@@ -138,8 +139,19 @@ class CollectionCore:
             return []
         active = self.model.active if request.modulate is None else request.modulate
         windows = yield from WindowSearch(
-            self.model, self.store, self.metric, request, plan, active, watch, self.limit, self._reaches
+            self.model,
+            self.store,
+            self.metric,
+            request,
+            plan,
+            active,
+            watch,
+            self.limit,
+            self._reaches,
+            whole=self._log_of(request) is not None,
         ).run(query_vectors)
+        windows = yield from complete_pages(self.store, windows, request)
+        watch.lap("database")
         if seen is not None:
             seen += windows
         pages = [
@@ -202,11 +214,14 @@ class CollectionCore:
         kind: Literal["search", "rerank"] = "search",
     ) -> None:
         """Write searches, or a reranking, to the audit log of the request, or to the collection's."""
-        log = request.log or self.log
+        log = self._log_of(request)
         if log is not None and responses:
             texts = [query if isinstance(query, str) else None for query in queries]  # type: ignore[union-attr]
             asked = texts, vectors, self.model.space.encode(vectors)
             log.append(audit_entries(self.store.collection, request, asked, windows, responses, kind))
+
+    def _log_of(self, request: SearchRequest) -> AuditLog | None:
+        return request.log or self.log
 
     def recheck(self, path: str | Path) -> Script[AuditReport]:
         """Recompute what an audit log says, each line with its own deadline."""
@@ -312,7 +327,7 @@ def stored_fields(space: FactorSpace, layout: Layout, codes: Codes) -> list[Payl
     """Return the fields that hold n current codes and their factor scores."""
     scores = space.factor_scores(codes.directions)
     stored: Sequence[Any] = (
-        encode_rows(codes).tolist()
+        encode_rows(codes, layout.code_dtype).tolist()
         if layout.code_storage == "vector"
         else encode_texts(codes, layout.space_id, layout.code_dtype)
     )
@@ -349,6 +364,8 @@ def create_core(
 ) -> Operation[CollectionCore]:
     """Create a collection with room for codes, and make its core."""
     store = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
+    if settings.code_storage is None:
+        store.layout = replace(store.layout, code_storage=store.best_code_storage)
     yield from store.create(model.space.dim, Metric(settings.metric), settings.id_type)
     return (yield from open_core(backend, connection, collection, model, settings))
 
@@ -393,7 +410,8 @@ def as_batch(query: Query) -> Sequence[str] | npt.ArrayLike:
 def found_layout(space: FactorSpace, settings: Settings, info: CollectionInfo, vector_name: str) -> Layout:
     """Say where things lie in a collection that was looked at."""
     layout = make_layout(space, settings, vector_name=vector_name, code_storage="payload")
-    return replace(layout, code_storage="vector") if layout.code_field in info.vectors else layout
+    vector = info.vectors.get(layout.code_field)
+    return layout if vector is None else layout.in_vector(vector.dim)
 
 
 def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
@@ -404,7 +422,7 @@ def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layou
         "factor_names": space.names,
         "score_ids": space.score_ids,
         "vector_name": settings.vector_name,
-        "code_storage": settings.code_storage,
+        "code_storage": "payload" if settings.code_storage is None else settings.code_storage,
         "code_dtype": settings.code_dtype,
     }
     return Layout(**{**values, **changes})

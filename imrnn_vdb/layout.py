@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from imrnn_vdb.codec import CodeDtype
+from imrnn_vdb.codec import CodeDtype, row_dtype, row_width
 from imrnn_vdb.points import Payload
 
 RESERVED_PREFIX = "imrnn_"
@@ -32,9 +32,9 @@ class Layout:
     vector_name
         Name of the base vector; "" for a collection's only or unnamed one.
     code_storage
-        ``"payload"``: text under ``code_field``. ``"vector"``: a second vector of that name, of m + 1 floats.
+        ``"payload"``: text under ``code_field``. ``"vector"``: a second vector of that name, of ``code_width`` floats.
     code_dtype
-        Width of a stored coordinate in the text form.
+        Width of a stored coordinate.
     score_ids
         Fingerprints of those scores that have one of their own, by factor name: of factors added to the space.
     """
@@ -51,6 +51,15 @@ class Layout:
     def code_field(self) -> str:
         """Name of the payload key, column or vector of the code; it names the space, so that two lie side by side."""
         return f"{CODE_PREFIX}{self.space_id}"
+
+    @property
+    def code_width(self) -> int:
+        """Number of floats of a code that is stored as a vector."""
+        return row_width(self.num_factors, self.code_dtype)
+
+    def in_vector(self, width: int) -> Layout:
+        """Return this layout with codes in a vector that is there, and has so many floats."""
+        return replace(self, code_storage="vector", code_dtype=row_dtype(self.num_factors, width))
 
     def factor_field(self, name: str) -> str:
         """Return the payload key of a named factor's score; it names the space, so that scores of two never mix.

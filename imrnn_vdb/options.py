@@ -213,7 +213,7 @@ class CreateOptions(OpenOptions, total=False):
 
     metric: Metric | str
     id_type: Literal["int", "str"]
-    code_storage: CodeStorage
+    code_storage: CodeStorage | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,9 +258,10 @@ class Settings:
     id_type
         Of a new collection, for engines with typed keys (Milvus).
     code_storage
-        Of a new collection: where codes lie, see :class:`imrnn_vdb.layout.Layout`.
+        Of a new collection: where codes lie, see :class:`imrnn_vdb.layout.Layout`; None for what its engine reads
+        fastest, a vector on Qdrant Edge and the payload elsewhere.
     code_dtype
-        How wide a coordinate of a code is written; codes of both widths are read.
+        How wide a coordinate of a code is written, unless it lies in a vector that is there; both widths are read.
     """
 
     encoder: AnyEncoder | None = None
@@ -278,7 +279,7 @@ class Settings:
     tls: bool | None = None
     metric: Metric | str = Metric.COSINE
     id_type: Literal["int", "str"] = "str"
-    code_storage: CodeStorage = "payload"
+    code_storage: CodeStorage | None = None
     code_dtype: CodeDtype = "float16"
 
     def __post_init__(self) -> None:
@@ -287,7 +288,8 @@ class Settings:
         _ = self.time_limit  # checks it
         _one_of("metric", str(self.metric), [str(metric) for metric in Metric])
         _one_of("id_type", self.id_type, ["int", "str"])
-        _one_of("code_storage", self.code_storage, ["payload", "vector"])
+        if self.code_storage is not None:
+            _one_of("code_storage", self.code_storage, ["payload", "vector"])
         _one_of("precision", self.precision, ["float32", "half"])
         _one_of("code_dtype", self.code_dtype, ["float16", "float32"])
 

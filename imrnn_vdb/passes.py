@@ -6,12 +6,14 @@ found, because the two queries differ inside the factor space only, where the ne
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.points import Candidates
+from imrnn_vdb.points import Candidates, LazyRows, T
 from imrnn_vdb.scoring import base_cosines, breaks_bound
 from imrnn_vdb.space import FactorSpace
 
@@ -108,14 +110,22 @@ def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, mo
     cosines = base_cosines(metric, base, query.norms.astype(np.float64), codes.norms.astype(np.float64))
     true = ~breaks_bound(cosines, query.directions[0], codes.directions)
     rows, codes, base = rows[true], codes.take(np.flatnonzero(true)), base[true]
+    kept = rows.tolist()
     return Candidates(
-        first.ids + [second.ids[row] for row in rows],
+        _joined(first.ids, second.ids, kept),
         np.concatenate([first.base_scores, base]),
         Codes(
             np.concatenate([first.codes.directions, codes.directions]),
             np.concatenate([first.codes.norms, codes.norms]),
             np.concatenate([first.codes.status, codes.status]),
         ),
-        [*first.payloads, *(second.payloads[row] for row in rows)],
+        _joined(first.payloads, second.payloads, kept),
         first.cut_short,
+        first.partial or second.partial,
     )
+
+
+def _joined(first: Sequence[T], second: Sequence[T], rows: list[int]) -> LazyRows[T]:
+    """Return all of ``first``, then these rows of ``second``."""
+    known = len(first)
+    return LazyRows(lambda row: first[row] if row < known else second[rows[row - known]], known + len(rows))

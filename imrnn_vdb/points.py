@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -17,20 +17,21 @@ from imrnn_vdb.payloads import valid_text
 PointId = int | str
 """A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
 Payload = dict[str, Any]
+T = TypeVar("T")
 
 
-class LazyPayloads(Sequence[Payload]):
-    """Payloads that are made when they are asked for: a search returns ten of a hundred candidates.
+class LazyRows(Sequence[T]):
+    """Ids or payloads that are made when they are asked for: a search returns ten of a hundred candidates.
 
     Parameters
     ----------
     make
-        Returns the payload of one row, the same each time.
+        Returns what belongs to one row, the same each time; it reads nothing from a database.
     count
         Number of rows.
     """
 
-    def __init__(self, make: Callable[[int], Payload], count: int) -> None:
+    def __init__(self, make: Callable[[int], T], count: int) -> None:
         self._make = make
         self._count = count
 
@@ -38,10 +39,10 @@ class LazyPayloads(Sequence[Payload]):
         return self._count
 
     @overload
-    def __getitem__(self, index: int) -> Payload: ...
+    def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Payload]: ...
-    def __getitem__(self, index: int | slice) -> Payload | list[Payload]:
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
         rows = range(self._count)[index]
         return self._make(rows) if isinstance(rows, int) else [self._make(row) for row in rows]
 
@@ -53,7 +54,7 @@ class Candidates:
     Attributes
     ----------
     ids
-        k point ids.
+        k point ids; the engine's own keys where they are ``partial``.
     base_scores
         Shape (k,), float64, oriented: higher is better (see :mod:`imrnn_vdb.metric`).
     codes
@@ -62,13 +63,16 @@ class Candidates:
         k payloads without the fields of this layer.
     cut_short
         Whether a search for a factor filter ended at its own bound, or found fewer points than match.
+    partial
+        Whether payloads, and ids that are no keys, are still to be read, by ``Store.complete``.
     """
 
-    ids: list[PointId]
+    ids: Sequence[PointId]
     base_scores: npt.NDArray[np.float64]
     codes: Codes
     payloads: Sequence[Payload]
     cut_short: bool = False
+    partial: bool = False
 
     def __post_init__(self) -> None:
         if not len(self.ids) == len(self.base_scores) == len(self.codes) == len(self.payloads):
@@ -82,10 +86,11 @@ class Candidates:
         if count >= len(self):
             return self
         return Candidates(
-            self.ids[:count],
+            LazyRows(self.ids.__getitem__, count),
             self.base_scores[:count],
             self.codes.take(np.arange(count)),
-            LazyPayloads(self.payloads.__getitem__, count),
+            LazyRows(self.payloads.__getitem__, count),
+            partial=self.partial,
         )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imrnn_vdb.codec import Codes, CodeStatus
-from imrnn_vdb.points import Candidates, LazyPayloads, Points, normalize_id
+from imrnn_vdb.points import Candidates, LazyRows, Points, normalize_id
 from imrnn_vdb.refine import Refined, refine_codes
 from imrnn_vdb.steering import steered
 
@@ -108,7 +108,7 @@ def _candidates(core: CollectionCore, entry: dict[str, Any], points: Points) -> 
             codes.directions[i] = points.codes.directions[row]
             codes.norms[i], codes.status[i] = points.codes.norms[row], points.codes.status[row]
     base = np.asarray(entry["candidates"]["base_scores"], np.float64)
-    return Candidates(ids, base, codes, LazyPayloads(lambda _: {}, len(ids)))
+    return Candidates(ids, base, codes, LazyRows(lambda _: {}, len(ids)))
 
 
 def _again(core: CollectionCore, entry: dict[str, Any], candidates: Candidates) -> Refined:

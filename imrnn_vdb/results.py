@@ -314,6 +314,33 @@ class FactorScores(Mapping[str, float]):
         return repr(dict(self))
 
 
+def page_of(
+    ranks: npt.NDArray[np.intp],
+    scores: npt.NDArray[np.float64],
+    request: SearchRequest,
+    keep: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.intp]:
+    """Return the rows that a request returns, by final rank.
+
+    Ties break by score, then base rank; the database's own order decides between equal base scores.
+
+    Parameters
+    ----------
+    ranks, scores
+        Shape (k,): base ranks and final scores.
+    request
+        Says which page, and from which score on.
+    keep
+        Shape (k,), bool: which candidates pass the filter; None for all.
+    """
+    order = ranking(ranks, scores)
+    if keep is not None:
+        order = order[keep[order]]
+    if request.threshold is not None:
+        order = order[scores[order] >= request.threshold]
+    return order[request.offset : request.offset + request.limit]
+
+
 def build_results(
     space: FactorSpace,
     candidates: Candidates,
@@ -321,19 +348,10 @@ def build_results(
     request: SearchRequest,
     keep: npt.NDArray[np.bool_] | None = None,
 ) -> tuple[SearchResult, ...]:
-    """Order the candidates, filter, cut the page, and only then make Python objects.
-
-    Ties break by score, then base rank; the database's own order decides between equal base scores. ``keep``, of shape
-    (k,), says which candidates pass the filter; None for all.
-    """
+    """Order the candidates, filter, cut the page, and only then make Python objects; see :func:`page_of`."""
     scores = refined.scored.scores
     ranks = base_ranks(candidates.base_scores)
-    order = ranking(ranks, scores)
-    if keep is not None:
-        order = order[keep[order]]
-    if request.threshold is not None:
-        order = order[scores[order] >= request.threshold]
-    page = order[request.offset : request.offset + request.limit]
+    page = page_of(ranks, scores, request, keep)
     usable = (refined.status[page] == CodeStatus.CURRENT).tolist()
     factors = _PageFactors(space, candidates.codes.directions[page])
     explanations = _explanations(space, candidates, refined, request, page, usable) if request.explain else repeat(None)

@@ -19,7 +19,7 @@ from imrnn_vdb.errors import InvalidInputError, UnsupportedError
 from imrnn_vdb.extras import Extras
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard, admit, checked_guard
-from imrnn_vdb.layout import Layout
+from imrnn_vdb.layout import CodeStorage, Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Candidates, Page, PointId, Points
 
@@ -88,6 +88,8 @@ class Store(Extras, ABC):
         Whether searches and counts can filter on stored factor scores; where not, such filters run on candidates here.
     largest_window
         Candidates that one search returns at most.
+    best_code_storage
+        Where codes of a new collection lie, unless that is asked for.
 
     Parameters
     ----------
@@ -103,6 +105,7 @@ class Store(Extras, ABC):
     in_flight = 4
     filters_factors: bool = True
     largest_window: int = 2**31 - 1
+    best_code_storage: CodeStorage = "payload"
 
     def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         self.collection = collection
@@ -174,6 +177,39 @@ class Store(Extras, ABC):
         factor_filter
             On stored factor scores; translated, and combined with the payload filter by "and".
         """
+
+    def search_partly(
+        self,
+        query_vectors: FloatArray,
+        limit: int,
+        payload_filter: Any = None,
+        factor_filter: FactorFilter | None = None,
+    ) -> Operation[list[Candidates]]:
+        """Return candidates as :meth:`search` does, but partial ones where payloads are dearer to read than codes."""
+        return (yield from self.search(query_vectors, limit, payload_filter, factor_filter))
+
+    def complete(
+        self, batch: Sequence[Candidates], rows: Sequence[npt.NDArray[np.intp]]
+    ) -> Operation[list[tuple[Candidates, npt.NDArray[np.intp]]]]:
+        """Read ids and payloads that partial candidates lack, of some rows each, in one round trip for all.
+
+        A point that changed since it was found keeps the score of then, beside the payload of now.
+
+        Parameters
+        ----------
+        batch
+            Partial candidates, as :meth:`search_partly` returned them, or joined from such.
+        rows
+            For each of them, the rows to read.
+
+        Returns
+        -------
+        list of tuple
+            For each of them, the candidates, with ids and payloads of these rows alone, and those of the rows whose
+            points are gone (or, to a guarded store, no longer exist).
+        """
+        yield from ()
+        return [(candidates, np.zeros(0, np.intp)) for candidates, _ in zip(batch, rows, strict=True)]
 
     @abstractmethod
     def fetch(

@@ -84,6 +84,8 @@ class WindowSearch:
         Of the time that one modulation may take; None for none.
     reaches
         How large windows became of late, by kind of search: what a search may fetch at once.
+    whole
+        Whether ids and payloads of all candidates are read, and not only those of the rows that are returned.
     """
 
     model: IMRNNModel
@@ -95,6 +97,7 @@ class WindowSearch:
     watch: Stopwatch
     limit: TimeLimit | None = None
     reaches: Hints[Hashable, tuple[int, ...]] = field(default_factory=Hints)
+    whole: bool = True
 
     def run(self, query_vectors: FloatArray) -> Operation[list[Window]]:
         """Return one window a query: one round trip for all, and one more for each size that some must grow to.
@@ -162,7 +165,8 @@ class WindowSearch:
         return (yield from refine_in_time(self.model, self.metric, query_vectors, batch, self.active, self.limit))
 
     def _coarse(self, query_vectors: FloatArray, size: int) -> Operation[list[Candidates]]:
-        return self.store.search(query_vectors, size, self.request.payload_filter, self.plan.database)
+        search = self.store.search if self.whole else self.store.search_partly
+        return search(query_vectors, size, self.request.payload_filter, self.plan.database)
 
     def _second_pass(
         self, query_vectors: FloatArray, batch: list[Candidates], refined: list[Refined], size: int

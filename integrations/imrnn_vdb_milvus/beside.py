@@ -11,7 +11,7 @@ from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
-from imrnn_vdb.points import Candidates, LazyPayloads, PointId, Points
+from imrnn_vdb.points import Candidates, LazyRows, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
 from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, oriented, payload_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
@@ -105,7 +105,7 @@ class SidecarSteps(MilvusSteps):
             ids=list(ids),
             base_scores=oriented(distances, schema.vectors[question["anns_field"]].metric),
             codes=codes_beside(ids, codes, self.layout),
-            payloads=LazyPayloads(lambda row: payload_of(rows[row], schema), len(rows)),
+            payloads=LazyRows(lambda row: payload_of(rows[row], schema), len(rows)),
         )
 
     def _factor_condition(self, factor_filter: FactorFilter | None) -> str:

@@ -14,7 +14,7 @@ from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout, is_own_field, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json, valid_text
-from imrnn_vdb.points import Candidates, LazyPayloads, Payload, PointId, Points
+from imrnn_vdb.points import Candidates, LazyRows, Payload, PointId, Points
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -75,7 +75,7 @@ def code_fields(codes: Codes, scores: FloatArray | None, schema: Schema, layout:
     if table.shape != (len(codes), len(used)) or not np.isfinite(table).all():
         raise InvalidInputError(f"factor scores of shape ({len(codes)}, {len(used)}) are finite numbers in 0..1")
     if schema.code_home(layout) == "vector":
-        homes: list[Row] = [{layout.code_field: row} for row in encode_rows(codes)]
+        homes: list[Row] = [{layout.code_field: row} for row in encode_rows(codes, layout.code_dtype)]
     else:
         limit = schema.columns.get(layout.code_field, 0)
         if texts and limit and len(texts[0]) > limit:
@@ -218,7 +218,7 @@ def candidates_of(
         ids=list(ids),
         base_scores=oriented(distances, metric),
         codes=_codes_of(rows, schema, layout),
-        payloads=LazyPayloads(lambda row: payload_of(rows[row], schema), len(rows)),
+        payloads=LazyRows(lambda row: payload_of(rows[row], schema), len(rows)),
     )
 
 

@@ -263,7 +263,7 @@ def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout, key_byt
         schema.add_field(KEY_NAME, types.VARCHAR, is_primary=True, max_length=key_bytes)
     schema.add_field(identifier(layout.vector_name or BASE_NAME), types.FLOAT_VECTOR, dim=dim)
     if layout.code_storage == "vector":
-        schema.add_field(layout.code_field, types.FLOAT_VECTOR, dim=layout.num_factors + 1)
+        schema.add_field(layout.code_field, types.FLOAT_VECTOR, dim=layout.code_width)
     else:
         schema.add_field(layout.code_field, types.VARCHAR, max_length=CODE_COLUMN_BYTES)
     for name in layout.factor_names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.layout import RESERVED_PREFIX, Layout, own_fields_removed, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json
-from imrnn_vdb.points import Candidates, LazyPayloads, Payload, PointId, Points
-from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
+from imrnn_vdb.points import Candidates, LazyRows, Payload, PointId, Points
+from imrnn_vdb_qdrant.ids import id_fields, key_of, native_id, original_id
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 MAX_BATCH_POINTS = 500
@@ -91,17 +91,17 @@ def code_rows(
     lacking
         Shape (n, 1 + number of named factors): what of code and scores is to be set; None for all.
     """
-    texts = encode_texts(codes, layout.space_id, layout.code_dtype)  # refuses codes that are not current
     keys = [layout.factor_field(name) for name in layout.factor_names]
     if scores is not None and scores.shape != (len(ids), len(keys)):
         raise InvalidInputError(f"factor scores have shape {scores.shape}, not ({len(ids)}, {len(keys)})")
     factors = [{}] * len(ids) if scores is None else [dict(zip(keys, row, strict=True)) for row in scores.tolist()]
     if layout.code_storage == "vector":
-        vectors = encode_rows(codes).tolist()
+        vectors = encode_rows(codes, layout.code_dtype).tolist()
         rows = [
             CodeRow(native_id(value), extra, vector) for value, extra, vector in zip(ids, factors, vectors, strict=True)
         ]
     else:
+        texts = encode_texts(codes, layout.space_id, layout.code_dtype)
         rows = [
             CodeRow(native_id(value), {layout.code_field: text, **extra}, None)
             for value, extra, text in zip(ids, factors, texts, strict=True)
@@ -151,8 +151,50 @@ def candidates_of(hits: Sequence[Any], layout: Layout, metric: Metric) -> Candid
         ids=[original_id(hit.id, payload) for hit, payload in zip(hits, payloads, strict=True)],
         base_scores=oriented([hit.score for hit in hits], metric),
         codes=_codes_of(hits, payloads, layout),
-        payloads=LazyPayloads(lambda row: own_fields_removed(payloads[row]), len(payloads)),
+        payloads=LazyRows(lambda row: own_fields_removed(payloads[row]), len(payloads)),
     )
+
+
+def partial_candidates_of(hits: Sequence[Any], layout: Layout, metric: Metric) -> Candidates:
+    """Read the hits of one query that came without payload: their ids are keys."""
+    return Candidates(
+        ids=LazyRows(lambda row: key_of(hits[row].id), len(hits)),
+        base_scores=oriented([hit.score for hit in hits], metric),
+        codes=_codes_of(hits, [{}] * len(hits), layout),
+        payloads=LazyRows(_unread, len(hits)),
+        partial=True,
+    )
+
+
+def completed(
+    candidates: Candidates, keys: Mapping[int, PointId], payloads: Mapping[PointId, Payload]
+) -> tuple[Candidates, npt.NDArray[np.intp]]:
+    """Return partial candidates with id and payload of some rows, and those rows whose points were not found.
+
+    Parameters
+    ----------
+    candidates
+        As for ``Store.complete``.
+    keys
+        By row.
+    payloads
+        What was read, by key.
+    """
+    found = {row: payloads[key] for row, key in keys.items() if key in payloads}
+    ids = {row: original_id(keys[row], payload) for row, payload in found.items()}
+    made = replace(
+        candidates,
+        ids=LazyRows(lambda row: ids[row] if row in ids else candidates.ids[row], len(candidates)),
+        payloads=LazyRows(
+            lambda row: own_fields_removed(found[row]) if row in found else _unread(row), len(candidates)
+        ),
+        partial=False,
+    )
+    return made, np.array([row for row in keys if row not in found], np.intp)
+
+
+def _unread(row: int) -> Payload:
+    raise LookupError(f"the payload of candidate {row} was not read: it is not among the rows that are returned")
 
 
 def points_of(records: Sequence[Any], layout: Layout, base: str, with_vectors: bool) -> Points:

@@ -42,8 +42,11 @@ def id_fields(value: PointId) -> dict[str, str]:
 def original_id(native: object, payload: Mapping[str, Any]) -> PointId:
     """Return the caller's id of a point that was read (Edge gives ``uuid.UUID``, the client gives text)."""
     original = payload.get(ID_FIELD)
-    if isinstance(original, str):
-        return original
+    return original if isinstance(original, str) else key_of(native)
+
+
+def key_of(native: object) -> int | str:
+    """Return a point's key as it was read, in the form in which it travels."""
     return native if isinstance(native, int) else str(native)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from imrnn_vdb.filters import FactorFilter, factor, factor_names
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, ID_FIELD, Layout
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.points import Candidates, Page, PointId, Points
+from imrnn_vdb.points import Candidates, Page, Payload, PointId, Points
 from imrnn_vdb.probe import as_probed, probe_of
 from imrnn_vdb.store import Store, VectorField
 from imrnn_vdb_qdrant.convert import (
@@ -28,21 +28,25 @@ from imrnn_vdb_qdrant.convert import (
     candidates_of,
     check_finite,
     code_rows,
+    completed,
     oriented,
+    partial_candidates_of,
     points_of,
     rows_of,
 )
 from imrnn_vdb_qdrant.faults import PointVanishedError
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary, combine, guarded, payload_path
-from imrnn_vdb_qdrant.ids import native_id
+from imrnn_vdb_qdrant.ids import key_of, native_id
 from imrnn_vdb_qdrant.schema import Schema
 
 _WRITE_ROUNDS = 3
 _MAX_KEYS = 10_000
 
 WithVectors = bool | list[str]
-WithPayload = bool | list[str]
-"""All of it, none, or the paths of the keys wanted."""
+AllButScores = Literal["all but scores"]
+ALL_BUT_SCORES: AllButScores = "all but scores"
+WithPayload = bool | list[str] | AllButScores
+"""All of it, none, the paths of the keys wanted, or all but the factor scores, which are stored for filters."""
 NativeId = int | str
 
 
@@ -57,6 +61,8 @@ class NativeStore(Store):
 
     exact = False
     _filter_name: ClassVar[str]
+    _calls_are_cheap: ClassVar[bool] = False
+    """Whether a second call for the payloads of the returned rows costs less than reading those of all candidates."""
 
     def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         super().__init__(collection, layout, guard)
@@ -88,8 +94,15 @@ class NativeStore(Store):
 
     @abstractmethod
     def _query(
-        self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
-    ) -> Call: ...
+        self,
+        vectors: list[list[float]],
+        limit: int,
+        base: str,
+        condition: Condition,
+        with_payload: WithPayload,
+        with_vectors: WithVectors,
+    ) -> Call:
+        """Search by several vectors."""
 
     @abstractmethod
     def _scores(self, vector: list[float], limit: int, base: str, condition: Condition) -> Call:
@@ -171,15 +184,51 @@ class NativeStore(Store):
         """
         if not len(query_vectors):
             return []
+        metric, replies = yield from self._hits(query_vectors, limit, payload_filter, factor_filter, ALL_BUT_SCORES)
+        return [candidates_of(hits, self.layout, metric) for hits in replies]
+
+    def search_partly(
+        self,
+        query_vectors: FloatArray,
+        limit: int,
+        payload_filter: Any = None,
+        factor_filter: FactorFilter | None = None,
+    ) -> Operation[list[Candidates]]:
+        """Return candidates without payload and with keys for ids, where codes lie in a vector and calls are cheap."""
+        if not (self._calls_are_cheap and self.layout.code_storage == "vector" and len(query_vectors)):
+            return (yield from self.search(query_vectors, limit, payload_filter, factor_filter))
+        metric, replies = yield from self._hits(query_vectors, limit, payload_filter, factor_filter, False)
+        return [partial_candidates_of(hits, self.layout, metric) for hits in replies]
+
+    def complete(
+        self, batch: Sequence[Candidates], rows: Sequence[npt.NDArray[np.intp]]
+    ) -> Operation[list[tuple[Candidates, npt.NDArray[np.intp]]]]:
+        """Read payloads of some rows by their keys; behind a guard, of those points that it still shows."""
+        keys = [{row: candidates.ids[row] for row in of.tolist()} for candidates, of in zip(batch, rows, strict=True)]
+        found: dict[PointId, Payload] = {}
+        for part in _parts(list({key: None for of in keys for key in of.values()}), _MAX_KEYS):
+            records = yield from self._records(part, ALL_BUT_SCORES, False)
+            found.update((key_of(record.id), record.payload or {}) for record in records)
+        return [completed(candidates, of, found) for candidates, of in zip(batch, keys, strict=True)]
+
+    def _hits(
+        self,
+        query_vectors: FloatArray,
+        limit: int,
+        payload_filter: Any,
+        factor_filter: FactorFilter | None,
+        with_payload: WithPayload,
+    ) -> Operation[tuple[Metric, list[Any]]]:
+        """Search, and return the metric with the vendor's hits of each query."""
         check_finite(query_vectors)
         schema = yield from self._schema()
         base = schema.base_name(self.layout, self.collection)
         condition = yield from self._condition(payload_filter, factor_filter)
+        wanted = self._code_vectors(schema) or False
         replies = yield from self._ask(
-            self._query(query_vectors.tolist(), limit, base, condition, self._code_vectors(schema) or False)
+            self._query(query_vectors.tolist(), limit, base, condition, with_payload, wanted)
         )
-        metric = schema.vectors[base].metric
-        return [candidates_of(hits, self.layout, metric) for hits in replies]
+        return schema.vectors[base].metric, replies
 
     def fetch(
         self,
@@ -200,7 +249,7 @@ class NativeStore(Store):
         found: dict[NativeId, Any] = {}
         for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
             records = yield from self._records(part, with_payloads or own, wanted)
-            found.update((_key(record.id), record) for record in records)
+            found.update((key_of(record.id), record) for record in records)
         return points_of([found[key] for key in keys if key in found], self.layout, base, with_vectors)
 
     def scroll(
@@ -221,7 +270,7 @@ class NativeStore(Store):
         read = with_payloads or (self._own_paths if with_codes else [ID_FIELD])
         records, following = yield from self._ask(self._scroll(limit, cursor, condition, read, wanted))
         points = points_of(records, self.layout, base, with_vectors)
-        return Page(points, None if following is None else _key(following))
+        return Page(points, None if following is None else key_of(following))
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
         """Count points exactly."""
@@ -268,7 +317,7 @@ class NativeStore(Store):
             if exc.transient:
                 raise
             return (yield from super().changed(ids, vectors))
-        scores = {_key(hit.id): hit.score for hit in hits}
+        scores = {key_of(hit.id): hit.score for hit in hits}
         found = oriented([scores.get(key, np.nan) for key in keys], metric)
         same = as_probed(metric, probe, vectors, found)
         return [ids[row] for row in np.flatnonzero(~same).tolist()]
@@ -298,11 +347,11 @@ class NativeStore(Store):
             self._scroll(limit, cursor, guarded(self._words, self._guard), True, False)
         )
         own = {record.id: _keys_of(space_id, record.payload or {}) for record in records}
-        ids = [_key(native) for native, keys in own.items() if keys]
+        ids = [key_of(native) for native, keys in own.items() if keys]
         if ids:
             paths = sorted({payload_path(key) for keys in own.values() for key in keys})
             yield from self._ask(self._remove_keys(ids, paths))
-        return len(ids), None if following is None else _key(following)
+        return len(ids), None if following is None else key_of(following)
 
     def drop_room(self, space_id: str) -> Operation[None]:
         """Remove a space's payload indexes, and its vector where there is one."""
@@ -322,8 +371,8 @@ class NativeStore(Store):
         if self.layout.code_field in schema.vectors:
             yield from self._verify_code_vector()
         else:
-            yield from self._make_room(schema)
-        self.layout = replace(self.layout, code_storage="vector")
+            schema = yield from self._make_room(schema)
+        self.layout = self.layout.in_vector(schema.vectors[self.layout.code_field].dim)
 
     def coded(self) -> Operation[int | None]:
         """Count the points that have a factor score, which is set with the code, by an index that is there already."""
@@ -352,11 +401,14 @@ class NativeStore(Store):
             self._known = yield from self._ask(self._read_schema())
         return self._known
 
-    def _make_room(self, schema: Schema) -> Operation[None]:
-        if self.layout.code_field not in schema.vectors:
-            yield from self._add_code_vector(schema)
-            added = VectorField(self.layout.num_factors + 1, Metric.DOT)
-            self._known = replace(schema, vectors={**schema.vectors, self.layout.code_field: added})
+    def _make_room(self, schema: Schema) -> Operation[Schema]:
+        """Add the vector for codes where it is not there; return the schema with it."""
+        if self.layout.code_field in schema.vectors:
+            return schema
+        yield from self._add_code_vector(schema)
+        added = VectorField(self.layout.code_width, Metric.DOT)
+        self._known = replace(schema, vectors={**schema.vectors, self.layout.code_field: added})
+        return self._known
 
     def _code_vectors(self, schema: Schema) -> list[str]:
         """Return the name of the vector that codes are read from, once there is one: engines refuse unknown names."""
@@ -408,7 +460,7 @@ class NativeStore(Store):
         for rounds_left in reversed(range(_WRITE_ROUNDS)):
             if self._guard is not None:
                 records = yield from self._records([row.id for row in existing], False, False)
-                existing = [by_id[_key(record.id)] for record in records]
+                existing = [by_id[key_of(record.id)] for record in records]
                 if not existing:
                     return
             try:
@@ -419,7 +471,7 @@ class NativeStore(Store):
             else:
                 return
             records = yield from self._records(list(by_id), False, False)
-            existing = [by_id[_key(record.id)] for record in records]
+            existing = [by_id[key_of(record.id)] for record in records]
             if not existing:
                 return
 
@@ -430,10 +482,6 @@ def _keys_of(space_id: str, payload: Mapping[str, Any]) -> list[str]:
 
 def _is_of_space(space_id: str, key: str) -> bool:
     return key == f"{CODE_PREFIX}{space_id}" or key.startswith(f"{FACTOR_PREFIX}{space_id}_")
-
-
-def _key(native: Any) -> NativeId:
-    return native if isinstance(native, int) else str(native)
 
 
 def _parts(items: list[Any] | Sequence[Any], size: int) -> list[Any]:

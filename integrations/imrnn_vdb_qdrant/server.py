@@ -22,7 +22,7 @@ from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.capabilities import server_capabilities, settings_of
 from imrnn_vdb_qdrant.convert import CodeRow, Row
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary
-from imrnn_vdb_qdrant.native import NativeId, NativeStore, WithPayload, WithVectors
+from imrnn_vdb_qdrant.native import ALL_BUT_SCORES, NativeId, NativeStore, WithPayload, WithVectors
 from imrnn_vdb_qdrant.schema import Schema, new_base_name, schema_from_client
 from imrnn_vdb_qdrant.vendor import load_client, then
 
@@ -109,7 +109,7 @@ class QdrantStore(NativeStore):
         named = {name: vectors} if name else vectors
         if self.layout.code_storage == "vector":
             named[self.layout.code_field] = m.VectorParams(
-                size=self.layout.num_factors + 1,
+                size=self.layout.code_width,
                 distance=m.Distance.DOT,
                 hnsw_config=m.HnswConfigDiff(m=0),  # it is read with its point, never searched
             )
@@ -199,10 +199,15 @@ class QdrantStore(NativeStore):
         )
 
     def _query(
-        self, vectors: list[list[float]], limit: int, base: str, condition: Condition, with_vectors: WithVectors
+        self,
+        vectors: list[list[float]],
+        limit: int,
+        base: str,
+        condition: Condition,
+        with_payload: WithPayload,
+        with_vectors: WithVectors,
     ) -> Call:
         m = self._models
-        unused = self._factor_paths  # scores stored for filters stay in the database
         params = m.SearchParams(exact=self.exact or None, quantization=m.QuantizationSearchParams(rescore=True))
         requests = [
             m.QueryRequest(
@@ -211,7 +216,7 @@ class QdrantStore(NativeStore):
                 filter=condition,
                 params=None if self._local else params,  # local mode compares all vectors, and warns of parameters
                 limit=limit,
-                with_payload=m.PayloadSelectorExclude(exclude=unused) if unused else True,
+                with_payload=self._selector(with_payload),
                 with_vector=with_vectors,
             )
             for vector in vectors
@@ -220,6 +225,11 @@ class QdrantStore(NativeStore):
             client.query_batch_points(self.collection, requests, timeout=_whole(seconds)),
             lambda replies: [reply.points for reply in replies],
         )
+
+    def _selector(self, with_payload: WithPayload) -> Any:
+        if with_payload != ALL_BUT_SCORES:
+            return with_payload
+        return self._models.PayloadSelectorExclude(exclude=self._factor_paths) if self._factor_paths else True
 
     def _scores(self, vector: list[float], limit: int, base: str, condition: Condition) -> Call:
         m = self._models
@@ -241,7 +251,11 @@ class QdrantStore(NativeStore):
 
     def _retrieve(self, ids: list[NativeId], with_payload: WithPayload, with_vectors: WithVectors) -> Call:
         return lambda client, seconds: client.retrieve(
-            self.collection, ids, with_payload=with_payload, with_vectors=with_vectors, timeout=_whole(seconds)
+            self.collection,
+            ids,
+            with_payload=self._selector(with_payload),
+            with_vectors=with_vectors,
+            timeout=_whole(seconds),
         )
 
     def _scroll(
@@ -252,7 +266,7 @@ class QdrantStore(NativeStore):
             scroll_filter=condition,
             limit=limit,
             offset=cursor,
-            with_payload=with_payload,
+            with_payload=self._selector(with_payload),
             with_vectors=with_vectors,
             timeout=_whole(seconds),
         )
@@ -283,7 +297,7 @@ class QdrantStore(NativeStore):
         if not hasattr(m, "DenseVectorNameConfig"):
             raise UnsupportedError("this qdrant-client adds no vector: install qdrant-client 1.18 or newer")
         name = self.layout.code_field
-        params = m.DenseVectorConfig(size=self.layout.num_factors + 1, distance=m.Distance.DOT)
+        params = m.DenseVectorConfig(size=self.layout.code_width, distance=m.Distance.DOT)
         config = m.DenseVectorNameConfig(dense=params)
         yield from self._ask(
             lambda client, seconds: client.create_vector_name(

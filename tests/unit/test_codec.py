@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from imrnn_vdb.codec import Codes, CodeStatus, decode_rows, decode_texts, encode_rows, encode_texts
+from imrnn_vdb.codec import Codes, CodeStatus, decode_rows, decode_texts, encode_rows, encode_texts, row_width
 from imrnn_vdb.errors import InvalidInputError
 
 SPACE = "0123abcd"
@@ -80,17 +80,51 @@ def test_foreign_data_is_never_an_error(values):
     assert len(read) == len(values)
 
 
-def test_rows_come_back_and_are_marked(rng):
-    codes = codes_of(rng.normal(size=(4, 8)), [1, 2, 3, 4])
-    rows = list(encode_rows(codes))
-    read = decode_rows([rows[0], None, rows[3][:-1], [np.inf] * 9], 8)
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("m", [1, 2, 7, 8, 64])
+def test_rows_hold_what_texts_hold(dtype, m, rng):
+    directions = rng.normal(size=(5, m))
+    codes = codes_of(directions / np.linalg.norm(directions, axis=1, keepdims=True), [1e-30, 2, 3e8, 0, 5])
+    rows = encode_rows(codes, dtype)
+    assert rows.shape == (5, row_width(m, dtype))
+    assert rows.dtype == np.float32
+    stored = "float16" if m == 1 else dtype  # a row of two floats is one of halves
+    as_text = decode_texts(encode_texts(codes, SPACE, stored), SPACE, m)
+    read = decode_rows(rows.tolist(), m)  # as lists of Python's floats, which is how databases return them
+    assert read.current.all()
+    np.testing.assert_array_equal(read.directions, as_text.directions)
+    np.testing.assert_array_equal(read.norms, codes.norms)
+
+
+@given(st.lists(st.floats(-1, 1, width=16), min_size=2, max_size=9))
+def test_two_halves_make_a_float_that_no_engine_changes(halves):
+    codes = codes_of(np.array([halves], np.float32))
+    rows = encode_rows(codes)
+    assert (np.abs(rows[0, :-1]) >= np.finfo(np.float32).tiny).all()  # neither zero nor subnormal
+    assert np.isfinite(rows).all()
+    read = decode_rows(rows.tolist(), len(halves)).directions
+    np.testing.assert_array_equal(read.view(np.uint32), codes.directions.view(np.uint32))  # the sign of a zero, too
+
+
+def test_rows_are_marked(rng):
+    codes = codes_of(rng.normal(size=(4, 8)) / 8, [1, 2, 3, 4])
+    halves, full = encode_rows(codes).tolist(), encode_rows(codes, "float32").tolist()
+    rows = [halves[0], None, full[3][:-1], [np.inf] * 5, [np.inf] * 9, [0.0] * 5, full[2], np.float32(halves[1])]
+    read = decode_rows(rows, 8)
+    bad = CodeStatus.MALFORMED
     assert read.status.tolist() == [
         CodeStatus.CURRENT,
         CodeStatus.MISSING,
-        CodeStatus.MALFORMED,
-        CodeStatus.MALFORMED,
+        bad,
+        bad,
+        bad,
+        bad,
+        *[CodeStatus.CURRENT] * 2,
     ]
-    np.testing.assert_array_equal(read.directions[0], codes.directions[0])
+    np.testing.assert_allclose(read.directions[[0, 7]], codes.directions[[0, 1]], atol=1e-3)
+    np.testing.assert_array_equal(read.directions[6], codes.directions[2])
+    assert read.norms.tolist() == [1, 0, 0, 0, 0, 0, 3, 2]
+    assert len(decode_rows([], 8)) == 0
 
 
 def test_only_current_codes_are_stored():

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ import pytest
 import qdrant_edge
 from qdrant_client import QdrantClient, models
 
+from factory import FACTORS, make_model
+from imrnn_vdb import IMRNNCollection
 from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
@@ -96,7 +100,8 @@ def test_another_process_is_told_who_holds_the_folder(
     store = store_of(connection)
     connection.run(store.create(DIM, Metric.COSINE))
     code = (
-        "import sys; from imrnn_vdb.store import *; from imrnn_vdb.urls import parse_url\n"
+        "import sys; from imrnn_vdb.backend import ConnectionOptions; from imrnn_vdb.layout import Layout\n"
+        "from imrnn_vdb.urls import parse_url\n"
         "from imrnn_vdb_qdrant import QdrantBackend\n"
         "backend = QdrantBackend()\n"
         "url = parse_url(sys.argv[1])\n"
@@ -219,7 +224,7 @@ def test_a_shard_of_the_caller_takes_codes_as_vectors(tmp_path: Path, rng: np.ra
         connection.run(store.write_codes([90, 91], codes(2), np.zeros((2, 0), np.float32)))
         [found] = connection.run(store.search(points.vectors[:1], 100))
         assert sorted(key for key, current in zip(found.ids, found.codes.current, strict=True) if current) == [90, 91]
-    assert connection.run(store.info()).vectors["imrnn_code_0a1b2c3d"].dim == 5
+    assert connection.run(store.info()).vectors["imrnn_code_0a1b2c3d"].dim == 3
     shard.close()
 
 
@@ -356,3 +361,95 @@ def test_a_filter_of_another_vendor_is_refused(connection: Connection, rng: np.r
     for wrong in (models.Filter(must=[]), "part == 1", {"must": []}):
         with pytest.raises(InvalidInputError, match=r"is a qdrant_edge\.Filter, got"):
             connection.run(store.search(np.ones((1, DIM), np.float32), 3, payload_filter=wrong))
+
+
+def named(rng: np.random.Generator, count: int = COUNT) -> Points:
+    """Points of two tenants, with codes, and ids that are no keys of the engine."""
+    points = replace(plain(rng, count), codes=codes(count), factor_scores=np.full((count, 2), 0.5, np.float32))
+    payloads = [{"text": f"text {row}", "tenant": "ab"[row % 2]} for row in range(count)]
+    return replace(points, ids=[f"doc-{row}" for row in range(count)], payloads=payloads)
+
+
+@pytest.mark.parametrize("storage", ["payload", "vector"])
+def test_payloads_are_read_later_where_codes_lie_in_a_vector(
+    connection: Connection, rng: np.random.Generator, storage: Any
+) -> None:
+    points = named(rng)
+    store = store_of(connection, layout=replace(LAYOUT, code_storage=storage))
+    connection.run(store.create(DIM, Metric.DOT))
+    connection.run(store.upsert(points))
+    whole = connection.run(store.search(points.vectors[:2], 9))
+    partly = connection.run(store.search_partly(points.vectors[:2], 9))
+    assert [one.partial for one in partly] == [storage == "vector"] * 2
+    for one, other in zip(whole, partly, strict=True):
+        np.testing.assert_array_equal(one.base_scores, other.base_scores)
+        np.testing.assert_array_equal(one.codes.directions, other.codes.directions)
+        assert other.codes.current.all()
+    if storage == "payload":
+        return
+    assert list(partly[0].ids) == [store.key_of(point_id) for point_id in whole[0].ids]
+    with pytest.raises(LookupError, match="was not read"):
+        _ = partly[0].payloads[0]
+    rows = [np.array([7, 2]), np.array([0])]
+    for one, (candidates, gone), of in zip(whole, connection.run(store.complete(partly, rows)), rows, strict=True):
+        assert not candidates.partial
+        assert not len(gone)
+        for row in of.tolist():
+            assert (candidates.ids[row], candidates.payloads[row]) == (one.ids[row], one.payloads[row])
+        with pytest.raises(LookupError, match="candidate 1 was not read"):
+            _ = candidates.payloads[1]
+
+
+def test_points_that_are_gone_by_the_second_call_are_told(connection: Connection, rng: np.random.Generator) -> None:
+    points, layout = named(rng), replace(LAYOUT, code_storage="vector")
+    store = store_of(connection, layout=layout)
+    connection.run(store.create(DIM, Metric.DOT))
+    connection.run(store.upsert(points))
+    guarded = QdrantBackend().store(connection, "articles", layout, {"tenant": "a"})
+    found, mine = (connection.run(one.search_partly(points.vectors[:1], 9)) for one in (store, guarded))
+    ids = connection.run(store.search(points.vectors[:1], 9))[0].ids
+    moved = connection.run(guarded.search(points.vectors[:1], 9))[0].ids[1]
+    connection.run(store.delete([ids[4]]))
+    row = points.ids.index(moved)
+    taken = replace(plain(rng, 1), ids=[moved], vectors=points.vectors[row : row + 1], payloads=[{"tenant": "b"}])
+    connection.run(store.upsert(taken))
+    [(candidates, gone)] = connection.run(store.complete(found, [np.array([3, 4, 5])]))
+    assert gone.tolist() == [4]
+    assert [candidates.ids[row] for row in (3, 5)] == [ids[3], ids[5]]
+    [(candidates, gone)] = connection.run(guarded.complete(mine, [np.arange(3)]))
+    assert gone.tolist() == [1]  # it is another tenant's by now
+    assert {candidates.payloads[row]["tenant"] for row in (0, 2)} == {"a"}
+
+
+def test_a_point_deleted_during_a_search_makes_way_for_the_next(tmp_path: Path, rng: np.random.Generator) -> None:
+    vectors, query = rng.normal(size=(40, 32)).astype(np.float32), rng.normal(size=32).astype(np.float32)
+    with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/c", make_model()) as collection:
+        collection.upsert([f"doc-{row}" for row in range(40)], vectors=vectors, payloads=[{"n": n} for n in range(40)])
+        before = collection.search(query, limit=6, coarse_k=20)
+        store = collection._core.store
+        complete = store.complete
+
+        def after_a_deletion(*asked: Any) -> Any:
+            yield from store.delete([before[0].id, before[2].id])
+            return (yield from complete(*asked))
+
+        store.complete = after_a_deletion  # type: ignore[method-assign]
+        found = collection.search(query, limit=4, coarse_k=20)
+    assert [result.id for result in found] == [before[row].id for row in (1, 3, 4, 5)]
+    assert [result.rank for result in found] == [1, 2, 3, 4]
+    assert [result.score for result in found] == [before[row].score for row in (1, 3, 4, 5)]
+    assert all(result.id == f"doc-{result.payload['n']}" for result in found)
+
+
+def test_a_new_collection_keeps_codes_in_a_vector_that_is_never_searched(tmp_path: Path) -> None:
+    model = make_model()
+    with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/c", model) as collection:
+        field = f"imrnn_code_{model.space.space_id}"
+        assert collection.info().vectors[field].dim == FACTORS // 2 + 1
+        assert collection.vector_name == "base"
+    config = json.loads((tmp_path / "c" / "edge_config.json").read_text("utf-8"))
+    assert config["vectors"][field]["hnsw_config"]["m"] == 0
+    with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/d", model, code_storage="payload") as collection:
+        assert list(collection.info().vectors) == [""]
+    with IMRNNCollection.create("qdrant+local::memory:/c", model) as collection:
+        assert list(collection.info().vectors) == [""]

@@ -137,7 +137,7 @@ def test_a_code_vector_is_added_beside_a_named_vector(
     connection.run(store.upsert(given))
     connection.run(store.write_codes(given.ids, codes(COUNT), np.zeros((COUNT, 0), np.float32)))
     [request] = wire.sent("CreateVectorName")
-    assert (request.vector_name, request.dense_config.size) == ("imrnn_code_0a1b2c3d", 5)
+    assert (request.vector_name, request.dense_config.size) == ("imrnn_code_0a1b2c3d", 3)
     [found] = connection.run(store.search(given.vectors[:1], COUNT))
     assert found.codes.current.all()
     np.testing.assert_array_equal(connection.run(store.fetch(given.ids, True)).vectors, given.vectors)
