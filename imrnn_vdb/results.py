@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import repeat
@@ -309,6 +309,10 @@ class FactorScores(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self._page.names)
+
+    def values(self) -> ValuesView[float]:
+        """Return the scores, in the order of the names, without a look-up for each."""
+        return self._page.rows[self._row].values()
 
     def __repr__(self) -> str:
         return repr(dict(self))

@@ -44,21 +44,34 @@ class Batcher(Generic[Key, Item, Answer]):
     wait_s: float = 0.002
     _waiting: dict[Key, list[_Waiting[Item, Answer]]] = field(default_factory=dict, init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _alone: bool = field(default=False, init=False)
 
     async def submit(self, key: Key, item: Item) -> Answer:
         """Answer an item, as part of a batch.
 
         A caller that is cancelled leaves its batch; a batch that all callers left is cancelled.
         """
+        if not self._tasks and not self._alone:
+            return await self._answer_alone(key, item)
         loop = asyncio.get_running_loop()
         entry = _Waiting[Item, Answer](item, loop.create_future())
         group = self._waiting.setdefault(key, [])
         group.append(entry)
-        if not self._tasks or len(group) >= self.largest:
+        if len(group) >= self.largest:
             self._start(key)
         elif len(group) == 1:
             loop.call_later(self.wait_s, self._start, key, group)
         return await entry.answer
+
+    async def _answer_alone(self, key: Key, item: Item) -> Answer:
+        """Run one item in its caller's own task: where nothing else runs, a batch would only cost turns of the loop."""
+        self._alone = True
+        try:
+            [answer] = await self.run(key, [item])
+        finally:
+            self._alone = False
+            self._start_waiting()
+        return answer
 
     def _start(self, key: Key, group: list[_Waiting[Item, Answer]] | None = None) -> None:
         """Run what waits under a key; given a group, only if it still waits."""
@@ -75,7 +88,10 @@ class Batcher(Generic[Key, Item, Answer]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        if not self._tasks:
+        self._start_waiting()
+
+    def _start_waiting(self) -> None:
+        if not self._tasks and not self._alone:
             for key in list(self._waiting):
                 self._start(key)
 

@@ -22,6 +22,7 @@ from imrnn_vdb.space import FactorSpace, check_vectors
 
 _ALWAYS = ("offset", "explain", "plan")
 _TEXTS = ("payload_filter", "factor_filter", "only")
+_as_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
 _OPTIONAL = ("limit", "coarse_k", "max_coarse_k", "threshold", "modulate", "passes")
 
 
@@ -215,7 +216,7 @@ def result_message(result: SearchResult) -> pb.Result:
         base_score=result.base_score,
         modulated=result.modulated,
         reason=result.reason,
-        payload_json=json.dumps(result.payload, ensure_ascii=False, default=str),
+        payload_json=_as_json(result.payload),
         factors=result.factors.values(),
         explanation=_explanation_message(result.explanation),
     )
@@ -234,7 +235,7 @@ def read_result(message: pb.Result, names: tuple[str, ...]) -> SearchResult:
     explanation = None
     if message.HasField("explanation"):
         parts = message.explanation
-        explanation = Explanation(parts.residual, tuple(parts.contributions), names, tuple(parts.prominence))
+        explanation = Explanation(parts.residual, tuple(parts.contributions[:]), names, tuple(parts.prominence[:]))
     return SearchResult(
         id=read_id(message.id),
         rank=message.rank,
@@ -244,7 +245,7 @@ def read_result(message: pb.Result, names: tuple[str, ...]) -> SearchResult:
         modulated=message.modulated,
         reason=message.reason if message.HasField("reason") else None,
         payload=json.loads(message.payload_json),
-        factors=_factors(names, message.factors),
+        factors=_factors(names, message.factors[:]),
         explanation=explanation,
     )
 

@@ -93,8 +93,8 @@ class Retrieval:
         self.admission = Admission(limits.in_flight, limits.slowdown)
         self._workers = ThreadPoolExecutor(limits.workers, "imrnn-search")
         wait = limits.batch_wait_ms / 1e3
-        self._searches: Batcher[_Ask, _Search, SearchResponse] = Batcher(self._search_batch, limits.batch, wait)
-        self._reranks: Batcher[_Ask, _Scoring, SearchResponse] = Batcher(self._rerank_batch, limits.batch, wait)
+        self._searches: Batcher[_Ask, _Search, pb.SearchResponse] = Batcher(self._search_batch, limits.batch, wait)
+        self._reranks: Batcher[_Ask, _Scoring, pb.SearchResponse] = Batcher(self._rerank_batch, limits.batch, wait)
 
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:  # noqa: N802
         """Search one collection."""
@@ -103,8 +103,7 @@ class Retrieval:
                 query = read_query(request.query, hosted.model.space.dim)
                 ask = _ask(hosted, request.options, isinstance(query, str))
                 with self.admission.enter(_kind("Search", ask)):
-                    response = await self._in_time(context, self._searches.submit(ask, (query, caller)))
-                    return response_message(response, hosted.model.space)
+                    return await self._in_time(context, self._searches.submit(ask, (query, caller)))
 
     async def SearchBatch(  # noqa: N802
         self, request: pb.SearchBatchRequest, context: Any
@@ -124,8 +123,7 @@ class Retrieval:
                         part = [(query, caller) for query in queries[first : first + self._limits.batch]]
                         found = await self._in_time(context, self._search_batch(ask, part))
                         for index, response in enumerate(found, first):
-                            message = response_message(response, hosted.model.space)
-                            yield pb.SearchBatchResponse(index=index, response=message)
+                            yield pb.SearchBatchResponse(index=index, response=response)
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
         """Take one point's score apart."""
@@ -154,7 +152,7 @@ class Retrieval:
                 ask = _ask_rerank(hosted, request)
                 with self.admission.enter(("Rerank", hosted.name, len(request.candidates).bit_length())):
                     item = (query, read_candidates(request.candidates, space), caller)
-                    return response_message(await self._in_time(context, self._reranks.submit(ask, item)), space)
+                    return await self._in_time(context, self._reranks.submit(ask, item))
 
     async def Factors(self, request: pb.FactorsRequest, context: Any) -> pb.FactorsResponse:  # noqa: N802
         """Describe the factors of one collection, or of all."""
@@ -173,13 +171,11 @@ class Retrieval:
                 self._instruments.feedback(request.collection, relevant)
             return pb.FeedbackResponse()
 
-    async def _search_batch(self, ask: _Ask, items: list[_Search]) -> list[SearchResponse]:
-        queries: Any = [query for query, _ in items]
+    async def _search_batch(self, ask: _Ask, items: list[_Search]) -> list[pb.SearchResponse]:
         with _called_by([caller for _, caller in items]):
-            search = ask.hosted.searched().search_batch
-            return await self._work(partial(search, queries if ask.texts else np.stack(queries), **ask.options))
+            return await self._work(partial(_search, ask, [query for query, _ in items]))
 
-    async def _rerank_batch(self, ask: _Ask, items: list[_Scoring]) -> list[SearchResponse]:
+    async def _rerank_batch(self, ask: _Ask, items: list[_Scoring]) -> list[pb.SearchResponse]:
         queries, batch = np.stack([query for query, _, _ in items]), [candidates for _, candidates, _ in items]
         with _called_by([caller for *_, caller in items]):
             return await self._work(partial(_rerank, ask, queries, batch, self._registry.observer))
@@ -253,13 +249,25 @@ def _parsed(kind: Any, data: bytes) -> Any:
         return None
 
 
-def _rerank(ask: _Ask, queries: FloatArray, batch: list[Candidates], observer: Observer | None) -> list[SearchResponse]:
+def _search(ask: _Ask, queries: Sequence[str | FloatArray]) -> list[pb.SearchResponse]:
+    asked: Any = queries if ask.texts else np.stack(queries)  # type: ignore[arg-type]
+    return _messages(ask, ask.hosted.searched().search_batch(asked, **ask.options))
+
+
+def _rerank(
+    ask: _Ask, queries: FloatArray, batch: list[Candidates], observer: Observer | None
+) -> list[pb.SearchResponse]:
     model, metric, request = ask.hosted.model, ask.hosted.metric, ask.options["request"]
     if observer is None:
-        return rerank(model, metric, queries, batch, request)
+        return _messages(ask, rerank(model, metric, queries, batch, request))
     with observing(observer, Observation("rerank", ask.hosted.name, model.space, list(queries), request)) as seen:
         seen.responses = responses = rerank(model, metric, queries, batch, request)
-    return responses
+    return _messages(ask, responses)
+
+
+def _messages(ask: _Ask, responses: Sequence[SearchResponse]) -> list[pb.SearchResponse]:
+    """Make messages in the thread that searched: the event loop stays free, and what they are made of is at hand."""
+    return [response_message(response, ask.hosted.model.space) for response in responses]
 
 
 @contextmanager
