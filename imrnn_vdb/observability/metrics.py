@@ -31,7 +31,8 @@ _COUNTS = (0, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000)
 _RANKS = (0, 1, 2, 3, 5, 10, 20, 50, 100, 200)
 _SHARES = (0.1, 0.2, 0.25, 0.34, 0.5, 0.67, 0.8, 0.9, 1.0)
 _FAILED = re.compile(r"^modulation failed \((\w+)\)")
-_REASONS = ("not switched on", "does not split")
+_REASONS = {"not switched on": "not switched on", "does not split": "does not split", "not waited for": "timeout"}
+"""Label of a fallback, by what its text holds."""
 
 
 class PrometheusMetrics:
@@ -171,7 +172,7 @@ def reason_label(reason: str) -> str:
     """Return why a query was not modulated in few words, so that the values of the label are few."""
     if failed := _FAILED.match(reason):
         return f"failed: {failed[1]}"
-    return next((known for known in _REASONS if known in reason), "other")
+    return next((label for text, label in _REASONS.items() if text in reason), "other")
 
 
 class _Maker:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
@@ -235,7 +235,7 @@ class Retrieval:
             _log.exception("%s failed", method)  # the caller learns nothing of the inside but where to look
             await context.abort(grpc.StatusCode.INTERNAL, f"internal error; see the service's log for {request_id}")
 
-    async def _in_time(self, context: Any, answer: Any) -> Any:
+    async def _in_time(self, context: Any, answer: Coroutine[Any, Any, Answer]) -> Answer:
         """Await an answer; a request without a deadline gets the service's. gRPC itself cancels the others in time."""
         if context.time_remaining() is not None:
             return await answer
@@ -250,7 +250,7 @@ def _parsed(kind: Any, data: bytes) -> Any:
 
 
 def _search(ask: _Ask, queries: Sequence[str | FloatArray]) -> list[pb.SearchResponse]:
-    asked: Any = queries if ask.texts else np.stack(queries)  # type: ignore[arg-type]
+    asked: Any = queries if ask.texts else np.stack(queries)
     return _messages(ask, ask.hosted.searched().search_batch(asked, **ask.options))
 
 

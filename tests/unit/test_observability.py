@@ -182,6 +182,13 @@ def test_points_without_a_code_are_counted(url, tmp_path):
     assert values(metrics)["imrnn_candidate_codes_total", "other", "other_space"] == 5
 
 
+def test_a_modulation_that_was_not_waited_for_counts_as_a_timeout(url):
+    metrics = PrometheusMetrics()
+    with IMRNNCollection.open(url, make_model(), observer=metrics, modulation_timeout=1e-6) as collection:
+        assert "not waited for" in collection.search(QUERIES[0], modulate=True).reason
+    assert values(metrics)["imrnn_fallbacks_total", "articles", "timeout"] == 1
+
+
 @pytest.mark.parametrize(
     ("reason", "label"),
     [
