@@ -36,8 +36,9 @@ class BenchOptions:
     sizes: Sequence[int] = (20_000,)
 
     def __post_init__(self) -> None:
-        values = [*self.sweep_coarse_k, *self.sweep_factors, *self.sweep_batch, *self.sizes]
-        if min(self.coarse_k, self.rounds, self.calls, *values) < 1 or min(self.coarse_k, *self.sweep_coarse_k) < LIMIT:
+        candidates = [self.coarse_k, *self.sweep_coarse_k]
+        counts = [self.rounds, self.calls, *self.sweep_factors, *self.sweep_batch, *self.sizes]
+        if min(counts) < 1 or min(candidates) < LIMIT:
             raise InvalidInputError(f"all numbers of a benchmark are at least 1, coarse_k at least {LIMIT}")
 
     @property

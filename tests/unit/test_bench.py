@@ -99,6 +99,11 @@ def test_options_that_make_no_sense_are_refused():
         BenchOptions(rounds=0)
 
 
+def test_every_sweep_can_be_left_out():
+    options = BenchOptions(sweep_coarse_k=(), sweep_factors=(), sweep_batch=())
+    assert options.sizes == BenchOptions().sizes
+
+
 def test_url_and_synthetic_sizes_exclude_each_other():
     result = CliRunner().invoke(main, ["bench", "--url", "qdrant+edge:./x/y", "--size", "1000"])
     assert result.exit_code == 2
