@@ -14,8 +14,6 @@ some processors are told to take for zero.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import pybase64
 
 from imrnn_vdb.errors import InvalidInputError
 
@@ -102,7 +101,7 @@ def encode_texts(codes: Codes, space_id: str, dtype: CodeDtype = "float16") -> l
     norms = codes.norms.astype("<f4").view(np.uint8).reshape(n, 4)
     padding = np.zeros((n, _payload_bytes(m, dtype) - 4 - coordinates.shape[1]), np.uint8)
     rows = np.concatenate([norms, coordinates, padding], axis=1)
-    return [space_id + base64.b64encode(row.tobytes()).decode("ascii") for row in rows]
+    return [space_id + pybase64.b64encode_as_string(row.tobytes()) for row in rows]
 
 
 def decode_texts(texts: Sequence[object], space_id: str, m: int) -> Codes:
@@ -204,11 +203,11 @@ def _decode_sound(texts: Sequence[object], space_id: str, m: int, lengths: dict[
     A space id has eight characters of base64's alphabet, so that it decodes along with the rest, to six bytes.
     """
     try:
-        data = binascii.a2b_base64("".join(texts))  # type: ignore[arg-type]
+        data = pybase64.b64decode("".join(texts), validate=True)  # type: ignore[arg-type]
         dtype = lengths[len(texts[0])]  # type: ignore[arg-type]
     except (TypeError, ValueError, IndexError, KeyError):  # not all texts; not ASCII, or damaged; none; odd length
         return None
-    own = binascii.a2b_base64(space_id)
+    own = pybase64.b64decode(space_id, validate=True)
     size = len(own) + _payload_bytes(m, dtype)
     if len(data) != size * len(texts) or len(set(map(len, texts))) > 1:  # type: ignore[arg-type]
         return None
@@ -235,8 +234,8 @@ def _decode_rows(texts: list[str], rows: list[int], dtype: CodeDtype, codes: Cod
     m = codes.directions.shape[1]
     size = _payload_bytes(m, dtype)
     try:
-        data = binascii.a2b_base64("".join([text[SPACE_ID_CHARS:] for text in texts]))
-    except (binascii.Error, ValueError):
+        data = pybase64.b64decode("".join([text[SPACE_ID_CHARS:] for text in texts]), validate=True)
+    except ValueError:
         data = b""
     if len(data) != size * len(texts):  # one text is damaged: find it by decoding each alone
         if len(texts) == 1:

@@ -13,7 +13,8 @@ from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.points import Candidates, LazyRows, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
-from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, HitRows, Row, oriented, payload_of
+from imrnn_vdb_milvus.hits import Row
+from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, oriented, payload_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
 from imrnn_vdb_milvus.sidecar import (
     codes_beside,
@@ -86,10 +87,10 @@ class SidecarSteps(MilvusSteps):
     ) -> Operation[list[Candidates]]:
         """Search the base, then read the codes."""
         params = search_params(schema.index_types[question["anns_field"]], limit)
-        reply = yield from self._ask("search", limit=limit, filter=given or "", search_params=params, **question)
+        reply = yield from self._hits(limit=limit, filter=given or "", search_params=params, **question)
         fields = [self._beside.key, self.layout.code_field]
         codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields)
-        return [self._candidates(schema, question, hits.ids, hits.distances, HitRows(hits), codes) for hits in reply]
+        return [self._candidates(schema, question, hits.ids, hits.distances, hits.rows, codes) for hits in reply]
 
     def _candidates(
         self,

@@ -15,6 +15,7 @@ from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError, StoreError, StoreTimeoutError
 from imrnn_vdb_milvus import quiet
+from imrnn_vdb_milvus.direct import method_of
 
 _import_lock = threading.Lock()
 
@@ -73,7 +74,7 @@ class ServerClient:
             start = time.monotonic()
             client = self._connected(timeout)
             left = timeout - (time.monotonic() - start)
-            return getattr(client, name)(timeout=max(left, 0.001), **arguments)
+            return method_of(client, name)(timeout=max(left, 0.001), **arguments)
 
         return method
 
@@ -112,7 +113,7 @@ class AsyncServerClient:
                 if not self._ready:
                     await self._client.__aenter__()
                     self._ready = True
-            return await getattr(self._client, name)(**arguments)
+            return await method_of(self._client, name)(**arguments)
 
         return method
 
@@ -157,11 +158,11 @@ class LiteClient:
             file = self._opened()
             with file.opening(arguments.get("collection_name"), timeout):
                 if name not in self._WRITES:
-                    return getattr(file.client, name)(timeout=timeout, **arguments)
+                    return method_of(file.client, name)(timeout=timeout, **arguments)
                 if not file.writing.acquire(timeout=timeout):
                     raise StoreTimeoutError(f"another write to {self._path} is not done yet; allow more with timeout=")
                 try:
-                    return getattr(file.client, name)(timeout=timeout, **arguments)
+                    return method_of(file.client, name)(timeout=timeout, **arguments)
                 finally:
                     file.writing.release()
 

@@ -22,7 +22,7 @@ from imrnn_vdb.planning import next_window
 from imrnn_vdb.points import Candidates, PointId
 from imrnn_vdb_milvus.beside import SidecarSteps
 from imrnn_vdb_milvus.expressions import every, is_one_of
-from imrnn_vdb_milvus.rows import HitRows, Row
+from imrnn_vdb_milvus.hits import Row
 from imrnn_vdb_milvus.schema import Schema, search_params
 from imrnn_vdb_milvus.steps import MAX_WINDOW, SESSION
 
@@ -120,7 +120,7 @@ class FilteredSteps(SidecarSteps):
         params = search_params(schema.index_types[question["anns_field"]], window)
         whole = window <= _WITH_PAYLOAD * limit
         asked = question if whole else {**question, "output_fields": [schema.key]}
-        reply = yield from self._ask("search", limit=window, filter=given or "", search_params=params, **asked)
+        reply = yield from self._hits(limit=window, filter=given or "", search_params=params, **asked)
         keys = list({key for hits in reply for key in hits.ids})
         codes = yield from self._codes(keys, [self._beside.key, self.layout.code_field], condition)
         places = [[i for i, key in enumerate(hits.ids) if key in codes][:limit] for hits in reply]
@@ -129,8 +129,7 @@ class FilteredSteps(SidecarSteps):
         found = []
         for hits, some, enough in zip(reply, places, answered, strict=True):
             there = [i for i in some if whole or hits.ids[i] in last]  # others were deleted in between
-            rows = HitRows(hits) if whole else None
-            read = [rows[i] if rows is not None else last[hits.ids[i]] for i in there]
+            read = [hits.rows[i] if whole else last[hits.ids[i]] for i in there]
             ids, distances = [hits.ids[i] for i in there], [hits.distances[i] for i in there]
             candidates = self._candidates(schema, question, ids, distances, read, codes)
             found.append(replace(candidates, cut_short=not enough))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +15,14 @@ from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json, valid_text
 from imrnn_vdb.points import Candidates, LazyRows, Payload, PointId, Points
+from imrnn_vdb_milvus.hits import HitRows, Row
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
 """A quarter of what Milvus takes in one request: its own form of a row is larger than the estimate here."""
 MAX_BATCH_ROWS = 1000
 
-Row = dict[str, Any]
-_JSON, _FLOAT_VECTOR = 23, 101  # of pymilvus's DataType
+_FLOAT_VECTOR = 101  # of pymilvus's DataType
 
 
 def rows_of(points: Points, schema: Schema, layout: Layout) -> list[Row]:
@@ -160,51 +160,6 @@ def batches(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield batch
 
 
-class HitRows(Sequence[Row]):
-    """The rows of one query's hits. JSON, the dynamic field included, is parsed in the rows that are looked at.
-
-    pymilvus parses the JSON of every hit when the first one is read, and a Hit's own lookup runs Python code for each
-    access. What is not as this class knows it is left to pymilvus.
-
-    Attributes
-    ----------
-    columns
-        The rows without their JSON, as far as pymilvus has made them.
-    """
-
-    def __init__(self, hits: Any) -> None:
-        lazy = getattr(hits, "lazy_field_data", None)
-        if lazy is None or any(int(field.type) != _JSON or len(field.valid_data) for field in lazy):
-            lazy, rows = [], hits
-        else:
-            rows = list.__iter__(hits)  # its own iterator parses everything
-        self.columns: list[Row] = [dict.__getitem__(hit, "entity") for hit in rows]
-        self._lazy = [(field.field_name, field.is_dynamic, field.scalars.json_data.data) for field in lazy]
-        self._first = hits.start if lazy else 0
-        self._wanted = hits.dynamic_fields if lazy else ()
-
-    def __len__(self) -> int:
-        return len(self.columns)
-
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Row]: ...
-    def __getitem__(self, index: int | slice) -> Row | list[Row]:
-        rows = range(len(self.columns))[index]
-        return self._row(rows) if isinstance(rows, int) else [self._row(row) for row in rows]
-
-    def _row(self, index: int) -> Row:
-        row = dict(self.columns[index])
-        for name, dynamic, texts in self._lazy:
-            value = json.loads(texts[self._first + index])
-            if not dynamic:
-                row[name] = value
-            else:
-                row.update({key: value[key] for key in self._wanted if key in value} if self._wanted else value)
-        return row
-
-
 def candidates_of(
     ids: Sequence[PointId],
     distances: Sequence[float],
@@ -286,15 +241,14 @@ def payload_of(row: Row, schema: Schema) -> Payload:
 
 
 def _codes_of(rows: Sequence[Row], schema: Schema, layout: Layout) -> Codes:
-    home = schema.code_home(layout)
     field = layout.code_field
-    if home == "column" and isinstance(rows, HitRows) and all(row.get(field) for row in rows.columns):
-        rows = rows.columns  # else the dynamic field may hold a code of another space
-    if home == "vector":
-        vectors = [row.get(field) for row in rows]
-        there = [vector if vector is not None and vector[-1] >= 0 else None for vector in vectors]
+    column = rows.column(field) if isinstance(rows, HitRows) else [row.get(field) for row in rows]
+    if schema.code_home(layout) == "vector":
+        there = [vector if vector is not None and vector[-1] >= 0 else None for vector in column]
         return decode_rows(there, layout.num_factors)
-    return decode_texts(stored_texts(rows, layout), layout.space_id, layout.num_factors)
+    if not all(column):  # the dynamic field may hold them, or those of another space
+        column = stored_texts(rows, layout)
+    return decode_texts(column, layout.space_id, layout.num_factors)
 
 
 def _scores_of(rows: Sequence[Row], layout: Layout) -> FloatArray:

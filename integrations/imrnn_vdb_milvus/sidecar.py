@@ -19,7 +19,8 @@ from imrnn_vdb.layout import Layout, is_own_field, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId
 from imrnn_vdb_milvus.clients import pymilvus
-from imrnn_vdb_milvus.rows import Row, code_fields
+from imrnn_vdb_milvus.hits import Row
+from imrnn_vdb_milvus.rows import code_fields
 from imrnn_vdb_milvus.schema import BASE_NAME, KEY_NAME, Schema, Server, new_indexes, new_schema
 
 _DIM = 2

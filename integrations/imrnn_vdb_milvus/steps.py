@@ -13,9 +13,11 @@ from imrnn_vdb.guard import Guard
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.points import PointId
 from imrnn_vdb.store import Store
+from imrnn_vdb_milvus.direct import SEARCH, method_of
 from imrnn_vdb_milvus.expressions import every, is_one_of, literal, user_filter
+from imrnn_vdb_milvus.hits import Hits, Row
 from imrnn_vdb_milvus.quiet import quiet, quietly
-from imrnn_vdb_milvus.rows import Row, rows_read
+from imrnn_vdb_milvus.rows import rows_read
 from imrnn_vdb_milvus.schema import Schema, Server
 
 MAX_WINDOW = 16_384
@@ -25,7 +27,7 @@ IDS_PER_CALL = 2_000
 """Keys that one condition lists: on 2.3.5 a key costs 6 µs in a list of 2,000, and 16 µs in one of 500."""
 LITE_UNFLUSHED_ROWS = 256
 """Rows that a search in Milvus Lite may find unflushed; unknown at first, as an earlier process may have left some."""
-_READS = frozenset({"search", "query", "delete"})
+_READS = frozenset({SEARCH, "query", "delete"})
 """Methods of a client that take a condition."""
 SESSION: dict[str, Any] = {"consistency_level": "Session"}
 _VECTORS: dict[str, Any] = {"strict_float32": True}
@@ -151,6 +153,11 @@ class MilvusSteps(Store):
         """Call a method about this collection."""
         return (yield from self._about(self.collection, method, **arguments))
 
+    def _hits(self, **question: Any) -> Operation[list[Hits]]:
+        """Search this collection; one entry a query."""
+        hits: list[Hits] = yield from self._ask(SEARCH, **question)
+        return hits
+
     def _about(self, name: str, method: str, **arguments: Any) -> Operation[Any]:
         """Call a method about this collection or its sidecar; servers do not always name the collection they miss.
 
@@ -184,7 +191,7 @@ def call_of(method: str, **arguments: Any) -> Call:
 
     def send(client: Any, seconds: float) -> Any:
         with quiet():
-            reply = getattr(client, method)(timeout=seconds, **arguments)
+            reply = method_of(client, method)(timeout=seconds, **arguments)
         return quietly(reply) if inspect.isawaitable(reply) else reply
 
     return send

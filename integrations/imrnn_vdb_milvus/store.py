@@ -28,9 +28,8 @@ from imrnn_vdb.store import CollectionInfo
 from imrnn_vdb_milvus.capabilities import capabilities_of, settings_of
 from imrnn_vdb_milvus.expressions import every, factor_expression, identifier, is_one_of, user_filter
 from imrnn_vdb_milvus.filtered import FilteredSteps
+from imrnn_vdb_milvus.hits import Row
 from imrnn_vdb_milvus.rows import (
-    HitRows,
-    Row,
     batches,
     candidates_of,
     check_vectors,
@@ -223,15 +222,14 @@ class MilvusStore(FilteredSteps):
             if factor_filter is not None:
                 return (yield from self._search_filtered(schema, question, limit, given, factor_filter))
             return (yield from self._search_beside(schema, question, limit, given))
-        reply = yield from self._ask(
-            "search",
+        reply = yield from self._hits(
             limit=limit,
             filter=self._filter(schema, payload_filter, factor_filter),
             search_params=search_params(schema.index_types[base], limit),
             **question,
         )
         metric = schema.vectors[base].metric
-        return [candidates_of(hits.ids, hits.distances, HitRows(hits), schema, self.layout, metric) for hits in reply]
+        return [candidates_of(hits.ids, hits.distances, hits.rows, schema, self.layout, metric) for hits in reply]
 
     def fetch(
         self,
@@ -286,8 +284,7 @@ class MilvusStore(FilteredSteps):
         keys = schema.usable_keys(ids)
         for start in range(0, len(keys), IDS_PER_CALL):
             part = keys[start : start + IDS_PER_CALL]
-            [hits] = yield from self._ask(
-                "search",
+            [hits] = yield from self._hits(
                 data=[probe],
                 anns_field=base,
                 filter=is_one_of(schema.key, part),
