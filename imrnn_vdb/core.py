@@ -131,6 +131,8 @@ class CollectionCore:
     ) -> Operation[list[SearchResponse]]:
         """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses.
 
+        Where payloads are dearer to read than codes, another call reads those of the results alone.
+
         The windows they came from are added to ``seen``, if it is given.
         """
         check_answerable(self.metric, query_vectors)
