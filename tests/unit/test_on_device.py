@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from test_modulation import M, request
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import imrnn_vdb.on_device
 from factory import make_model, make_modulator
@@ -109,6 +110,41 @@ def test_without_graphs_that_hold_it_computes_without_any(monkeypatch, kind, cap
     for _ in range(2):
         close(device(*request(3, 20)), fused(*request(3, 20)), 1e-5)
     assert caplog.text.count("CUDA graphs are not used") == 1
+
+
+class Called(TorchDispatchMode):
+    """Notes the operations that reach a device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+NOT_IN_A_GRAPH = {"_local_scalar_dense", "lift_fresh", "nonzero", "masked_select", "index", "index_put_", "unique"}
+"""Operations that wait for a device, or send it what the host has: a capture refuses them."""
+
+
+def called_by(compute, *arguments) -> set[str]:
+    with torch.no_grad(), Called() as called:
+        compute(*arguments)
+    return called.names
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=str)
+def test_nothing_in_the_module_asks_a_device_or_sends_to_it(settings):
+    modulator = make_modulator(M, **settings)
+    names = called_by(modulator, *map(torch.from_numpy, request(2, 20)), modulator.selective)
+    assert not names & NOT_IN_A_GRAPH
+    assert {"mm", "tanh"} < names
+
+
+def test_such_operations_would_be_noticed():
+    assert "_local_scalar_dense" in called_by(make_modulator(M), *map(torch.from_numpy, request(2, 20)))
+    assert "lift_fresh" in called_by(torch.zeros(1).new_tensor, [0.0])
 
 
 @needs_gpu
