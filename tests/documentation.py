@@ -56,6 +56,7 @@ READ_ONLY = {
 """Commands of ours whose arguments are read and checked, and that are not carried out, and why."""
 SMALL = {
     "imrnn-vdb bench --url": "--rounds 1 --calls 1",
+    "imrnn-vdb bench --plot": "--size 100 --size 200 --coarse-k 10 --rounds 1 --calls 1 --no-sweep",
     "imrnn-vdb bench": "--size 200 --coarse-k 10 --rounds 1 --calls 1 --no-sweep",
     "imrnn-vdb ablate": "--seeds 1 --epochs 1 --only defaults",
 }
