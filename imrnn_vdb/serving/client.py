@@ -93,15 +93,15 @@ def _rerank(
     query_vector: npt.ArrayLike,
     ids: Sequence[object],
     base_scores: Sequence[float],
-    codes: Sequence[str | None] | None,
+    codes: Sequence[str | npt.ArrayLike | None] | None,
     vectors: npt.ArrayLike | None,
     options: SearchOptions,
 ) -> pb.RerankRequest:
     table: Any = vectors if vectors is not None else [None] * len(ids)
-    texts = codes if codes is not None else [None] * len(ids)
-    if not len(ids) == len(base_scores) == len(texts) == len(table):
+    stored = codes if codes is not None else [None] * len(ids)
+    if not len(ids) == len(base_scores) == len(stored) == len(table):
         raise InvalidInputError("give one id, one base score, and one code or vector for each candidate")
-    rows = zip(ids, base_scores, texts, table, strict=True)
+    rows = zip(ids, base_scores, stored, table, strict=True)
     return pb.RerankRequest(
         collection=collection,
         query=vector_message(query_vector),
@@ -206,7 +206,7 @@ class ServiceClient(_Caller):
         ids: Sequence[object],
         base_scores: Sequence[float],
         *,
-        codes: Sequence[str | None] | None = None,
+        codes: Sequence[str | npt.ArrayLike | None] | None = None,
         vectors: npt.ArrayLike | None = None,
         request_id: str | None = None,
         **options: Unpack[SearchOptions],
@@ -222,7 +222,7 @@ class ServiceClient(_Caller):
         ids, base_scores
             k ids, and the database's scores of them, oriented (see :mod:`imrnn_vdb.metric`).
         codes
-            k stored codes, as texts; None where there is none.
+            k stored codes, each the text or the vector that the database holds; None where there is none.
         vectors
             Shape (k, d) base vectors, in place of codes.
         options
@@ -312,7 +312,7 @@ class AsyncServiceClient(_Caller):
         ids: Sequence[object],
         base_scores: Sequence[float],
         *,
-        codes: Sequence[str | None] | None = None,
+        codes: Sequence[str | npt.ArrayLike | None] | None = None,
         vectors: npt.ArrayLike | None = None,
         request_id: str | None = None,
         **options: Unpack[SearchOptions],

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.codec import Codes, CodeStatus, FloatArray, decode_texts
+from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import format_filter, parse_filter
 from imrnn_vdb.filters import FactorFilter
@@ -115,15 +115,24 @@ def read_id(message: pb.PointId) -> PointId:
 
 
 def candidate_message(
-    point_id: object, base_score: float, code_text: str | None, vector: npt.ArrayLike | None
+    point_id: object, base_score: float, code: str | npt.ArrayLike | None, vector: npt.ArrayLike | None
 ) -> pb.Candidate:
     """Turn one candidate into a message, with a stored code or a base vector or neither."""
     made = pb.Candidate(id=id_message(point_id), base_score=base_score)
-    if code_text is not None:
-        made.code_text = code_text
+    if isinstance(code, str):
+        made.code_text = code
+    elif code is not None:
+        made.code_row.CopyFrom(_row_message(code))
     elif vector is not None:
         made.vector = np.asarray(vector, "<f4").tobytes()
     return made
+
+
+def _row_message(code: npt.ArrayLike) -> pb.Vector:
+    row = np.asarray(code)
+    if row.ndim != 1 or row.dtype.kind not in "fiu":
+        raise InvalidInputError("a candidate's code is the text or the vector that is stored for it")
+    return pb.Vector(values=row.tolist())
 
 
 def read_candidates(messages: Sequence[pb.Candidate], space: FactorSpace) -> Candidates:
@@ -137,21 +146,24 @@ def read_candidates(messages: Sequence[pb.Candidate], space: FactorSpace) -> Can
     kinds = [message.WhichOneof("code") for message in messages]
     texts = [message.code_text if kind == "code_text" else None for message, kind in zip(messages, kinds, strict=True)]
     codes = decode_texts(texts, space.space_id, space.num_factors)
-    rows = [row for row, kind in enumerate(kinds) if kind == "vector"]
-    if rows:
-        codes = _with_vectors(codes, rows, [messages[row].vector for row in rows], space)
+    stored = [place for place, kind in enumerate(kinds) if kind == "code_row"]
+    _put(codes, stored, decode_rows([messages[place].code_row.values for place in stored], space.num_factors))
+    given = [place for place, kind in enumerate(kinds) if kind == "vector"]
+    if given:
+        _put(codes, given, _encoded([messages[place].vector for place in given], space))
     ids = [read_id(message.id) for message in messages]
     scores = np.array([message.base_score for message in messages], np.float64)
     return Candidates(ids, scores, codes, [{} for _ in ids])
 
 
-def _with_vectors(codes: Codes, rows: list[int], raw: list[bytes], space: FactorSpace) -> Codes:
+def _put(codes: Codes, places: list[int], found: Codes) -> None:
+    codes.directions[places], codes.norms[places], codes.status[places] = found.directions, found.norms, found.status
+
+
+def _encoded(raw: list[bytes], space: FactorSpace) -> Codes:
     if any(len(data) % 4 for data in raw) or len({len(data) for data in raw}) > 1:
         raise InvalidInputError("the vectors of candidates are d 32-bit floats each, all of one length")
-    found = space.encode(np.frombuffer(b"".join(raw), "<f4").reshape(len(raw), -1))
-    codes.directions[rows], codes.norms[rows] = found.directions, found.norms
-    codes.status[rows] = CodeStatus.CURRENT
-    return codes
+    return space.encode(np.frombuffer(b"".join(raw), "<f4").reshape(len(raw), -1))
 
 
 def response_message(response: SearchResponse, space: FactorSpace) -> pb.SearchResponse:

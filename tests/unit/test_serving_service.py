@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from factory import DIM, make_model
 from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, factor, match
+from imrnn_vdb.codec import encode_texts
 from imrnn_vdb.errors import (
     CollectionNotFoundError,
     StoreError,
@@ -117,8 +118,14 @@ def test_explanations_factors_and_scores_of_given_candidates(client, own):
     assert [result.id for result in by_code] == [result.id for result in found]
     np.testing.assert_allclose([r.score for r in by_code], [r.score for r in found], atol=1e-6)
     np.testing.assert_allclose([r.score for r in by_vector], [r.score for r in found[:9]], atol=1e-3)  # half floats
-    bare = client.rerank("model", QUERIES[0], ["a", 7], [0.5, 0.25], codes=[codes[0], None])
-    assert bare.unusable == {"missing": 1}
+    texts = encode_texts(own.model.space.encode(VECTORS[rows]), own.model.space.space_id)
+    assert client.rerank("model", QUERIES[0], ids, scores, codes=texts, explain=True) == by_code
+    mixed = client.rerank(
+        "model", QUERIES[0], ["a", 7, "b", 8], [0.5, 0.25, 0.2, 0.1], codes=[codes[0], None, texts[0], [1.0]]
+    )
+    assert mixed.unusable == {"missing": 1, "malformed": 1}
+    with pytest.raises(InvalidInputError, match="the text or the vector that is stored"):
+        client.rerank("model", QUERIES[0], ["a"], [0.5], codes=[{"code": 1}])
 
 
 async def test_the_asynchronous_client_is_the_same(served, own):

@@ -229,16 +229,18 @@ class ExplainResponse(_message.Message):
     def __init__(self, result: _Optional[_Union[Result, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
 
 class Candidate(_message.Message):
-    __slots__ = ("id", "base_score", "code_text", "vector")
+    __slots__ = ("id", "base_score", "code_text", "vector", "code_row")
     ID_FIELD_NUMBER: _ClassVar[int]
     BASE_SCORE_FIELD_NUMBER: _ClassVar[int]
     CODE_TEXT_FIELD_NUMBER: _ClassVar[int]
     VECTOR_FIELD_NUMBER: _ClassVar[int]
+    CODE_ROW_FIELD_NUMBER: _ClassVar[int]
     id: PointId
     base_score: float
     code_text: str
     vector: bytes
-    def __init__(self, id: _Optional[_Union[PointId, _Mapping]] = ..., base_score: _Optional[float] = ..., code_text: _Optional[str] = ..., vector: _Optional[bytes] = ...) -> None: ...
+    code_row: Vector
+    def __init__(self, id: _Optional[_Union[PointId, _Mapping]] = ..., base_score: _Optional[float] = ..., code_text: _Optional[str] = ..., vector: _Optional[bytes] = ..., code_row: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
 
 class RerankRequest(_message.Message):
     __slots__ = ("collection", "query", "candidates", "options")
