@@ -5,6 +5,7 @@ Measured figures stand in docs/factors.md; the bounds here are wide, for a machi
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 @pytest.fixture(scope="module")
 def collection(milvus_server_url) -> Iterator[IMRNNCollection]:
     model, vectors = random_model(DIM, 32), random_vectors(POINTS, DIM)
-    url = f"{milvus_server_url}/filter_cost"
+    url = f"{milvus_server_url}/filter_cost_{os.getpid()}"
     with IMRNNCollection.create(url, model, timeout=60.0, id_type="int") as made:
         for start in range(0, POINTS, 4000):
             rows = range(start, start + 4000)

@@ -99,13 +99,14 @@ def check_commands(url: str, model: Path, folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.integration
 def test_milvus_stays_quiet_and_keeps_the_key(milvus_server_url: str, model: Path, tmp_path: Path) -> None:
-    url = f"{milvus_server_url}/doctor_noise"
+    name = f"doctor_noise_{os.getpid()}"
+    url = f"{milvus_server_url}/{name}"
     fill(url)
     try:
         failing = run("-c", FAILING, url, model)
         assert failing.returncode == 0, failing.stderr
         assert failing.stderr == ""
-        assert "there is no collection 'doctor_noise_none'" in failing.stdout
+        assert f"there is no collection '{name}_none'" in failing.stdout
         assert failing.stdout.count("Milvus refused") >= 2
         loud = run("-c", FAILING, url, model, "--debug")
         assert "DEBUG" in loud.stderr  # what anyone logs at all

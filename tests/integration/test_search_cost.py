@@ -7,6 +7,7 @@ hold for the best of several rounds in which the rivals take turns.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,8 +23,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def collection(milvus_server_url) -> Iterator[IMRNNCollection]:
-    with IMRNNCollection.create(f"{milvus_server_url}/search_cost", random_model(), timeout=60.0) as made:
+def url(milvus_server_url) -> str:
+    return f"{milvus_server_url}/search_cost_{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def collection(url) -> Iterator[IMRNNCollection]:
+    with IMRNNCollection.create(url, random_model(), timeout=60.0) as made:
         vectors = random_vectors(POINTS)
         for start in range(0, POINTS, 2000):
             rows = range(start, start + 2000)
@@ -57,9 +63,9 @@ def test_a_search_takes_at_most_twice_the_time_of_its_ids_alone(collection, quer
     assert took["ours"] <= took["base vectors"]
 
 
-def test_a_batch_and_concurrent_searches_are_faster_than_one_by_one(collection, queries, milvus_server_url):
+def test_a_batch_and_concurrent_searches_are_faster_than_one_by_one(collection, queries, url):
     loop = asyncio.new_event_loop()
-    twin = loop.run_until_complete(AsyncIMRNNCollection.open(f"{milvus_server_url}/search_cost", collection.model))
+    twin = loop.run_until_complete(AsyncIMRNNCollection.open(url, collection.model))
 
     async def concurrent() -> list[object]:
         return await asyncio.gather(*(twin.search(query, limit=10, coarse_k=K) for query in queries))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,11 +23,11 @@ from imrnn_vdb.fitting.collection import prior_of
 
 @pytest.fixture
 def place(tmp_path: Path) -> tuple[str, str]:
-    """A collection of two tenants, and the folder of its model."""
+    """A collection of two tenants, with codes in the payload, and the folder of its model."""
     url, model = f"qdrant+edge:{tmp_path}/articles", str(tmp_path / "model")
     made = make_model()
     made.save_pretrained(model)
-    with IMRNNCollection.create(url, made) as collection:
+    with IMRNNCollection.create(url, made, code_storage="payload") as collection:
         payloads = [{"body": f"text {row}", "tenant": "ab"[row % 2]} for row in range(10)]
         collection.upsert(range(10), vectors=np.random.default_rng(0).normal(size=(10, 32)), payloads=payloads)
     return url, model
@@ -275,4 +276,13 @@ def test_a_space_for_an_encoder_we_know_nothing_of_on_edge(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.integration
 def test_a_space_for_an_encoder_we_know_nothing_of_on_milvus(milvus_server_url: str, tmp_path: Path) -> None:
-    fit_there(f"{milvus_server_url}/theirs_1536", tmp_path)
+    from pymilvus import MilvusClient
+
+    name, client = f"theirs_{os.getpid()}", MilvusClient(milvus_server_url.replace("milvus://", "http://"))
+    try:
+        fit_there(f"{milvus_server_url}/{name}", tmp_path)
+    finally:
+        for made in client.list_collections():  # the sidecar's name holds the space that was fitted
+            if made.startswith(name):
+                client.drop_collection(made)
+        client.close()

@@ -175,7 +175,9 @@ def test_metrics_of_searches(url):
 
 def test_points_without_a_code_are_counted(url, tmp_path):
     metrics = PrometheusMetrics()
-    with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/other", make_model(), observer=metrics) as collection:
+    with IMRNNCollection.create(
+        f"qdrant+edge:{tmp_path}/other", make_model(), code_storage="payload", observer=metrics
+    ) as collection:
         collection.upsert(range(5), vectors=QUERIES[[0, 1, 2, 0, 1]])
         with IMRNNCollection.open(f"qdrant+edge:{tmp_path}/other", make_model(seed=9), observer=metrics) as foreign:
             foreign.search(QUERIES[0])
