@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import threading
 import time
@@ -279,8 +280,35 @@ def test_a_full_service_says_so(folder):
             assert caught.value.__cause__.code().name == "RESOURCE_EXHAUSTED"
             with pytest.raises(StoreUnavailableError, match="at its limit"):  # before the candidates are looked at
                 client.rerank("model", QUERIES[0], ["a"], [0.5], vectors=[[1.0]])
+            with pytest.raises(StoreUnavailableError, match="at its limit"):  # and before the payload filter is read
+                client.search("articles", QUERIES[0], payload_filter="no filter")
             server._service.admission.running = 0
             assert len(client.search("articles", QUERIES[0])) == 10
+
+
+def test_long_payload_filters_are_read_off_the_loop_and_say_what_short_ones_say(folder, monkeypatch):
+    seen: list[tuple[int, str]] = []
+    read = IMRNNCollection.parse_filter
+
+    def watched(self, text):
+        seen.append((len(text), threading.current_thread().name))
+        return read(self, text)
+
+    monkeypatch.setattr(IMRNNCollection, "parse_filter", watched)
+    rows = [1, 3, 5]
+    texts = [filter_text(rows), filter_text(rows * 1000)]
+    with running(config_of(folder)) as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+        for text in texts:
+            found = client.search("articles", QUERIES[0], payload_filter=text)
+            assert sorted(result.id for result in found) == rows
+            [streamed] = client.search_batch("articles", QUERIES[:1], payload_filter=text)
+            assert [result.id for result in streamed] == [result.id for result in found]
+            assert client.explain("articles", QUERIES[0], found[0].id, payload_filter=text).rank == 1
+        with pytest.raises(InvalidInputError):
+            client.search("articles", QUERIES[0], payload_filter=texts[1][:-1])
+        assert server._service.admission.running == 0
+    assert [length for length, _ in seen] == [*[len(texts[0])] * 3, *[len(texts[1])] * 3, len(texts[1]) - 1]
+    assert [name.startswith("imrnn-search") for _, name in seen] == [False] * 3 + [True] * 4
 
 
 def test_tls_and_an_address_that_is_taken(folder, tmp_path):
@@ -416,6 +444,10 @@ async def test_a_reload_that_fails_for_any_reason_is_told(tmp_path, caplog):
     [record] = caplog.records
     assert "what was served still is: a surprise" in record.getMessage()
     assert record.exc_info
+
+
+def filter_text(rows: list[int]) -> str:
+    return json.dumps({"must": [{"key": "row", "match": {"any": rows}}]})
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
