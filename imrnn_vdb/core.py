@@ -88,6 +88,8 @@ class CollectionCore:
     def query_vectors(self, queries: Sequence[str] | npt.ArrayLike) -> FloatArray:
         """Turn n query texts, or vectors of shape (n, d), into checked query vectors of shape (n, d)."""
         dim = self.model.space.dim
+        if isinstance(queries, np.ndarray):
+            return check_vectors(queries, dim)
         if isinstance(queries, str):
             raise InvalidInputError("search_batch takes a list of queries; use search for a single text")
         if isinstance(queries, Sequence) and not queries:
@@ -166,8 +168,13 @@ class CollectionCore:
             ids = [[result.id for result in page] for page in pages]
             traces = trace_windows(self.model, self.metric, query_vectors, windows, ids, request.steer)
         return [
-            replace(
-                make_response(self.model, request, window.candidates, window.refined, page, watch.laps),
+            make_response(
+                self.model,
+                request,
+                window.candidates,
+                window.refined,
+                page,
+                watch.laps,
                 coarse_k=window.size,
                 growth=window.growth,
                 plan=plan if request.plan else None,

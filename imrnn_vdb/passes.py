@@ -14,7 +14,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Candidates, LazyRows, T
-from imrnn_vdb.scoring import base_cosines, breaks_bound
+from imrnn_vdb.scoring import base_cosines, breaks_bound, row_products
 from imrnn_vdb.space import FactorSpace
 
 
@@ -108,7 +108,7 @@ def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, mo
     codes = second.codes.take(rows)
     base = original_scores(metric, second.base_scores[rows], query, moved, codes)
     cosines = base_cosines(metric, base, query.norms.astype(np.float64), codes.norms.astype(np.float64))
-    true = ~breaks_bound(cosines, query.directions[0], codes.directions)
+    true = ~breaks_bound(cosines, row_products(query.directions[0], codes.directions))
     rows, codes, base = rows[true], codes.take(np.flatnonzero(true)), base[true]
     kept = rows.tolist()
     return Candidates(

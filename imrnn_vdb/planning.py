@@ -124,6 +124,8 @@ def checked_condition(space: FactorSpace, metric: Metric, request: SearchRequest
     condition = request.condition
     if request.told_topics is not None:
         request.told_topics.checked(space)
+    if condition is None and not request.steer:
+        return None
     for name in sorted({*(factor_names(condition) if condition is not None else ()), *(request.steer or ())}):
         space.index(name)
     on_matches = condition is not None and not about_documents(condition)

@@ -6,9 +6,10 @@ Pure: no I/O. What cannot be modulated keeps its base score and says why; a fail
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,11 +20,12 @@ from imrnn_vdb.joined import Joined
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.modulation import Inputs, side_by_side
 from imrnn_vdb.points import Candidates, PointId
-from imrnn_vdb.scoring import Scored, base_cosines, breaks_bound, score_candidates
+from imrnn_vdb.scoring import Products, Scored, base_cosines, breaks_bound, row_products, score_candidates
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
 
+_CURRENT = np.uint8(CodeStatus.CURRENT)
 _log = logging.getLogger("imrnn_vdb")
 
 
@@ -65,7 +67,7 @@ def refine(
     metric
         Metric of the base scores.
     query_vectors
-        Shape (n, d), finite.
+        Shape (n, d), float32, finite: what :func:`imrnn_vdb.space.check_vectors` lets through.
     batch
         n candidate sets, of any sizes.
     active
@@ -76,7 +78,7 @@ def refine(
     list of Refined
         n entries.
     """
-    return refine_codes(model, metric, model.space.encode(query_vectors), batch, active)
+    return refine_codes(model, metric, model.space.project(query_vectors), batch, active)
 
 
 def refine_codes(
@@ -101,59 +103,72 @@ def refining(
         return [
             _unrefined(candidates, query, reason) for candidates, query in zip(batch, queries.directions, strict=True)
         ]
-    prepared = [_prepare(metric, queries, i, candidates) for i, candidates in enumerate(batch)]
+    prepared = [
+        _prepare(metric, query, float(norm), candidates)
+        for query, norm, candidates in zip(queries.directions, queries.norms, batch, strict=True)
+    ]
+    _log_marked(prepared)
     failure = None if active else "the model is not switched on: the database's order is kept"
-    q_t, moved = queries.directions, [rows.directions for rows in prepared]
-    if active:
+    if failure is None:
         try:
-            q_t, moved = yield from _modulate(model, queries.directions, prepared)
+            moved = yield from _modulate(model, queries.directions, prepared)
         except Exception as exc:  # noqa: BLE001 - the failure policy: a failing model never fails the search
             _log.warning("modulation failed, the database's order is returned: %s", exc, exc_info=True)
             failure = f"modulation failed ({type(exc).__name__}): the database's order is kept"
-    _log_marked(prepared)
-    shrinkage = model.modulator.config.shrinkage
-    turn = model.space.turn
-    return [
-        _score(metric, rows, queries, i, (q_t[i], moved[i]), shrinkage, failure, turn)
-        for i, rows in enumerate(prepared)
-    ]
+    if failure is not None:
+        moved = [_Moved(rows.query, rows.codes.directions, rows.products) for rows in prepared]
+    shrinkage, turn = model.modulator.config.shrinkage, model.space.turn
+    return [_score(metric, rows, after, shrinkage, failure, turn) for rows, after in zip(prepared, moved, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """One query's candidates, and the canonical order in which the model sees them.
+    """One query, its candidates, and the canonical order in which the model sees them.
 
     In that order, the order of arrival cannot change a single bit of a sum over all candidates. ``order`` is None where
-    they came in it, as they do from every engine that sorts.
+    they came in it, as they do from every engine that sorts. ``whole`` says that all have a usable code.
     """
 
+    query: FloatArray
+    norm: float
     order: npt.NDArray[np.intp] | None
     base_scores: npt.NDArray[np.float64]
     cosines: npt.NDArray[np.float64]
-    directions: FloatArray
-    norms: FloatArray
-    status: npt.NDArray[np.uint8]
+    codes: Codes
+    products: Products
     usable: npt.NDArray[np.bool_]
+    whole: bool
 
 
-def _prepare(metric: Metric, queries: Codes, i: int, candidates: Candidates) -> _Rows:
+@dataclass(frozen=True, slots=True)
+class _Moved:
+    """Directions of one query, shape (m,), and of its candidates, shape (k, m), after modulation."""
+
+    query: FloatArray
+    directions: FloatArray
+    products: Products
+
+
+def _prepare(metric: Metric, query: FloatArray, norm: float, candidates: Candidates) -> _Rows:
     base, codes = candidates.base_scores, candidates.codes
-    cosines = base_cosines(metric, base, queries.norms[i].astype(np.float64), codes.norms.astype(np.float64))
-    usable, status = codes.current, codes.status
-    unfit = breaks_bound(cosines, queries.directions[i], codes.directions) | (codes.norms == 0)
-    if unfit.any():
+    cosines = base_cosines(metric, base, norm, codes.norms.astype(np.float64))
+    products = row_products(query, codes.directions)
+    unusable = breaks_bound(cosines, products) | (codes.norms == 0) | (codes.status != _CURRENT)
+    whole = not unusable.any()
+    if not whole:
         wrong = np.where(codes.norms == 0, np.uint8(CodeStatus.ZERO), np.uint8(CodeStatus.STALE))
-        status = np.where(usable & unfit, wrong, status)
-        usable = usable & ~unfit
-    return _Rows(canonical_order(base, candidates.ids), base, cosines, codes.directions, codes.norms, status, usable)
+        codes = replace(codes, status=np.where(codes.current & unusable, wrong, codes.status))
+    order = canonical_order(base, candidates.ids)
+    return _Rows(query, norm, order, base, cosines, codes, products, ~unusable, whole)
 
 
 def _log_marked(prepared: Sequence[_Rows]) -> None:
     """Say in the log how many candidates keep their base score for want of a usable code."""
+    if all(rows.whole for rows in prepared):
+        return
     total = sum(len(rows.usable) for rows in prepared)
     marked = total - sum(int(np.count_nonzero(rows.usable)) for rows in prepared)
-    if marked:
-        _log.info("%d of %d candidates have no usable factor code and keep their base score", marked, total)
+    _log.info("%d of %d candidates have no usable factor code and keep their base score", marked, total)
 
 
 def canonical_order(base_scores: npt.NDArray[np.float64], ids: Sequence[PointId]) -> npt.NDArray[np.intp] | None:
@@ -165,7 +180,7 @@ def canonical_order(base_scores: npt.NDArray[np.float64], ids: Sequence[PointId]
 
 def _modulate(
     model: IMRNNModel, queries: FloatArray, prepared: list[_Rows]
-) -> Generator[Future[Any], None, tuple[FloatArray, list[npt.NDArray[np.float32]]]]:
+) -> Generator[Future[Any], None, list[_Moved]]:
     """Run the model once over all queries, candidate sets in canonical order and padded to the longest."""
     inputs, modulate = _stacked(queries, prepared), model.modulate
     if isinstance(modulate, Joined):
@@ -174,15 +189,19 @@ def _modulate(
         query, moved = answer.result()
     else:
         query, moved = modulate(*inputs)
-    if not (np.isfinite(query).all() and np.isfinite(moved).all()):
+    return [_checked(rows, q_t, d_t[: len(rows.usable)]) for rows, q_t, d_t in zip(prepared, query, moved, strict=True)]
+
+
+def _checked(rows: _Rows, query: FloatArray, directions: FloatArray) -> _Moved:
+    """Return what the model made of one query, in the order of arrival, if it is finite."""
+    if rows.order is not None:
+        back = np.empty_like(directions)
+        back[rows.order] = directions
+        directions = back
+    products = row_products(query, directions)
+    if not math.isfinite(products.squares.sum() + products.own[0]):
         raise ArithmeticError("the model returned values that are not finite")
-    results = [moved[i, : len(rows.status)] for i, rows in enumerate(prepared)]
-    for i, rows in enumerate(prepared):
-        if rows.order is not None:  # back to the order of arrival
-            back = np.empty_like(results[i])
-            back[rows.order] = results[i]
-            results[i] = back
-    return query, results
+    return _Moved(query, directions, products)
 
 
 def _stacked(queries: FloatArray, prepared: list[_Rows]) -> Inputs:
@@ -192,10 +211,10 @@ def _stacked(queries: FloatArray, prepared: list[_Rows]) -> Inputs:
 
 
 def _inputs(query: FloatArray, rows: _Rows) -> Inputs:
-    codes, cosines, mask = rows.directions, rows.cosines.astype(np.float32), rows.usable
+    codes, cosines, mask = rows.codes.directions, rows.cosines.astype(np.float32), rows.usable
     if rows.order is not None:
         codes, cosines, mask = codes[rows.order], cosines[rows.order], mask[rows.order]
-    if not mask.all():
+    if not rows.whole:
         codes = codes * mask[:, None]
     return Inputs(query, codes[None], cosines[None], mask[None])
 
@@ -203,19 +222,17 @@ def _inputs(query: FloatArray, rows: _Rows) -> Inputs:
 def _score(
     metric: Metric,
     rows: _Rows,
-    queries: Codes,
-    i: int,
-    after: tuple[FloatArray, npt.NDArray[np.float32]],
+    after: _Moved,
     shrinkage: float,
     failure: str | None,
     turn: Callable[[FloatArray], FloatArray],
 ) -> Refined:
-    q_t, d_t = after
-    codes = turn(queries.directions[i]), turn(rows.directions), turn(q_t), turn(d_t)
-    norms = float(queries.norms[i]), rows.norms
-    scored = score_candidates(metric, rows.base_scores, codes, norms, shrinkage, rows.usable)
-    modulated = rows.usable if failure is None else np.zeros(len(rows.status), bool)
-    return Refined(scored, queries.directions[i], q_t, rows.status, modulated, failure)
+    codes = rows.query, rows.codes.directions, after.query, after.directions
+    usable, products = None if rows.whole else rows.usable, (rows.products, after.products)
+    norms = rows.norm, rows.codes.norms
+    scored = score_candidates(metric, rows.base_scores, codes, norms, shrinkage, usable, products, turn)
+    modulated = rows.usable if failure is None else np.zeros(len(rows.usable), bool)
+    return Refined(scored, rows.query, after.query, rows.codes.status, modulated, failure)
 
 
 def _unrefined(candidates: Candidates, query: FloatArray, failure: str) -> Refined:

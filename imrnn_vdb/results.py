@@ -258,13 +258,17 @@ def make_response(
     refined: Refined,
     page: tuple[SearchResult, ...],
     timings: Mapping[str, float],
+    coarse_k: int | None = None,
+    growth: WindowGrowth | None = None,
+    plan: QueryPlan | None = None,
+    trace: StepTrace | None = None,
 ) -> SearchResponse:
-    """Say what was done for one query, beside its results; a search adds what it knows of windows and plan."""
+    """Say what was done for one query, beside its results; without a ``coarse_k``, all candidates were given."""
     return SearchResponse(
         results=page,
         modulated=refined.failure is None,
         reason=refined.failure,
-        coarse_k=len(candidates),
+        coarse_k=len(candidates) if coarse_k is None else coarse_k,
         candidates=len(candidates),
         space_id=model.space.space_id,
         model_id=model.model_id,
@@ -272,6 +276,9 @@ def make_response(
         timings=timings,
         steer=dict(request.steer or {}),
         topics=request.told_topics.matches(refined.asked[None])[0] if request.told_topics else (),
+        growth=growth,
+        plan=plan,
+        trace=trace,
     )
 
 
@@ -356,11 +363,10 @@ def build_results(
     scores = refined.scored.scores
     ranks = base_ranks(candidates.base_scores)
     page = page_of(ranks, scores, request, keep)
-    usable = (refined.status[page] == CodeStatus.CURRENT).tolist()
     factors = _PageFactors(space, candidates.codes.directions[page])
-    explanations = _explanations(space, candidates, refined, request, page, usable) if request.explain else repeat(None)
+    explanations = _explanations(space, candidates, refined, request, page) if request.explain else repeat(None)
     columns = scores, ranks, candidates.base_scores, refined.modulated, refined.status
-    rows = zip(page.tolist(), *(column[page].tolist() for column in columns), usable, explanations, strict=False)
+    rows = zip(page.tolist(), *(column[page].tolist() for column in columns), explanations, strict=False)
     return tuple(
         SearchResult(
             id=candidates.ids[row],
@@ -371,10 +377,10 @@ def build_results(
             modulated=modulated,
             reason=None if modulated else STATUS_REASONS.get(CodeStatus(status), refined.failure),
             payload=candidates.payloads[row],
-            factors=FactorScores(factors, i) if has_code else {},
+            factors={} if status else FactorScores(factors, i),
             explanation=explanation,
         )
-        for i, (row, score, base_rank, base_score, modulated, status, has_code, explanation) in enumerate(rows)
+        for i, (row, score, base_rank, base_score, modulated, status, explanation) in enumerate(rows)
     )
 
 
@@ -384,7 +390,6 @@ def _explanations(
     refined: Refined,
     request: SearchRequest,
     page: npt.NDArray[np.intp],
-    usable: Sequence[bool],
 ) -> list[Explanation]:
     codes, topics = candidates.codes.directions[page], request.told_topics
     told = space.prominence(refined.asked, codes).tolist()
@@ -396,9 +401,11 @@ def _explanations(
             residual,
             tuple(contributions),
             space.names,
-            tuple(prominence) if has_code else (),
-            found if has_code else (),
+            () if status else tuple(prominence),
+            () if status else found,
             names,
         )
-        for residual, contributions, prominence, found, has_code in zip(*parts, told, near, usable, strict=True)
+        for residual, contributions, prominence, found, status in zip(
+            *parts, told, near, refined.status[page].tolist(), strict=True
+        )
     ]

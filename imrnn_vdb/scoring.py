@@ -22,6 +22,7 @@ from imrnn_vdb.metric import Metric
 
 Column = npt.NDArray[np.float64]
 Array = Any  # numpy.ndarray or torch.Tensor; one formula for both
+_Codes = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 _MIN_NORM = 1e-6
 
 
@@ -52,10 +53,42 @@ def base_cosines(metric: Metric, base_scores: Array, query_norm: Array, candidat
     return inner / (query_norm * candidate_norms).clip(_MIN_NORM)
 
 
-def cosine_of_refined(cosines: Array, q0: Array, d0: Array, q_t: Array, d_t: Array) -> Array:
-    """Cosine of refined unit vectors: ``(s0 + Σ (q_t·d_t − q0·d0)) / (‖q_t‖ ‖d_t‖)``.
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Inner products of the codes of queries and candidates: all that a score needs of them.
 
-    Written as a difference, so that codes that were not moved return ``s0`` to the last bit.
+    Attributes
+    ----------
+    dots
+        Shape (…, k): q·d.
+    squares
+        Shape (…, k): ‖d‖².
+    own
+        Shape (…, 1): ‖q‖².
+    """
+
+    dots: Array
+    squares: Array
+    own: Array
+
+
+def products_of(query: Array, candidates: Array) -> Products:
+    """Return the inner products of codes of shapes (…, 1, m) and (…, k, m)."""
+    return Products((query * candidates).sum(-1), (candidates * candidates).sum(-1), (query * query).sum(-1))
+
+
+def row_products(query: npt.ArrayLike, candidates: npt.ArrayLike) -> Products:
+    """Return the same for one query, shape (m,), and its candidates, shape (k, m), in double precision.
+
+    By einsum: no threads, no temporary arrays, and no row depends on where it stands.
+    """
+    row, table = np.asarray(query, np.float64)[None], np.asarray(candidates, np.float64)
+    squares, own = (np.einsum("kj,kj->k", side, side) for side in (table, row))
+    return Products(np.einsum("kj,j->k", table, row[0]), squares, own)
+
+
+def cosine_of_refined(cosines: Array, q0: Array, d0: Array, q_t: Array, d_t: Array) -> Array:
+    """Cosine of refined unit vectors, see :func:`refined_cosines`.
 
     Parameters
     ----------
@@ -71,8 +104,21 @@ def cosine_of_refined(cosines: Array, q0: Array, d0: Array, q_t: Array, d_t: Arr
     array
         Shape (…, k).
     """
-    moved = cosines + (q_t * d_t - q0 * d0).sum(-1)
-    return moved / _norm_product(q0, d0, q_t, d_t)
+    return refined_cosines(cosines, products_of(q0, d0), products_of(q_t, d_t))
+
+
+def refined_cosines(cosines: Array, before: Products, after: Products) -> Array:
+    """Return ``(s0 + q_t·d_t − q0·d0) / (‖q_t‖ ‖d_t‖)``, shape (…, k).
+
+    Written in differences, so that codes that were not moved return ``s0`` to the last bit.
+    """
+    return (cosines + (after.dots - before.dots)) / _lengths(before, after)
+
+
+def _lengths(before: Products, after: Products) -> Array:
+    """‖q_t‖·‖d_t‖ of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``; exactly 1 where nothing moved."""
+    query, candidates = 1 + (after.own - before.own), 1 + (after.squares - before.squares)
+    return (query.clip(_MIN_NORM) * candidates.clip(_MIN_NORM)) ** 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,10 +148,12 @@ class Scored:
 def score_candidates(
     metric: Metric,
     base_scores: npt.ArrayLike,
-    codes: tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike],
+    codes: _Codes,
     norms: tuple[float, npt.ArrayLike],
     shrinkage: float = 1.0,
     usable: npt.NDArray[np.bool_] | None = None,
+    products: tuple[Products, Products] | None = None,
+    turn: Callable[[Any], Any] = np.asarray,
 ) -> Scored:
     """Score refined candidates exactly, and take the scores apart.
 
@@ -123,7 +171,12 @@ def score_candidates(
     shrinkage
         λ in 0..1: ``score = (1 − λ)·base + λ·refined``.
     usable
-        Shape (k,): False where a candidate has no usable code. It keeps its base score, all of it as residual.
+        Shape (k,): False where a candidate has no usable code. It keeps its base score, all of it as residual. None
+        where all have one.
+    products
+        Inner products of the codes before and after, in double precision; None to compute them from the codes.
+    turn
+        Rotates codes to the coordinates that contributions are told in.
 
     Returns
     -------
@@ -135,46 +188,54 @@ def score_candidates(
     InvalidInputError
         If the metric does not split into factors.
     """
-    base = np.asarray(base_scores, np.float64)
-    q0, d0, q_t, d_t = (np.asarray(code, np.float64) for code in codes)
-    d_norms = np.asarray(norms[1], np.float64)
-    whole = metric, (q0, d0, q_t, d_t), (float(norms[0]), d_norms)
-    if metric is Metric.COSINE:
-        lengths = _lengths(q0, d0, q_t, d_t)
-        outside = base - _dot(d0, q0)
-        refined = (base + _change_of_dot(q0, d0, q_t, d_t)) / lengths
-        residuals = outside + shrinkage * (outside / lengths - outside)
-    elif metric is Metric.DOT:
-        scale = float(norms[0]) * d_norms
-        refined = base + scale * _change_of_dot(q0, d0, q_t, d_t)
-        residuals = base - scale * _dot(d0, q0)
-    elif metric is Metric.EUCLID:
-        before, after = (float(norms[0]) * q - d_norms[:, None] * d for q, d in ((q0, d0), (q_t, d_t)))
-        refined = base - _sum_of_products(after - before, after + before)
-        residuals = base + _sum_of_products(before, before)
-    else:
+    if not metric.factorable:
         raise InvalidInputError(f"a {metric} score does not split into factors")
+    base, sizes = np.asarray(base_scores, np.float64), (float(norms[0]), np.asarray(norms[1], np.float64))
+    q0, d0, q_t, d_t = codes
+    before, after = products or (row_products(q0, d0), row_products(q_t, d_t))
+    if metric is Metric.COSINE:
+        refined = refined_cosines(base, before, after)
+        outside = base - before.dots
+        residuals = outside + shrinkage * (outside / _lengths(before, after) - outside)
+    elif metric is Metric.DOT:
+        scale = sizes[0] * sizes[1]
+        refined = base + scale * (after.dots - before.dots)
+        residuals = base - scale * before.dots
+    else:
+        distances = _distances(before, sizes)
+        refined = base - (_distances(after, sizes) - distances)
+        residuals = base + distances
     scores = base + shrinkage * (refined - base)
-    if usable is not None and not usable.all():
+    if usable is not None:
         scores, residuals = np.where(usable, scores, base), np.where(usable, residuals, base)
-    return Scored(scores, residuals, partial(_contributions, *whole, shrinkage, usable))
+    parts = partial(_contributions, metric, codes, turn, sizes, (before, after), shrinkage, usable)
+    return Scored(scores, residuals, parts)
+
+
+def _distances(products: Products, norms: tuple[float, Column]) -> Column:
+    """Return the squared distances inside the factor space, ``‖ ‖q‖z_q − ‖d‖z_d ‖²``, shape (k,)."""
+    inner, (query, candidates) = products, norms
+    distances: Column = query**2 * inner.own + candidates * (candidates * inner.squares - 2 * query * inner.dots)
+    return distances
 
 
 def _contributions(
     metric: Metric,
-    codes: tuple[Column, Column, Column, Column],
+    codes: _Codes,
+    turn: Callable[[Any], Any],
     norms: tuple[float, Column],
+    products: tuple[Products, Products],
     shrinkage: float,
     usable: npt.NDArray[np.bool_] | None,
 ) -> Column:
     """Return each coordinate's part of the scores, shape (k, m); 0 where a code is not usable."""
-    q0, d0, q_t, d_t = codes
+    q0, d0, q_t, d_t = (np.asarray(turn(code), np.float64) for code in codes)
     if metric is Metric.EUCLID:
         before, after = (-((norms[0] * q - norms[1][:, None] * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
     else:
         before, after = q0 * d0, q_t * d_t
         if metric is Metric.COSINE:
-            after = after / _lengths(q0, d0, q_t, d_t)[:, None]
+            after = after / _lengths(*products)[:, None]
         else:
             scale = (norms[0] * norms[1])[:, None]
             before, after = scale * before, scale * after
@@ -198,24 +259,21 @@ def ranking(ranks: npt.NDArray[np.intp], scores: Column) -> npt.NDArray[np.intp]
 
 def base_ranks(base_scores: Column) -> npt.NDArray[np.intp]:
     """Return the 1-based ranks that the database gives, shape (k,); its order decides between equal base scores."""
-    ranks = np.empty(len(base_scores), np.intp)
-    ranks[np.argsort(-base_scores, kind="stable")] = np.arange(1, len(base_scores) + 1)
+    ranks = np.arange(1, len(base_scores) + 1)
+    if not (base_scores[1:] <= base_scores[:-1]).all():  # engines return the best first
+        ranks[np.argsort(-base_scores, kind="stable")] = ranks.copy()
     return ranks
 
 
-def breaks_bound(
-    cosines: npt.ArrayLike, q0: npt.ArrayLike, d0: npt.ArrayLike, tolerance: float = 5e-3
-) -> npt.NDArray[np.bool_]:
+def breaks_bound(cosines: npt.ArrayLike, products: Products, tolerance: float = 5e-3) -> npt.NDArray[np.bool_]:
     """Find codes that cannot belong to the vectors the database scored (Cauchy-Schwarz outside the factor space).
 
     Parameters
     ----------
     cosines
         Shape (k,): cosines of query and candidates, from the database.
-    q0
-        Shape (m,): the query's direction code.
-    d0
-        Shape (k, m): the candidates' direction codes.
+    products
+        Inner products of the query's direction code with the candidates' k.
     tolerance
         Allowance for half-precision codes and approximate base scores.
 
@@ -224,41 +282,5 @@ def breaks_bound(
     numpy.ndarray
         Shape (k,), True where ``|s0 − q0·d0| > √((1 − ‖q0‖²)(1 − ‖d0‖²))``: the code is certainly stale.
     """
-    q, d = np.asarray(q0), np.asarray(d0)  # in single precision, which the tolerance covers many times
-    outside = np.abs(np.asarray(cosines) - _dot(d, q))
-    room = max(0.0, 1 - float(q @ q)) * (1 - _sum_of_products(d, d)).clip(0)
-    return np.asarray(outside > np.sqrt(room) + tolerance)
-
-
-# Row sums by einsum: no threads, no temporary arrays, and no row depends on where it stands.
-
-
-def _dot(d: Column, q: Column) -> Column:
-    """Σ_j d[i, j]·q[j], shape (k,)."""
-    products: Column = np.einsum("kj,j->k", d, q)
-    return products
-
-
-def _sum_of_products(a: Column, b: Column) -> Column:
-    """Σ_j a[i, j]·b[i, j], shape (k,)."""
-    sums: Column = np.einsum("kj,kj->k", a, b)
-    return sums
-
-
-def _change_of_dot(q0: Column, d0: Column, q_t: Column, d_t: Column) -> Column:
-    """q_t·d_t − q0·d0, shape (k,); exactly 0 where nothing moved."""
-    return _dot(d_t, q_t - q0) + _dot(d_t - d0, q0)
-
-
-def _lengths(q0: Column, d0: Column, q_t: Column, d_t: Column) -> Column:
-    """‖q_t‖·‖d_t‖ of one query, shape (k,): :func:`_norm_product` without threads."""
-    query = max(_MIN_NORM, 1 + float((q_t - q0) @ (q_t + q0)))
-    squares = 1 + _sum_of_products(d_t - d0, d_t + d0)
-    lengths: Column = np.sqrt(query * squares.clip(_MIN_NORM))
-    return lengths
-
-
-def _norm_product(q0: Array, d0: Array, q_t: Array, d_t: Array) -> Array:
-    """‖q_t‖·‖d_t‖ of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``; exactly 1 where nothing moved."""
-    squares = [(1 + ((z_t - z_0) * (z_t + z_0)).sum(-1)).clip(_MIN_NORM) for z_0, z_t in ((q0, q_t), (d0, d_t))]
-    return (squares[0] * squares[1]) ** 0.5
+    room = (1 - products.own).clip(0) * (1 - products.squares).clip(0)
+    return np.asarray(abs(cosines - products.dots) > room**0.5 + tolerance)

@@ -14,6 +14,7 @@ from imrnn_vdb.codec import SPACE_ID_CHARS, Codes, FloatArray
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 
 _ORTHONORMAL_TOLERANCE = 1e-4
+_TINY = np.finfo(np.float32).tiny
 _MIN_KEPT = 0.2  # share of a direction's length that the shipped names must leave of a factor that is added
 
 
@@ -169,10 +170,13 @@ class FactorSpace:
         InvalidInputError
             If a vector holds NaN or infinity.
         """
-        table = check_vectors(vectors, self.dim)
-        norms = np.linalg.norm(table, axis=1).astype(np.float32)
-        directions = (table @ self.basis) / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
-        return Codes(directions.astype(np.float32), norms, np.zeros(len(table), np.uint8))
+        return self.project(check_vectors(vectors, self.dim))
+
+    def project(self, table: FloatArray) -> Codes:
+        """Return what :meth:`encode` does, of vectors that :func:`check_vectors` has let through."""
+        norms = np.sqrt(np.einsum("nd,nd->n", table, table))
+        directions: FloatArray = (table @ self.basis) / np.maximum(norms, _TINY)[:, None]
+        return Codes(directions, norms, np.zeros(len(table), np.uint8))
 
     def factor_scores(self, directions: npt.ArrayLike) -> FloatArray:
         """Calibrate the named coordinates of codes to 0..1.

@@ -174,7 +174,7 @@ class WindowSearch:
         """Search again with the refined queries, and join what they find to the first candidates."""
         space = self.model.space
         moved = np.stack([rows.query for rows in refined])
-        queries = space.encode(query_vectors)
+        queries = space.project(query_vectors)
         again = yield from self._coarse(refined_queries(space, query_vectors, queries, moved), size)
         return [
             join(self.metric, first, second, queries.take(np.array([i])), moved[i])
@@ -213,7 +213,7 @@ def refine_in_time(
 ) -> Operation[list[Refined]]:
     """Modulate and score; past a time limit, return the database's order with the reason (DESIGN.md §6)."""
     if limit is None or not active:
-        return (yield from refining(model, metric, model.space.encode(query_vectors), batch, active))
+        return (yield from refining(model, metric, model.space.project(query_vectors), batch, active))
     try:
         refined: list[Refined] = yield LocalWork(partial(refine, model, metric, query_vectors, batch, True), limit)
     except OverdueError as exc:

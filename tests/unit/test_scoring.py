@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from factory import make_space
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.scoring import base_cosines, breaks_bound, score_candidates
+from imrnn_vdb.scoring import base_cosines, breaks_bound, row_products, score_candidates
 
 FACTORABLE = [metric for metric in Metric if metric.factorable]
 
@@ -108,6 +108,6 @@ def test_a_code_that_breaks_cauchy_schwarz_is_found_and_a_true_one_never_is(rng)
     unit = vectors / np.linalg.norm(vectors, axis=1)[:, None]
     query = codes.directions[0]
     half = codes.directions.astype(np.float16).astype(np.float32)
-    assert not breaks_bound(unit @ unit[0], query, half).any()
+    assert not breaks_bound(unit @ unit[0], row_products(query, half)).any()
     foreign = np.roll(codes.directions, 1, axis=0)  # every code now belongs to another vector
-    assert breaks_bound(unit @ unit[0], query, foreign).mean() > 0.2
+    assert breaks_bound(unit @ unit[0], row_products(query, foreign)).mean() > 0.2
