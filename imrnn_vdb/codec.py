@@ -14,6 +14,7 @@ some processors are told to take for zero.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -207,17 +208,25 @@ def _decode_sound(texts: Sequence[object], space_id: str, m: int, lengths: dict[
         dtype = lengths[len(texts[0])]  # type: ignore[arg-type]
     except (TypeError, ValueError, IndexError, KeyError):  # not all texts; not ASCII, or damaged; none; odd length
         return None
-    own = pybase64.b64decode(space_id, validate=True)
+    row, own = _row_of_text(space_id, m, dtype)
+    if len(data) != row.itemsize * len(texts) or len(set(map(len, texts))) > 1:  # type: ignore[arg-type]
+        return None
+    table = np.frombuffer(data, row)
+    if not (table["space"] == own).all():
+        return None
+    norms, directions = table["norm"].astype(np.float32), table["direction"].astype(np.float32)
+    return Codes(directions, norms, np.zeros(len(texts), np.uint8))
+
+
+@functools.cache
+def _row_of_text(space_id: str, m: int, dtype: CodeDtype) -> tuple[np.dtype[Any], npt.NDArray[np.uint8]]:
+    """Return what a decoded text holds, its space id included, and the bytes of that id."""
+    own = np.frombuffer(pybase64.b64decode(space_id, validate=True), np.uint8)
+    fields = {"space": (np.uint8, len(own)), "norm": "<f4", "direction": (_DTYPES[dtype], m)}
+    offsets = [0, len(own), len(own) + 4]
     size = len(own) + _payload_bytes(m, dtype)
-    if len(data) != size * len(texts) or len(set(map(len, texts))) > 1:  # type: ignore[arg-type]
-        return None
-    table = np.frombuffer(data, np.uint8).reshape(len(texts), size)
-    if not (table[:, : len(own)] == np.frombuffer(own, np.uint8)).all():
-        return None
-    first, width = len(own) + 4, m * _DTYPES[dtype].itemsize
-    norms = np.ascontiguousarray(table[:, len(own) : first]).view("<f4")[:, 0]
-    directions = np.ascontiguousarray(table[:, first : first + width]).view(_DTYPES[dtype])
-    return Codes(directions.astype(np.float32), norms.astype(np.float32), np.zeros(len(texts), np.uint8))
+    kinds = {"names": [*fields], "formats": [*fields.values()], "offsets": offsets, "itemsize": size}
+    return np.dtype(kinds), own  # type: ignore[call-overload]
 
 
 def _text_status(text: object, space_id: str, lengths: dict[int, CodeDtype]) -> CodeStatus:
@@ -252,11 +261,8 @@ def _decode_rows(texts: list[str], rows: list[int], dtype: CodeDtype, codes: Cod
 
 def _mark_unusable(codes: Codes) -> Codes:
     """Mark codes that hold values no vector has: not finite, or a negative norm."""
-    if (
-        codes.current.all()
-        and np.isfinite(codes.directions).all()
-        and ((codes.norms >= 0) & (codes.norms < np.inf)).all()
-    ):
+    least, most = codes.norms.min(initial=0), codes.norms.max(initial=0)  # NaN where one is NaN
+    if least >= 0 and most < np.inf and not codes.status.any() and np.isfinite(codes.directions).all():
         return codes
     finite = np.isfinite(codes.directions).all(axis=1) & np.isfinite(codes.norms) & (codes.norms >= 0)
     codes.status[~finite] = CodeStatus.MALFORMED

@@ -25,7 +25,6 @@ from imrnn_vdb.scoring import Products, Scored, base_cosines, breaks_bound, row_
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
 
-_CURRENT = np.uint8(CodeStatus.CURRENT)
 _log = logging.getLogger("imrnn_vdb")
 
 
@@ -153,13 +152,15 @@ def _prepare(metric: Metric, query: FloatArray, norm: float, candidates: Candida
     base, codes = candidates.base_scores, candidates.codes
     cosines = base_cosines(metric, base, norm, codes.norms.astype(np.float64))
     products = row_products(query, codes.directions)
-    unusable = breaks_bound(cosines, products) | (codes.norms == 0) | (codes.status != _CURRENT)
-    whole = not unusable.any()
+    stale = breaks_bound(cosines, products)
+    whole = not stale.any() and bool(codes.norms.all()) and not codes.status.any()
+    usable = ~stale
     if not whole:
+        usable &= (codes.norms != 0) & codes.current
         wrong = np.where(codes.norms == 0, np.uint8(CodeStatus.ZERO), np.uint8(CodeStatus.STALE))
-        codes = replace(codes, status=np.where(codes.current & unusable, wrong, codes.status))
+        codes = replace(codes, status=np.where(codes.current & ~usable, wrong, codes.status))
     order = canonical_order(base, candidates.ids)
-    return _Rows(query, norm, order, base, cosines, codes, products, ~unusable, whole)
+    return _Rows(query, norm, order, base, cosines, codes, products, usable, whole)
 
 
 def _log_marked(prepared: Sequence[_Rows]) -> None:
