@@ -453,3 +453,13 @@ def test_a_new_collection_keeps_codes_in_a_vector_that_is_never_searched(tmp_pat
         assert list(collection.info().vectors) == [""]
     with IMRNNCollection.create("qdrant+local::memory:/c", model) as collection:
         assert list(collection.info().vectors) == [""]
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 1), (2, 1), (16, None), (None, 1)])
+def test_few_cores_search_a_new_collection_by_one_thread(
+    tmp_path: Path, cores: int | None, threads: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    IMRNNCollection.create(f"qdrant+edge:{tmp_path}/c", make_model()).close()
+    config = json.loads((tmp_path / "c" / "edge_config.json").read_text("utf-8"))
+    assert config.get("max_search_threads") == threads
