@@ -154,13 +154,13 @@ class CollectionCore:
             self._reaches,
             whole=self._log_of(request) is not None,
         ).run(query_vectors)
-        windows = yield from complete_pages(self.store, windows, request)
+        windows, rows = yield from complete_pages(self.store, windows, request)
         watch.lap("database")
         if seen is not None:
             seen += windows
         pages = [
-            build_results(self.model.space, window.candidates, window.refined, request, window.keep)
-            for window in windows
+            build_results(self.model.space, window.candidates, window.refined, request, page)
+            for window, page in zip(windows, rows, strict=True)
         ]
         watch.lap("modulate")
         traces: Sequence[StepTrace | None] = [None] * len(pages)

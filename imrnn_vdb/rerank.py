@@ -13,7 +13,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.planning import checked_condition, passing
 from imrnn_vdb.refine import refine
-from imrnn_vdb.results import SearchResponse, build_results, make_response
+from imrnn_vdb.results import SearchResponse, build_results, make_response, page_of
 from imrnn_vdb.space import check_vectors
 from imrnn_vdb.steering import steered
 from imrnn_vdb.timing import Stopwatch
@@ -110,5 +110,6 @@ def given_window(
 
 def respond(model: IMRNNModel, request: SearchRequest, window: Window, timings: Mapping[str, float]) -> SearchResponse:
     """Page the candidates of a window that holds all there are."""
-    page = build_results(model.space, window.candidates, window.refined, request, window.keep)
+    rows = page_of(window.candidates.base_scores, window.refined.scored.scores, request, window.keep)
+    page = build_results(model.space, window.candidates, window.refined, request, rows)
     return make_response(model, request, window.candidates, window.refined, page, timings)

@@ -326,7 +326,7 @@ class FactorScores(Mapping[str, float]):
 
 
 def page_of(
-    ranks: npt.NDArray[np.intp],
+    base_scores: npt.NDArray[np.float64],
     scores: npt.NDArray[np.float64],
     request: SearchRequest,
     keep: npt.NDArray[np.bool_] | None = None,
@@ -337,14 +337,14 @@ def page_of(
 
     Parameters
     ----------
-    ranks, scores
-        Shape (k,): base ranks and final scores.
+    base_scores, scores
+        Shape (k,): the database's scores, in its order, and the final ones.
     request
         Says which page, and from which score on.
     keep
         Shape (k,), bool: which candidates pass the filter; None for all.
     """
-    order = ranking(ranks, scores)
+    order = ranking(base_ranks(base_scores), scores)
     if keep is not None:
         order = order[keep[order]]
     if request.threshold is not None:
@@ -357,12 +357,13 @@ def build_results(
     candidates: Candidates,
     refined: Refined,
     request: SearchRequest,
-    keep: npt.NDArray[np.bool_] | None = None,
+    page: npt.NDArray[np.intp] | None = None,
 ) -> tuple[SearchResult, ...]:
-    """Order the candidates, filter, cut the page, and only then make Python objects; see :func:`page_of`."""
+    """Make the results of some rows, as :func:`page_of` gives them; None for those that no filter has thinned out."""
     scores = refined.scored.scores
     ranks = base_ranks(candidates.base_scores)
-    page = page_of(ranks, scores, request, keep)
+    if page is None:
+        page = page_of(candidates.base_scores, scores, request)
     factors = _PageFactors(space, candidates.codes.directions[page])
     explanations = _explanations(space, candidates, refined, request, page) if request.explain else repeat(None)
     columns = scores, ranks, candidates.base_scores, refined.modulated, refined.status

@@ -15,6 +15,7 @@ from imrnn_vdb.errors import StoreError
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import Refined
+from imrnn_vdb.results import page_of
 from imrnn_vdb.scoring import Scored
 from imrnn_vdb.windows import Window
 
@@ -48,8 +49,13 @@ def window(partial: bool = True, keep: Any = None) -> Window:
 
 
 def run(store: Vanishing, windows: Sequence[Window], **request: Any) -> list[Window]:
-    operation = complete_pages(store, windows, SearchRequest(**request))  # type: ignore[arg-type]
-    return Connection(None, lambda exc: StoreError(str(exc))).run(operation)
+    asked = SearchRequest(**request)
+    operation = complete_pages(store, windows, asked)  # type: ignore[arg-type]
+    done, rows = Connection(None, lambda exc: StoreError(str(exc))).run(operation)
+    for one, page in zip(done, rows, strict=True):
+        expected = page_of(one.candidates.base_scores, one.refined.scored.scores, asked, one.keep)
+        assert page.tolist() == expected.tolist()
+    return done
 
 
 def test_all_pages_are_read_by_one_call() -> None:
