@@ -110,6 +110,7 @@ def _setting(collection: IMRNNCollection, options: BenchOptions) -> dict[str, An
     info, model = collection.info(), collection.model
     return {
         **machine(),
+        "model": model.model_id,
         "device": str(model.modulator.pool.device),
         "server": info.server,
         "points": info.count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--url", help="A collection of yours, to be measured read-only; unset: synthetic points.")
 @click.option("--store", help="Where to make synthetic collections, e.g. milvus://HOST:PORT; unset: Qdrant Edge.")
-@click.option("--model", default="minilm", show_default=True, help="With --url: the checkpoint whose codes it holds.")
+@click.option("--model", help="The checkpoint; unset: minilm with --url, else random weights everywhere.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the modulator, e.g. cuda.")
 @click.option(
     "--precision",
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def bench(
     url: str | None,
     store: str | None,
-    model: str,
+    model: str | None,
     device: str,
     precision: Precision,
     sizes: tuple[int, ...],
@@ -51,6 +52,7 @@ def bench(
     """
     from imrnn_vdb.bench import BenchOptions, bench_collection, bench_synthetic
     from imrnn_vdb.bench.synthetic import random_model
+    from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.errors import InvalidInputError
 
@@ -66,10 +68,11 @@ def bench(
         click.echo(text, err=True)
 
     if url:
-        with IMRNNCollection.open(url, model, device=device, precision=precision) as collection:
+        with IMRNNCollection.open(url, model or "minilm", device=device, precision=precision) as collection:
             report = bench_collection(collection, options, url, progress=progress)
     else:
-        report = bench_synthetic(options, store, progress, random_model(device=device, precision=precision))
+        load = random_model if model is None else partial(IMRNNModel.from_pretrained, model)
+        report = bench_synthetic(options, store, progress, load(device=device, precision=precision))
     if plot is not None:
         report.plot(plot)
     if as_json:

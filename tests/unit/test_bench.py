@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from factory import make_model
 from imrnn_vdb import IMRNNCollection
 from imrnn_vdb.bench import BenchOptions, BenchReport, bench_collection, bench_synthetic
 from imrnn_vdb.bench.filling import fill
@@ -70,6 +71,16 @@ def test_a_collection_of_yours_is_only_read(tmp_path):
     [text] = [figure for figure in report.figures if figure.name == "encode a text"]
     assert "no encoder" in text.note
     assert {figure.at for figure in report.figures if figure.group == "search over coarse_k"} == {20}, "of 20 and 40"
+
+
+def test_synthetic_points_can_be_measured_with_a_checkpoint(tmp_path):
+    model = make_model()
+    model.save_pretrained(tmp_path / "model")
+    few = ["--size", "100", "--coarse-k", "10", "--rounds", "1", "--calls", "1", "--no-sweep", "--json"]
+    result = CliRunner().invoke(main, ["bench", "--model", str(tmp_path / "model"), *few])
+    assert result.exit_code == 0, result.output
+    setting = json.loads(result.stdout)["setting"]
+    assert (setting["model"], setting["dim"]) == (model.model_id, model.space.dim)
 
 
 def test_a_device_that_is_not_here_is_named():
