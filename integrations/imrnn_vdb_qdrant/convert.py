@@ -261,7 +261,12 @@ def _json_bytes(value: PointId, payload: Mapping[str, Any]) -> int:
 
 def _codes_of(records: Sequence[Any], payloads: Sequence[Payload], layout: Layout) -> Codes:
     if layout.code_storage == "vector":
-        return decode_rows([vector_of(record, layout.code_field) for record in records], layout.num_factors)
+        field = layout.code_field
+        try:  # of most searches: all points have one, and there is nothing to ask
+            rows = [record.vector[field] for record in records]
+        except (KeyError, TypeError):
+            rows = [vector_of(record, field) for record in records]
+        return decode_rows(rows, layout.num_factors)
     return decode_texts(stored_texts(payloads, layout), layout.space_id, layout.num_factors)
 
 
