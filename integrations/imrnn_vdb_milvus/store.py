@@ -79,13 +79,22 @@ class MilvusStore(FilteredSteps):
         partitions = yield from self._ask("list_partitions")
         count = yield from self.count()
         beside = self._sidecar.collection if self._sidecar is not None else None
+        growing = 0 if server.lite else count - (yield from self._indexed())
         return CollectionInfo(
             str(server),
             dict(schema.vectors),
             count,
-            capabilities_of(server, schema, partitions, self.layout, sidecar=beside is not None),
+            capabilities_of(server, schema, partitions, self.layout, sidecar=beside is not None, growing=growing),
             settings_of(schema, partitions, beside),
         )
+
+    def _indexed(self) -> Operation[int]:
+        """Return how many rows the vector indexes hold, the least of them; a server builds them after a flush."""
+        rows = []
+        for index in (yield from self._ask("list_indexes")):
+            found = yield from self._ask("describe_index", index_name=index)
+            rows += [int(found.get("indexed_rows") or 0)] if found else []
+        return min(rows, default=0)
 
     def read_record(self) -> Operation[str | None]:
         """Return the property of ours that the collection has."""
