@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import tenacity
@@ -29,9 +30,24 @@ Call = Callable[[Any, float], Any]
 Every call must be idempotent: it may be sent again after a failure whose outcome is unknown.
 """
 
-Step = Call | LocalWork | futures.Future[Any]
-"""What an operation yields: a network call, work of this process under a time limit, or work that goes on elsewhere,
-which is waited for and no more."""
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Operations that run at the same time, within the deadline of the one that yields them.
+
+    Attributes
+    ----------
+    operations
+        One or more; what they return is the reply, in this order. If some fail, one of their errors is raised when all
+        have ended.
+    """
+
+    operations: tuple[Operation[Any], ...]
+
+
+Step = Call | LocalWork | futures.Future[Any] | Together
+"""What an operation yields: a network call, work of this process under a time limit, work that goes on elsewhere,
+which is waited for and no more, or operations that may run at the same time."""
 
 Operation = Generator[Step, Any, T]
 """Yields steps, receives their replies (of a future: nothing), returns a ``T``."""
@@ -69,6 +85,8 @@ class Connection:
     owned: bool = True
     timeout: float = 10.0
     attempts: int = 4
+    _threads: futures.ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
+    _starting: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout < float("inf") or self.attempts < 1:
@@ -82,7 +100,9 @@ class Connection:
         StoreError
             What the database answered, after bounded retries of what is transient.
         """
-        deadline = time.monotonic() + self.timeout
+        return self._run_until(operation, time.monotonic() + self.timeout)
+
+    def _run_until(self, operation: Operation[T], deadline: float) -> T:
         try:
             call = next(operation)
             while True:
@@ -97,7 +117,9 @@ class Connection:
 
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation without blocking the event loop; a blocking engine's calls go to a worker thread."""
-        deadline = time.monotonic() + self.timeout
+        return await self._arun_until(operation, time.monotonic() + self.timeout)
+
+    async def _arun_until(self, operation: Operation[T], deadline: float) -> T:
         try:
             call = next(operation)
             while True:
@@ -115,6 +137,8 @@ class Connection:
             return _wait_for(call)
         if isinstance(call, futures.Future):
             return futures.wait([call])
+        if isinstance(call, Together):
+            return self._together(call.operations, deadline)
         try:
             return self._attempt(call, deadline)  # most calls succeed, and need no policy
         except StoreError as exc:
@@ -129,11 +153,26 @@ class Connection:
 
         return tenacity.Retrying(**self._policy(deadline))(attempt)
 
+    def _together(self, operations: Sequence[Operation[Any]], deadline: float) -> list[Any]:
+        """Run the first operation here, and the others in threads."""
+        with self._starting:
+            if self._threads is None:
+                self._threads = futures.ThreadPoolExecutor(thread_name_prefix="imrnn")
+            others = [self._threads.submit(self._run_until, one, deadline) for one in operations[1:]]
+        try:
+            first = self._run_until(operations[0], deadline)
+        finally:
+            futures.wait(others)
+        return [first, *(other.result() for other in others)]
+
     async def _asend(self, call: Step, deadline: float) -> Any:
         if isinstance(call, LocalWork):
             return await _await_for(call)
         if isinstance(call, futures.Future):
             return await _until_done(call)
+        if isinstance(call, Together):
+            running = (self._arun_until(operation, deadline) for operation in call.operations)
+            return all_of(await asyncio.gather(*running, return_exceptions=True))
         try:
             return await self._aattempt(call, deadline)
         except StoreError as exc:
@@ -192,6 +231,10 @@ class Connection:
 
     def close(self) -> None:
         """Close the client, unless it belongs to the caller."""
+        with self._starting:
+            if self._threads is not None:
+                self._threads.shutdown()
+                self._threads = None
         if self.owned:
             self.client.close()
 
@@ -201,6 +244,14 @@ class Connection:
             closing = self.client.close()
             if inspect.isawaitable(closing):
                 await closing
+
+
+def all_of(done: Sequence[Any]) -> list[Any]:
+    """Return what was awaited together, or raise the first error among it."""
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+    return list(done)
 
 
 def _wait_for(local: LocalWork) -> Any:

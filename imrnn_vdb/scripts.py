@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.connection import Connection, Operation, all_of
 
 T = TypeVar("T")
 
@@ -78,8 +78,4 @@ async def arun_script(connection: Connection, script: Script[T]) -> T:
 async def _aresults(connection: Connection, todo: Round) -> list[Any]:
     if todo.workers == 1:
         return [await connection.arun(operation) for operation in todo.operations]
-    done = await asyncio.gather(*map(connection.arun, todo.operations), return_exceptions=True)
-    for one in done:
-        if isinstance(one, BaseException):
-            raise one
-    return list(done)
+    return all_of(await asyncio.gather(*map(connection.arun, todo.operations), return_exceptions=True))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 import pytest
 
-from imrnn_vdb.connection import Connection
+from imrnn_vdb.connection import Connection, Together
 from imrnn_vdb.errors import (
     CollectionNotFoundError,
     InvalidInputError,
@@ -161,3 +162,66 @@ def test_only_an_owned_client_is_closed():
 def test_a_policy_that_makes_no_sense_is_refused(options):
     with pytest.raises(InvalidInputError):
         connect([], **options)
+
+
+class MeetingClient:
+    """Answers a call only when as many as were agreed on are under way."""
+
+    def __init__(self, parties: int) -> None:
+        self.barrier = threading.Barrier(parties)
+        self.waiting, self.all_there, self.parties = 0, asyncio.Event(), parties
+
+    def ask(self, seconds: float) -> float:
+        self.barrier.wait(timeout=5)
+        return seconds
+
+    async def aask(self, seconds: float) -> float:
+        self.waiting += 1
+        if self.waiting == self.parties:
+            self.all_there.set()
+        await asyncio.wait_for(self.all_there.wait(), 5)
+        return seconds
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def asking(name: str, asynchronous: bool):
+    method = "aask" if asynchronous else "ask"
+    seconds = yield lambda client, left: getattr(client, method)(left)
+    return name, seconds
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_operations_run_together_within_one_deadline(asynchronous):
+    def whole():
+        return (yield Together(tuple(asking(name, asynchronous) for name in "abc")))
+
+    async def awaited():
+        return await Connection(MeetingClient(3), translate, asynchronous=True, timeout=4.0).arun(whole())
+
+    connection = Connection(MeetingClient(3), translate, timeout=4.0)
+    found = asyncio.run(awaited()) if asynchronous else connection.run(whole())
+    assert [name for name, _ in found] == ["a", "b", "c"]
+    assert all(3 < seconds <= 4 for _, seconds in found)
+    connection.close()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_failure_among_operations_is_raised_when_all_have_ended(asynchronous):
+    ended = []
+
+    def one(name):
+        try:
+            yield from operation("aask" if asynchronous else "ask")
+        finally:
+            ended.append(name)
+
+    def whole():
+        try:
+            yield Together((one("a"), one("b")))
+        except CollectionNotFoundError:
+            return sorted(ended)
+
+    _, connection = connect([VendorError(CollectionNotFoundError("gone"))], asynchronous=asynchronous)
+    assert (asyncio.run(connection.arun(whole())) if asynchronous else connection.run(whole())) == ["a", "b"]

@@ -54,16 +54,22 @@ def collection(request, tmp_path_factory) -> Iterator[IMRNNCollection]:
     client.close()
 
 
-@pytest.fixture(params=["listed", "listed after a window", "windows", "windows without payload"])
+WAYS = {
+    "listed": lambda _matching, _window: "listed",
+    "asked": lambda _matching, _window: "asked",
+    "asked, then listed": lambda _matching, window: "asked" if window <= 10 else "listed",
+    "read": lambda _matching, _window: "read",
+    "read, then asked": lambda _matching, window: "read" if window <= 10 else "asked",
+}
+
+
+@pytest.fixture(params=[*WAYS, "asked, payload last", "read, payload last"])
 def way(request, monkeypatch) -> str:
     """Each way of finding matches, at sizes at which it is taken here."""
-    if request.param == "listed":
-        monkeypatch.setattr(filtered, "_better_listed", lambda _matching, _window: True)
-        return str(request.param)
-    after = 10 if request.param == "listed after a window" else 10 * COUNT
-    monkeypatch.setattr(filtered, "_better_listed", lambda _matching, window: window > after)
+    name, _, last = request.param.partition(", payload ")
+    monkeypatch.setattr(filtered, "cheapest_way", WAYS[name])
     monkeypatch.setattr(filtered.FilteredSteps, "_first_window", _small_window)
-    if request.param == "windows without payload":
+    if last:
         monkeypatch.setattr(filtered, "_WITH_PAYLOAD", 0)
     return str(request.param)
 
@@ -101,8 +107,17 @@ def test_a_batch_is_answered_query_by_query(collection, way):
     assert all(len(response) == 7 for response in together)
 
 
-@pytest.mark.parametrize("wrong", [0, 5, COUNT, 10**6])
-def test_a_wrong_hint_costs_time_and_changes_nothing(collection, wrong, monkeypatch):
+def test_the_cheapest_way_depends_on_how_many_match():
+    sizes = {(19_674, 133): "asked", (8_858, 294): "asked", (3_755, 693): "read", (1_952, 1_332): "read"}
+    sizes |= {(395, 6_583): "listed", (50, 16_384): "listed", (20_000, 6_500): "asked"}
+    assert {size: filtered.cheapest_way(*size) for size in sizes} == sizes
+
+
+@pytest.mark.parametrize("first", ["listed", "read", "asked", None])
+@pytest.mark.parametrize("wrong", [0, 5, COUNT, 10_000])
+def test_a_wrong_hint_costs_time_and_changes_nothing(collection, wrong, first, monkeypatch):
+    if first is not None:
+        monkeypatch.setattr(filtered, "cheapest_way", WAYS[first])
     monkeypatch.setattr(filtered, "_SPARE", 3)
     query, tree = np.random.default_rng(5).normal(size=DIM).astype(np.float32), factor("entity") >= 0.4
     store = collection._core.store
