@@ -142,6 +142,11 @@ class CollectionConfig:
         Environment variable that holds the database's key; where it is not set, there is none.
     encode
         Whether texts are taken as queries, so that the encoder is loaded before the service is ready.
+    audit
+        File that every search is recorded in, explanations included; see :class:`imrnn_vdb.AuditLog`. "" for none.
+        A search that cannot be recorded is not answered.
+    audit_texts
+        Whether query texts are recorded, and not only their hashes.
     """
 
     url: str = ""
@@ -158,8 +163,12 @@ class CollectionConfig:
     modulation_timeout: float | None = None
     api_key_variable: str = "IMRNN_API_KEY"
     encode: bool = True
+    audit: str = ""
+    audit_texts: bool = False
 
     def __post_init__(self) -> None:
+        if self.audit and not self.searchable:
+            raise InvalidInputError("audit records searches, and a model without url or attachment has none")
         if self.url and self.attachment:
             raise InvalidInputError("a collection has a url or an attachment, not both")
         if self.attachment and (own := sorted(self.attached)):

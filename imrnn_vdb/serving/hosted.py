@@ -8,10 +8,12 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from imrnn_vdb.audit import AuditLog
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, MissingExtraError, UnsupportedError
@@ -38,6 +40,8 @@ class Hosted:
         What scores.
     collection
         What is searched; None where only Rerank is served.
+    audit
+        What its searches are recorded in; None for nothing.
     users
         Requests that use it now.
     retired
@@ -47,7 +51,8 @@ class Hosted:
     name: str
     model: IMRNNModel
     metric: Metric
-    collection: IMRNNCollection | None
+    collection: IMRNNCollection | None = None
+    audit: AuditLog | None = None
     users: int = field(default=0, init=False)
     retired: bool = field(default=False, init=False)
 
@@ -87,10 +92,11 @@ def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) 
     """
     if not config.searchable:
         model = IMRNNModel.from_pretrained(config.model or _MODEL, config.device)
-        return Hosted(name, model, Metric(config.metric), None)
+        return Hosted(name, model, Metric(config.metric))
     named = _Named(observer, name) if observer is not None else None
     collection = _open(config, named)
-    hosted = Hosted(name, collection.model, collection.metric, collection)
+    audit = AuditLog(Path(config.audit), "text" if config.audit_texts else "hash") if config.audit else None
+    hosted = Hosted(name, collection.model, collection.metric, collection, audit)
     try:
         _warm_up(collection, config.encode)
     except BaseException:

@@ -21,7 +21,7 @@ import grpc
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreUnavailableError
+from imrnn_vdb.errors import AuditError, IMRNNError, InvalidInputError, StoreUnavailableError
 from imrnn_vdb.factors.quality import stored_auc
 from imrnn_vdb.observability.feedback import Judgement
 from imrnn_vdb.observability.logs import REQUEST_IDS
@@ -238,7 +238,10 @@ class Retrieval:
             await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, told, tuple(trailing))
         except IMRNNError as exc:
             told = details_of(exc)
-            _log.info("%s: %s", method, told)
+            if isinstance(exc, AuditError):
+                _log.error("%s: %s", method, exc)
+            else:
+                _log.info("%s: %s", method, told)
             trailing.append((ERROR_KEY, type(exc).__name__))
             await context.abort(status_of(exc), told, tuple(trailing))
         except asyncio.TimeoutError:
@@ -297,6 +300,8 @@ def _called_by(callers: Sequence[Caller]) -> Iterator[None]:
 def _ask(hosted: Hosted, message: pb.SearchOptions, texts: bool) -> _Ask:
     """Check the options of a search, so that one that is wrong never gets into a batch; its payload filter is text."""
     options = read_options(message)
+    if hosted.audit is not None:
+        options["audit"] = hosted.audit
     SearchRequest(**options)
     return _Ask(hosted, message.SerializeToString(deterministic=True), texts, options)
 

@@ -41,7 +41,9 @@ def status_of(error: IMRNNError) -> grpc.StatusCode:
 
 
 def details_of(error: IMRNNError) -> str:
-    """Return an error's text, no longer than what surely arrives."""
+    """Return what a client is told of an error: its text, no longer than what surely arrives, and no path from here."""
+    if isinstance(error, errors.AuditError):
+        return "the search could not be recorded, and without a record it is not answered"
     return str(error)[:_TOLD_CHARS].encode(errors="replace")[:_TOLD_BYTES].decode(errors="ignore")
 
 

@@ -65,6 +65,7 @@ def test_a_whole_file_is_read(load):
         ('[collections.a]\nattachment = "f"\nvector_name = ""\nmodel = "minilm"\n', "model, vector_name beside attach"),
         ('[collections.a]\nattachment = "f"\ntext_field = "text"\n', "text_field beside attachment"),
         ('[collections.a]\nmetric = "hamming"\n', "metric is one of"),
+        ('[collections.a]\nmetric = "cosine"\naudit = "log"\n', "audit records searches"),
         ('[collections.a]\nurl = "qdrant://key@host/a"\n', "no user name or key"),
         ('listen = "nowhere"\n' + ONE, "is no address"),
         ("[limits]\nin_flight = 0\n" + ONE, "at least 1"),

@@ -20,6 +20,7 @@ from factory import DIM, make_model
 from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, factor, match
 from imrnn_vdb.codec import encode_texts
 from imrnn_vdb.errors import (
+    AuditError,
     CollectionNotFoundError,
     StoreError,
     StoreTimeoutError,
@@ -461,3 +462,25 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
     except (OSError, subprocess.CalledProcessError) as exc:
         pytest.skip(f"openssl cannot make a certificate here: {exc}")
     return certificate, key
+
+
+def test_searches_are_recorded_where_the_configuration_names_a_log(folder, own, tmp_path, caplog):
+    log, broken = tmp_path / "audit.jsonl", tmp_path / "none" / "audit.jsonl"
+    where = {"url": f"qdrant+edge:{folder}/articles", "model": str(folder / "model")}
+    collections = {
+        "kept": CollectionConfig(**where, audit=str(log)),
+        "broken": CollectionConfig(**where, audit=str(broken)),
+    }
+    served = running(config_of(folder, collections=collections))
+    with served as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+        found = client.search("kept", QUERIES[0], limit=3)
+        client.explain("kept", QUERIES[1], found[0].id)
+        list(client.search_batch("kept", QUERIES[2:4], limit=2))
+        with pytest.raises(AuditError, match="not answered") as failure:
+            client.search("broken", QUERIES[0])
+    assert str(tmp_path) not in str(failure.value)
+    assert str(broken) in caplog.text
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert len(lines) == 4, "and none of the warm-up"
+    assert [result["id"] for result in lines[0]["results"]] == [result.id for result in found]
+    assert own.verify_audit(log).holds
