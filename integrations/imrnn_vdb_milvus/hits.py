@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any, overload
@@ -124,7 +124,18 @@ def hits_by_column(results: Any) -> list[Hits] | None:
 
 def hits_of_vendor(reply: Iterable[Any]) -> list[Hits]:
     """Read what a client's ``search`` returns, one entry a query."""
-    return [Hits(list(hits.ids), list(hits.distances), [dict(hit["entity"]) for hit in hits]) for hits in reply]
+    return [
+        Hits(list(hits.ids), list(hits.distances), with_lists([dict(hit["entity"]) for hit in hits])) for hits in reply
+    ]
+
+
+def with_lists(rows: list[Row]) -> list[Row]:
+    """Return rows with lists in array fields: pymilvus 2.6 gives protobuf's own containers there, which are no JSON."""
+    kinds = {kind for row in rows for kind in map(type, row.values())}
+    others = tuple(kind for kind in kinds - {list, bytearray} if issubclass(kind, MutableSequence))
+    if not others:
+        return rows
+    return [{name: list(value) if isinstance(value, others) else value for name, value in row.items()} for row in rows]
 
 
 def _present(values: Sequence[Any], valid: Sequence[bool]) -> Sequence[Any]:

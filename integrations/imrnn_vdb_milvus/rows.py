@@ -15,7 +15,7 @@ from imrnn_vdb.layout import CODE_PREFIX, FACTOR_PREFIX, RESERVED_PREFIX, Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json, valid_text
 from imrnn_vdb.points import Candidates, LazyRows, Payload, PointId, Points
-from imrnn_vdb_milvus.hits import HitRows, Row
+from imrnn_vdb_milvus.hits import HitRows, Row, with_lists
 from imrnn_vdb_milvus.schema import DYNAMIC_FIELD, Schema
 
 MAX_BATCH_BYTES = 16 * 1024 * 1024
@@ -184,21 +184,21 @@ def oriented(distances: Sequence[float], metric: Metric) -> npt.NDArray[np.float
 
 
 def rows_read(reply: Any) -> list[Row]:
-    """Return the rows of a query's reply, float vectors as arrays.
+    """Return the rows of a query's reply, float vectors as arrays, other arrays as lists.
 
     pymilvus makes each row when it is looked at, 10 µs a vector even as an array (by ``strict_float32``), 45 as
     a list (d = 384). Where nothing but float vectors is missing from the rows, they are taken from the reply at once.
     """
     lazy = getattr(reply, "_lazy_field_data", None)
     if lazy is None or any(int(field.type) != _FLOAT_VECTOR or len(field.valid_data) for field in lazy):
-        return list(reply)
+        return with_lists(list(reply))
     rows: list[Row] = list(list.__iter__(reply))  # its own iterator goes field by field
     places = [row.pop("_original_idx", place) for place, row in enumerate(rows)]
     for field in lazy:
         table = np.array(field.vectors.float_vector.data, np.float32).reshape(-1, field.vectors.dim)
         for row, place in zip(rows, places, strict=True):
             row[field.field_name] = table[place]
-    return rows
+    return with_lists(rows)
 
 
 def points_of(

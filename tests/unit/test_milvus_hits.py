@@ -10,7 +10,7 @@ import pytest
 from pymilvus.client.search_result import SearchResult
 from pymilvus.grpc_gen import schema_pb2
 
-from imrnn_vdb_milvus.hits import hits_by_column, hits_of_vendor
+from imrnn_vdb_milvus.hits import hits_by_column, hits_of_vendor, with_lists
 
 COUNTS = [3, 0, 2]  # hits of three queries
 TOTAL = sum(COUNTS)
@@ -126,3 +126,14 @@ def test_json_is_parsed_in_the_rows_that_are_looked_at() -> None:
 def test_no_hits_are_no_hits() -> None:
     empty = schema_pb2.SearchResultData(num_queries=2, topks=[0, 0])
     assert [(hits.ids, hits.distances, [*hits.rows]) for hits in hits_by_column(empty) or []] == [([], [], [])] * 2
+
+
+def test_protobuf_s_own_arrays_become_lists() -> None:
+    tags, years = schema_pb2.StringArray(data=["a", "b"]), schema_pb2.LongArray(data=[2**40])
+    plain = [{"key": 1, "tags": ["a", "b"], "raw": b"x", "at": bytearray(b"y"), "years": None}]
+    assert with_lists(plain) is plain
+    mixed = [*plain, {"key": 2, "tags": tags.data, "raw": b"x", "at": bytearray(b"y"), "years": years.data}]
+    found = with_lists(mixed)
+    assert found == [plain[0], {**plain[0], "key": 2, "years": [2**40]}]
+    assert type(found[1]["tags"]) is type(found[1]["years"]) is list
+    assert type(found[1]["at"]) is bytearray
