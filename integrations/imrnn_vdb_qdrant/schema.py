@@ -102,7 +102,7 @@ def schema_from_client(info: Any) -> Schema:
         frozenset(info.payload_schema or {}),
         strict=limits.get("unindexed_filtering_retrieve") is False,
         limits={name: value for name, value in limits.items() if name != "enabled"},
-        metadata=getattr(info.config, "metadata", None) or {},  # unknown to clients before 1.16
+        metadata=info.config.metadata or {},
         status=str(getattr(info.status, "value", info.status)),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from inspect import signature
 from typing import Any, Literal
 
 from imrnn_vdb.backend import ConnectionOptions
@@ -129,8 +128,6 @@ class QdrantStore(NativeStore):
 
     def write_record(self, text: str) -> Operation[None]:
         """Set our key of the collection's metadata (server 1.16 or newer); an older server ignores it, which shows."""
-        if "metadata" not in signature(load_client().QdrantClient.update_collection).parameters:
-            raise UnsupportedError("this qdrant-client knows no metadata: install qdrant-client 1.16 or newer")
         yield from self._ask(
             lambda client, seconds: client.update_collection(
                 self.collection, metadata={RECORD_KEY: text}, timeout=_whole(seconds)
@@ -294,8 +291,6 @@ class QdrantStore(NativeStore):
                 f"collection {self.collection!r} has an unnamed vector, beside which local mode cannot add one: keep "
                 'codes in the payload (code_storage="payload")'
             )
-        if not hasattr(m, "DenseVectorNameConfig"):
-            raise UnsupportedError("this qdrant-client adds no vector: install qdrant-client 1.18 or newer")
         name = self.layout.code_field
         params = m.DenseVectorConfig(size=self.layout.code_width, distance=m.Distance.DOT)
         config = m.DenseVectorNameConfig(dense=params)

@@ -31,6 +31,12 @@ def caused(exc: Exception, cause: BaseException) -> Exception:
     return exc
 
 
+class Retriable(MilvusException):
+    """What the server calls worth a retry; pymilvus says so from 3.0 on."""
+
+    retriable = True
+
+
 STATUS = grpc.StatusCode
 CASES = [
     (MilvusException(100, "collection not found", 4), CollectionNotFoundError, False),
@@ -40,7 +46,7 @@ CASES = [
     (MilvusException(503, "channel not available"), StoreUnavailableError, True),
     (MilvusException(8, "rate limit"), StoreUnavailableError, True),
     (MilvusException(2, "Fail connecting to server"), StoreUnavailableError, True),
-    (MilvusException(1, "anything", retriable=True), StoreUnavailableError, True),
+    (Retriable(1, "anything"), StoreUnavailableError, True),
     (MilvusException(1, "[search] Retry timeout: 3s"), StoreTimeoutError, True),
     (MilvusException(STATUS.UNAVAILABLE, "Retry run out"), StoreUnavailableError, True),
     (MilvusException(65535, "cannot parse expression: (("), StoreError, False),
