@@ -11,24 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from imrnn_vdb.backend import connect
-from imrnn_vdb.backfill import (
-    BackfillOptions,
-    BackfillReport,
-    backfill_script,
-    undo_script,
-)
+from imrnn_vdb.backfill import BackfillOptions, BackfillReport, backfill_script, undo_script
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.comparison import RankComparison, compare
-from imrnn_vdb.core import (
-    Query,
-    as_batch,
-    create_core,
-    open_core,
-    pick,
-    rerank_request,
-    whole_window,
-)
+from imrnn_vdb.core import Query, as_batch, pick, rerank_request, whole_window
 from imrnn_vdb.filters import FactorFilter
+from imrnn_vdb.opening import create_core, open_core
 from imrnn_vdb.options import Model, SearchRequest, Settings
 from imrnn_vdb.points import Payload, Points, normalize_id
 from imrnn_vdb.results import SearchResponse, SearchResult

@@ -15,9 +15,9 @@ from typing import Any
 
 from imrnn_vdb.backend import Backend, connect
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.core import choose_vector, make_layout
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.layout import Layout
+from imrnn_vdb.opening import choose_vector, make_layout
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Store

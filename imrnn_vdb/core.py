@@ -13,20 +13,19 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.audit import AuditLog, audit_entries, read_audit
-from imrnn_vdb.backend import Backend
 from imrnn_vdb.backfill import BackfillOptions, Filler
 from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
 from imrnn_vdb.completing import complete_pages
-from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.connection import Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
-from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.hints import Hints
-from imrnn_vdb.layout import CODE_PREFIX, Layout
+from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric, base_scores
-from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest, Settings
+from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_id
@@ -35,7 +34,7 @@ from imrnn_vdb.rerank import check_answerable, given_window, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.scripts import Round, Script
 from imrnn_vdb.space import FactorSpace, check_vectors
-from imrnn_vdb.store import CollectionInfo, Store
+from imrnn_vdb.store import Store
 from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
 from imrnn_vdb.trace import StepTrace, trace_windows
@@ -347,38 +346,6 @@ def stored_fields(space: FactorSpace, layout: Layout, codes: Codes) -> list[Payl
     ]
 
 
-def open_core(
-    backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
-) -> Operation[CollectionCore]:
-    """Look at a collection, check that it fits the model, and make its core."""
-    probe = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
-    info = yield from probe.info()
-    name = choose_vector(collection, info, model.space.dim, settings.vector_name)
-    store = backend.store(connection, collection, found_layout(model.space, settings, info, name), settings.guard)
-    metric = info.vectors[name].metric
-    return CollectionCore(
-        model,
-        store,
-        metric,
-        settings.text_field,
-        settings.encoder,
-        settings.time_limit,
-        settings.log,
-        settings.observer,
-    )
-
-
-def create_core(
-    backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
-) -> Operation[CollectionCore]:
-    """Create a collection with room for codes, and make its core."""
-    store = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
-    if settings.code_storage is None:
-        store.layout = replace(store.layout, code_storage=store.best_code_storage)
-    yield from store.create(model.space.dim, Metric(settings.metric), settings.id_type)
-    return (yield from open_core(backend, connection, collection, model, settings))
-
-
 def whole_window(request: SearchRequest) -> SearchRequest:
     """Return a request for every candidate of the same window, explained."""
     everything = request.window * request.passes
@@ -414,59 +381,6 @@ def as_batch(query: Query) -> Sequence[str] | npt.ArrayLike:
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise InvalidInputError(f"a query is a text or a vector of shape (d,), got an array of shape {vector.shape}")
     return vector[None]
-
-
-def found_layout(space: FactorSpace, settings: Settings, info: CollectionInfo, vector_name: str) -> Layout:
-    """Say where things lie in a collection that was looked at."""
-    layout = make_layout(space, settings, vector_name=vector_name, code_storage="payload")
-    vector = info.vectors.get(layout.code_field)
-    return layout if vector is None else layout.in_vector(vector.dim)
-
-
-def make_layout(space: FactorSpace, settings: Settings, **changes: Any) -> Layout:
-    """Say where things lie in a collection, by the settings and what was found out about it."""
-    values: dict[str, Any] = {
-        "space_id": space.space_id,
-        "num_factors": space.num_factors,
-        "factor_names": space.names,
-        "score_ids": space.score_ids,
-        "vector_name": settings.vector_name,
-        "code_storage": "payload" if settings.code_storage is None else settings.code_storage,
-        "code_dtype": settings.code_dtype,
-    }
-    return Layout(**{**values, **changes})
-
-
-def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) -> str:
-    """Return the name of the base vector: the one that is wanted, or the only one that fits.
-
-    Raises
-    ------
-    SpaceMismatchError
-        If none has the model's dimension.
-    InvalidInputError
-        If several have.
-    """
-    vectors = {name: found for name, found in info.vectors.items() if not name.startswith(CODE_PREFIX)}
-    listing = ", ".join(f"{name or '(unnamed)'} of {found.dim}" for name, found in vectors.items()) or "none"
-    if wanted:
-        if wanted not in vectors:
-            raise SpaceMismatchError(f"collection {collection!r} has no vector {wanted!r}; it has: {listing}")
-        if vectors[wanted].dim != dim:
-            raise SpaceMismatchError(
-                f"vector {wanted!r} of collection {collection!r} has {vectors[wanted].dim} dimensions, not {dim}: "
-                "use the model made for this collection's encoder"
-            )
-        return wanted
-    fitting = [name for name, found in vectors.items() if found.dim == dim]
-    if len(fitting) == 1:
-        return fitting[0]
-    if not fitting:
-        raise SpaceMismatchError(
-            f"no vector of collection {collection!r} has the model's {dim} dimensions; it has: {listing}. "
-            "Use the model made for this collection's encoder, or fit one to its vectors: imrnn-vdb attach --fit FOLDER"
-        )
-    raise InvalidInputError(f"several vectors of collection {collection!r} fit ({listing}): name one by vector_name=")
 
 
 def _one_each(vectors: FloatArray, texts: Sequence[str]) -> FloatArray:

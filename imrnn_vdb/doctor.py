@@ -14,9 +14,10 @@ from imrnn_vdb.backfill import BackfillOptions
 from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.core import choose_vector, found_layout, make_layout, stored_fields
+from imrnn_vdb.core import stored_fields
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.opening import choose_vector, found_layout, make_layout
 from imrnn_vdb.options import DEFAULT_COARSE_K, Settings
 from imrnn_vdb.points import Points
 from imrnn_vdb.space import FactorSpace

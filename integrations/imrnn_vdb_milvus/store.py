@@ -12,11 +12,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Operation
-from imrnn_vdb.errors import (
-    CollectionExistsError,
-    InvalidInputError,
-    UnsupportedError,
-)
+from imrnn_vdb.errors import CollectionExistsError, InvalidInputError, UnsupportedError
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard
