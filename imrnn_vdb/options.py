@@ -37,8 +37,8 @@ Model = str | Path | IMRNNModel
 AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
 
 
-class SearchOptions(TypedDict, total=False):
-    """Keywords of ``search`` and ``search_batch``, as :class:`SearchRequest` documents them."""
+class CommonOptions(TypedDict, total=False):
+    """Keywords of a search wherever it runs, as :class:`SearchRequest` documents them."""
 
     limit: int
     offset: int
@@ -54,8 +54,19 @@ class SearchOptions(TypedDict, total=False):
     trace: bool
     modulate: bool | None
     passes: int
+
+
+class SearchOptions(CommonOptions, total=False):
+    """Keywords of ``search`` and ``search_batch``."""
+
     audit: AuditLog | str | Path | None
     topics: Topics | str | Path | None
+
+
+class ServiceOptions(CommonOptions, total=False):
+    """Keywords of a search by the service, whose configuration names log and topics."""
+
+    topics: bool
 
 
 class RerankOptions(TypedDict, total=False):

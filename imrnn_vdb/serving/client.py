@@ -35,7 +35,7 @@ except ImportError as exc:
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from imrnn_vdb.options import SearchOptions
+    from imrnn_vdb.options import ServiceOptions
     from imrnn_vdb.points import PointId
 
 _CHANNEL_OPTIONS = [("grpc.max_receive_message_length", -1)]
@@ -71,18 +71,18 @@ class _Caller:
         return {"timeout": self._timeout, "metadata": (*self._metadata, *named)}
 
 
-def _search(collection: str, query: Query, options: SearchOptions) -> pb.SearchRequest:
+def _search(collection: str, query: Query, options: ServiceOptions) -> pb.SearchRequest:
     return pb.SearchRequest(collection=collection, query=query_message(query), options=options_message(options))
 
 
-def _search_batch(collection: str, queries: Sequence[Query], options: SearchOptions) -> pb.SearchBatchRequest:
+def _search_batch(collection: str, queries: Sequence[Query], options: ServiceOptions) -> pb.SearchBatchRequest:
     if isinstance(queries, str):
         raise InvalidInputError("search_batch takes a list of queries; use search for a single text")
     messages = [query_message(query) for query in queries]
     return pb.SearchBatchRequest(collection=collection, queries=messages, options=options_message(options))
 
 
-def _explain(collection: str, query: Query, point_id: object, options: SearchOptions) -> pb.ExplainRequest:
+def _explain(collection: str, query: Query, point_id: object, options: ServiceOptions) -> pb.ExplainRequest:
     return pb.ExplainRequest(
         collection=collection, query=query_message(query), id=id_message(point_id), options=options_message(options)
     )
@@ -95,7 +95,7 @@ def _rerank(
     base_scores: Sequence[float],
     codes: Sequence[str | npt.ArrayLike | None] | None,
     vectors: npt.ArrayLike | None,
-    options: SearchOptions,
+    options: ServiceOptions,
 ) -> pb.RerankRequest:
     table: Any = vectors if vectors is not None else [None] * len(ids)
     stored = codes if codes is not None else [None] * len(ids)
@@ -118,7 +118,7 @@ def _feedback(collection: str, response: SearchResponse, relevant: Mapping[Point
 
 
 def _read_explained(message: pb.ExplainResponse) -> SearchResult:
-    return read_result(message.result, tuple(message.factor_names))
+    return read_result(message.result, tuple(message.factor_names), frozenset(message.topic_names))
 
 
 def _error(error: Any) -> IMRNNError:
@@ -158,9 +158,11 @@ class ServiceClient(_Caller):
         self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
 
     def search(
-        self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[SearchOptions]
+        self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[ServiceOptions]
     ) -> SearchResponse:
         """Search a collection, as :meth:`imrnn_vdb.IMRNNCollection.search` does; filters travel as text.
+
+        ``topics=True`` asks for the topics that the service's configuration names, and ``audit`` is its own matter.
 
         Raises
         ------
@@ -176,7 +178,7 @@ class ServiceClient(_Caller):
         queries: Sequence[Query],
         *,
         request_id: str | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ServiceOptions],
     ) -> Iterator[SearchResponse]:
         """Search for n texts or n vectors; yields n responses, in their order, as they are found."""
         request = _search_batch(collection, queries, options)
@@ -193,7 +195,7 @@ class ServiceClient(_Caller):
         point_id: object,
         *,
         request_id: str | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ServiceOptions],
     ) -> SearchResult:
         """Take one point's score apart, as :meth:`imrnn_vdb.IMRNNCollection.explain` does."""
         request = _explain(collection, query, point_id, options)
@@ -209,7 +211,7 @@ class ServiceClient(_Caller):
         codes: Sequence[str | npt.ArrayLike | None] | None = None,
         vectors: npt.ArrayLike | None = None,
         request_id: str | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ServiceOptions],
     ) -> SearchResponse:
         """Score candidates that were fetched already.
 
@@ -226,7 +228,7 @@ class ServiceClient(_Caller):
         vectors
             Shape (k, d) base vectors, in place of codes.
         options
-            ``limit, offset, factor_filter, only, steer, threshold, explain, modulate`` of a search.
+            ``limit, offset, factor_filter, only, steer, threshold, explain, modulate, topics`` of a search.
         """
         request = _rerank(collection, query_vector, ids, base_scores, codes, vectors, options)
         return read_response(self._call(self._stub.Rerank, request, request_id))
@@ -270,7 +272,7 @@ class AsyncServiceClient(_Caller):
         self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def search(
-        self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[SearchOptions]
+        self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[ServiceOptions]
     ) -> SearchResponse:
         """Search a collection; see :meth:`ServiceClient.search`."""
         request = _search(collection, query, options)
@@ -282,7 +284,7 @@ class AsyncServiceClient(_Caller):
         queries: Sequence[Query],
         *,
         request_id: str | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ServiceOptions],
     ) -> AsyncIterator[SearchResponse]:
         """Search for many queries; see :meth:`ServiceClient.search_batch`."""
         request = _search_batch(collection, queries, options)
@@ -299,7 +301,7 @@ class AsyncServiceClient(_Caller):
         point_id: object,
         *,
         request_id: str | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ServiceOptions],
     ) -> SearchResult:
         """Take one point's score apart; see :meth:`ServiceClient.explain`."""
         request = _explain(collection, query, point_id, options)
@@ -315,7 +317,7 @@ class AsyncServiceClient(_Caller):
         codes: Sequence[str | npt.ArrayLike | None] | None = None,
         vectors: npt.ArrayLike | None = None,
         request_id: str | None = None,
-        **options: Unpack[SearchOptions],
+        **options: Unpack[ServiceOptions],
     ) -> SearchResponse:
         """Score candidates that were fetched already; see :meth:`ServiceClient.rerank`."""
         request = _rerank(collection, query_vector, ids, base_scores, codes, vectors, options)

@@ -147,6 +147,8 @@ class CollectionConfig:
         A search that cannot be recorded is not answered.
     audit_texts
         Whether query texts are recorded, and not only their hashes.
+    topics
+        File of topics, made by ``imrnn-vdb factors topics``, which requests may ask for; "" for none.
     """
 
     url: str = ""
@@ -165,6 +167,7 @@ class CollectionConfig:
     encode: bool = True
     audit: str = ""
     audit_texts: bool = False
+    topics: str = ""
 
     def __post_init__(self) -> None:
         if self.audit and not self.searchable:

@@ -11,22 +11,24 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.factors.topics import TopicMatch
 from imrnn_vdb.filter_text import format_filter, parse_filter
 from imrnn_vdb.filters import FactorFilter
-from imrnn_vdb.options import SearchOptions
+from imrnn_vdb.options import ServiceOptions
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
 from imrnn_vdb.points import Candidates, PointId, normalize_id
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.space import FactorSpace, check_vectors
+from imrnn_vdb.trace import StepTrace
 
-_ALWAYS = ("offset", "explain", "plan")
+_ALWAYS = ("offset", "explain", "plan", "trace")
 _TEXTS = ("payload_filter", "factor_filter", "only")
 _as_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
 _OPTIONAL = ("limit", "coarse_k", "max_coarse_k", "threshold", "modulate", "passes")
 
 
-def options_message(options: SearchOptions) -> pb.SearchOptions:
+def options_message(options: ServiceOptions) -> pb.SearchOptions:
     """Turn the keywords of a search into a message.
 
     Raises
@@ -35,7 +37,7 @@ def options_message(options: SearchOptions) -> pb.SearchOptions:
         For a keyword that is not known, and for a payload filter that is no text.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(given) - {*_ALWAYS, *_TEXTS, *_OPTIONAL, "steer"})
+    unknown = sorted(set(given) - {*_ALWAYS, *_TEXTS, *_OPTIONAL, "steer", "topics"})
     if unknown:
         raise InvalidInputError(f"a search has no option {', '.join(unknown)}")
     if isinstance(given.get("factor_filter"), FactorFilter):
@@ -52,7 +54,7 @@ def options_message(options: SearchOptions) -> pb.SearchOptions:
 
 
 def read_options(message: pb.SearchOptions) -> dict[str, Any]:
-    """Return the keywords of a search; a payload filter is still text."""
+    """Return the keywords of a search but topics, which are not in the message; a payload filter is still text."""
     options: dict[str, Any] = {name: getattr(message, name) for name in _ALWAYS}
     options |= {name: text for name in _TEXTS if (text := getattr(message, name))}
     options |= {name: getattr(message, name) for name in _OPTIONAL if message.HasField(name)}
@@ -185,15 +187,29 @@ def response_message(response: SearchResponse, space: FactorSpace) -> pb.SearchR
         made.growth.CopyFrom(pb.WindowGrowth(**response.growth.to_dict()))
     if response.plan is not None:
         made.plan.CopyFrom(pb.QueryPlan(**response.plan.to_dict()))
+    if response.trace is not None:
+        trace = response.trace
+        stages = zip(trace.stages, trace.scores, trace.ranks, strict=True)
+        made.trace.extend(pb.TraceStage(name=name, scores=scores, ranks=ranks) for name, scores, ranks in stages)
+    if response.topics:
+        made.topics.extend(_topic_messages(response.topics))
+    if response.results:
+        made.topic_names.extend(topic_names(response.results[0]))
     return made
+
+
+def topic_names(result: SearchResult) -> Sequence[str]:
+    """Return the names of all topics that a result's explanation knows, sorted."""
+    return () if result.explanation is None else sorted(result.explanation.topic_names)
 
 
 def read_response(message: pb.SearchResponse) -> SearchResponse:
     """Return a response as the collection made it."""
-    names = tuple(message.factor_names)
+    names, of_topics = tuple(message.factor_names), frozenset(message.topic_names)
     growth = message.growth
+    results = tuple(read_result(result, names, of_topics) for result in message.results)
     return SearchResponse(
-        results=tuple(read_result(result, names) for result in message.results),
+        results=results,
         modulated=message.modulated,
         reason=message.reason if message.HasField("reason") else None,
         coarse_k=message.coarse_k,
@@ -205,6 +221,8 @@ def read_response(message: pb.SearchResponse) -> SearchResponse:
         steer=dict(message.steer),
         growth=WindowGrowth(tuple(growth.windows), growth.kept, growth.reason) if message.HasField("growth") else None,
         plan=_read_plan(message.plan) if message.HasField("plan") else None,
+        trace=_read_trace(message.trace, results) if message.trace else None,
+        topics=_read_topics(message.topics),
     )
 
 
@@ -216,6 +234,23 @@ def _read_plan(message: pb.QueryPlan) -> QueryPlan:
         message.window,
         message.largest_window,
     )
+
+
+def _read_trace(stages: Sequence[pb.TraceStage], results: Sequence[SearchResult]) -> StepTrace:
+    return StepTrace(
+        tuple(stage.name for stage in stages),
+        tuple(result.id for result in results),
+        tuple(tuple(stage.scores) for stage in stages),
+        tuple(tuple(stage.ranks) for stage in stages),
+    )
+
+
+def _topic_messages(matches: Sequence[TopicMatch]) -> list[pb.TopicMatch]:
+    return [pb.TopicMatch(name=match.name, similarity=match.similarity) for match in matches]
+
+
+def _read_topics(messages: Sequence[pb.TopicMatch]) -> tuple[TopicMatch, ...]:
+    return tuple(TopicMatch(message.name, message.similarity) for message in messages)
 
 
 def result_message(result: SearchResult) -> pb.Result:
@@ -238,16 +273,26 @@ def _explanation_message(explanation: Explanation | None) -> pb.Explanation | No
     if explanation is None:
         return None
     return pb.Explanation(
-        residual=explanation.residual, contributions=explanation.contributions, prominence=explanation.prominence
+        residual=explanation.residual,
+        contributions=explanation.contributions,
+        prominence=explanation.prominence,
+        topics=_topic_messages(explanation.topics),
     )
 
 
-def read_result(message: pb.Result, names: tuple[str, ...]) -> SearchResult:
-    """Return one result; ``names`` are those of the first factors."""
+def read_result(message: pb.Result, names: tuple[str, ...], of_topics: frozenset[str]) -> SearchResult:
+    """Return one result; the names are those of the first factors, and of all topics that were asked for."""
     explanation = None
     if message.HasField("explanation"):
         parts = message.explanation
-        explanation = Explanation(parts.residual, tuple(parts.contributions[:]), names, tuple(parts.prominence[:]))
+        explanation = Explanation(
+            parts.residual,
+            tuple(parts.contributions[:]),
+            names,
+            tuple(parts.prominence[:]),
+            _read_topics(parts.topics),
+            of_topics,
+        )
     return SearchResult(
         id=read_id(message.id),
         rank=message.rank,

@@ -20,6 +20,7 @@ from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, Missing
 from imrnn_vdb.metric import Metric
 
 if TYPE_CHECKING:
+    from imrnn_vdb.factors.topics import Topics
     from imrnn_vdb.observability.observer import Observation, Observer
     from imrnn_vdb.serving.config import CollectionConfig
 
@@ -42,6 +43,8 @@ class Hosted:
         What is searched; None where only Rerank is served.
     audit
         What its searches are recorded in; None for nothing.
+    topics
+        What explanations tell of where a request wants it; None where the configuration names no topics.
     users
         Requests that use it now.
     retired
@@ -53,6 +56,7 @@ class Hosted:
     metric: Metric
     collection: IMRNNCollection | None = None
     audit: AuditLog | None = None
+    topics: Topics | None = None
     users: int = field(default=0, init=False)
     retired: bool = field(default=False, init=False)
 
@@ -61,6 +65,12 @@ class Hosted:
         if self.collection is None:
             raise UnsupportedError(f"{self.name!r} has a model and no collection: it takes Rerank and Factors only")
         return self.collection
+
+    def told_topics(self) -> Topics:
+        """Return the topics; `InvalidInputError` where there are none."""
+        if self.topics is None:
+            raise InvalidInputError(f"{self.name!r} has no topics: name their file in the service's configuration")
+        return self.topics
 
     def close(self) -> None:
         """Close the connection."""
@@ -92,19 +102,19 @@ def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) 
     """
     if not config.searchable:
         model = IMRNNModel.from_pretrained(config.model or _MODEL, config.device)
-        return Hosted(name, model, Metric(config.metric))
+        return Hosted(name, model, Metric(config.metric), topics=_topics(config, model))
     named = _Named(observer, name) if observer is not None else None
     collection = _open(config, named)
     audit = AuditLog(Path(config.audit), "text" if config.audit_texts else "hash") if config.audit else None
-    hosted = Hosted(name, collection.model, collection.metric, collection, audit)
     try:
+        topics = _topics(config, collection.model)
         _warm_up(collection, config.encode)
     except BaseException:
         collection.close()
         raise
     if named is not None:
         named.warm = True
-    return hosted
+    return Hosted(name, collection.model, collection.metric, collection, audit, topics)
 
 
 def _open(config: CollectionConfig, observer: Observer | None) -> IMRNNCollection:
@@ -120,6 +130,14 @@ def _open(config: CollectionConfig, observer: Observer | None) -> IMRNNCollectio
     if config.attachment:
         return IMRNNCollection.from_attachment(config.attachment, **options)
     return IMRNNCollection.open(config.url, **{"model": _MODEL, **options, **config.attached})
+
+
+def _topics(config: CollectionConfig, model: IMRNNModel) -> Topics | None:
+    if not config.topics:
+        return None
+    from imrnn_vdb.factors.topics import as_topics
+
+    return as_topics(config.topics).checked(model.space)
 
 
 def _warm_up(collection: IMRNNCollection, encode: bool) -> None:

@@ -38,6 +38,7 @@ from imrnn_vdb.serving.convert import (
     read_vector,
     response_message,
     result_message,
+    topic_names,
 )
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, details_of, status_of
@@ -56,7 +57,7 @@ SERVICE_NAME = "imrnn_vdb.v1.Retrieval"
 _REQUEST_ID_CHARS = 128
 _LONG_FILTER_CHARS = 4_096
 """Of a payload filter; pydantic reads about as many in a tenth of a millisecond."""
-_FETCHING = ("payload_filter", "coarse_k", "max_coarse_k", "passes", "plan")
+_FETCHING = ("payload_filter", "coarse_k", "max_coarse_k", "passes", "plan", "trace")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +145,7 @@ class Retrieval:
                     return pb.ExplainResponse(
                         result=result_message(result),
                         factor_names=space.names,
+                        topic_names=topic_names(result),
                         space_id=space.space_id,
                         model_id=hosted.model.model_id,
                     )
@@ -299,15 +301,22 @@ def _called_by(callers: Sequence[Caller]) -> Iterator[None]:
 
 def _ask(hosted: Hosted, message: pb.SearchOptions, texts: bool) -> _Ask:
     """Check the options of a search, so that one that is wrong never gets into a batch; its payload filter is text."""
-    options = read_options(message)
+    options = _options(hosted, message)
     if hosted.audit is not None:
         options["audit"] = hosted.audit
     SearchRequest(**options)
     return _Ask(hosted, message.SerializeToString(deterministic=True), texts, options)
 
 
+def _options(hosted: Hosted, message: pb.SearchOptions) -> dict[str, Any]:
+    options = read_options(message)
+    if message.topics:
+        options["topics"] = hosted.told_topics()
+    return options
+
+
 def _ask_rerank(hosted: Hosted, request: pb.RerankRequest) -> _Ask:
-    options = read_options(request.options)
+    options = _options(hosted, request.options)
     foreign = [name for name in _FETCHING if options.get(name)]
     if foreign:
         raise InvalidInputError(f"Rerank fetches nothing, so it takes no {', '.join(foreign)}")

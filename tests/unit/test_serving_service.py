@@ -27,6 +27,7 @@ from imrnn_vdb.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
+from imrnn_vdb.factors.topics import find_topics
 from imrnn_vdb.serving import AsyncServiceClient, ServiceClient
 from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig, Telemetry
 from imrnn_vdb.serving.convert import query_message
@@ -95,12 +96,57 @@ def own(folder):
         {"only": "entity", "coarse_k": 20, "max_coarse_k": 40, "limit": 5},
         {"modulate": False, "threshold": 0.0},
         {"passes": 2},
+        {"trace": True, "steer": {"entity": 2.0}, "limit": 4},
     ],
 )
 def test_a_client_gets_what_the_collection_returns(client, own, options):
     for query in QUERIES[:2]:
         assert client.search("articles", query, **options) == own.search(query, **options)
     assert list(client.search_batch("articles", QUERIES, **options)) == own.search_batch(QUERIES, **options)
+
+
+@pytest.fixture
+def with_topics(folder, own, tmp_path):
+    """A service whose configuration names topics, a client of it, and the topics."""
+    texts = [f"alpha beta {row}" if row % 2 else f"gamma delta {row}" for row in range(POINTS)]
+    codes = own.model.space.encode(VECTORS).directions
+    found = find_topics(own.model.space, codes, texts, coarse=3, fine=2)
+    named = found.renamed(found.topics[0].name, "entity")  # also the name of a factor
+    named.save(tmp_path / "topics.json")
+    where, topics = config_of(folder).collections, str(tmp_path / "topics.json")
+    collections = {name: replace(table, topics=topics) for name, table in where.items()}
+    served = running(config_of(folder, collections=collections))
+    with served as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+        yield client, named
+
+
+def test_topics_are_those_that_the_configuration_names(with_topics, client, own):
+    asked, topics = with_topics
+    for query in QUERIES:
+        assert asked.search("articles", query, topics=True) == own.search(query, topics=topics)
+    found = own.search(QUERIES[0], topics=topics)
+    assert found.topics
+    assert "entity" in found[0].explanation.of_topics
+    point = found[3].id
+    explained = asked.explain("articles", QUERIES[0], point, topics=True)
+    assert explained == own.explain(QUERIES[0], point, topics=topics)
+    ranked = asked.rerank("model", QUERIES[0], [3], [0.5], vectors=VECTORS[3:4], topics=True)
+    assert ranked.topics == found.topics
+    assert not asked.search("articles", QUERIES[0], explain=True)[0].explanation.topics
+    with pytest.raises(InvalidInputError, match="no topics: name their file"):
+        client.search("articles", QUERIES[0], topics=True)
+    with pytest.raises(InvalidInputError, match="cannot have"):
+        client.search("articles", QUERIES[0], topics="topics.json")
+    with pytest.raises(InvalidInputError, match="takes no trace"):
+        client.rerank("model", QUERIES[0], [3], [0.5], trace=True)
+
+
+def test_topics_of_another_space_are_found_at_the_start(folder, tmp_path):
+    space, path = make_model(seed=1).space, tmp_path / "topics.json"
+    find_topics(space, space.encode(VECTORS).directions, ["a text"] * POINTS, coarse=2).save(path)
+    for name, table in config_of(folder).collections.items():
+        with pytest.raises(SpaceMismatchError, match="these topics belong"):
+            open_hosted(name, replace(table, topics=str(path)), None)
 
 
 def test_explanations_factors_and_scores_of_given_candidates(client, own):

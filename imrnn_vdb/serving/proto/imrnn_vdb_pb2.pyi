@@ -31,7 +31,7 @@ class Query(_message.Message):
     def __init__(self, text: _Optional[str] = ..., vector: _Optional[_Union[Vector, _Mapping]] = ...) -> None: ...
 
 class SearchOptions(_message.Message):
-    __slots__ = ("limit", "offset", "coarse_k", "payload_filter", "factor_filter", "only", "steer", "max_coarse_k", "threshold", "explain", "plan", "modulate", "passes")
+    __slots__ = ("limit", "offset", "coarse_k", "payload_filter", "factor_filter", "only", "steer", "max_coarse_k", "threshold", "explain", "plan", "modulate", "passes", "trace", "topics")
     class SteerEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,8 @@ class SearchOptions(_message.Message):
     PLAN_FIELD_NUMBER: _ClassVar[int]
     MODULATE_FIELD_NUMBER: _ClassVar[int]
     PASSES_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
+    TOPICS_FIELD_NUMBER: _ClassVar[int]
     limit: int
     offset: int
     coarse_k: int
@@ -65,7 +67,9 @@ class SearchOptions(_message.Message):
     plan: bool
     modulate: bool
     passes: int
-    def __init__(self, limit: _Optional[int] = ..., offset: _Optional[int] = ..., coarse_k: _Optional[int] = ..., payload_filter: _Optional[str] = ..., factor_filter: _Optional[str] = ..., only: _Optional[str] = ..., steer: _Optional[_Mapping[str, float]] = ..., max_coarse_k: _Optional[int] = ..., threshold: _Optional[float] = ..., explain: _Optional[bool] = ..., plan: _Optional[bool] = ..., modulate: _Optional[bool] = ..., passes: _Optional[int] = ...) -> None: ...
+    trace: bool
+    topics: bool
+    def __init__(self, limit: _Optional[int] = ..., offset: _Optional[int] = ..., coarse_k: _Optional[int] = ..., payload_filter: _Optional[str] = ..., factor_filter: _Optional[str] = ..., only: _Optional[str] = ..., steer: _Optional[_Mapping[str, float]] = ..., max_coarse_k: _Optional[int] = ..., threshold: _Optional[float] = ..., explain: _Optional[bool] = ..., plan: _Optional[bool] = ..., modulate: _Optional[bool] = ..., passes: _Optional[int] = ..., trace: _Optional[bool] = ..., topics: _Optional[bool] = ...) -> None: ...
 
 class SearchRequest(_message.Message):
     __slots__ = ("collection", "query", "options")
@@ -77,15 +81,25 @@ class SearchRequest(_message.Message):
     options: SearchOptions
     def __init__(self, collection: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ...) -> None: ...
 
+class TopicMatch(_message.Message):
+    __slots__ = ("name", "similarity")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SIMILARITY_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    similarity: float
+    def __init__(self, name: _Optional[str] = ..., similarity: _Optional[float] = ...) -> None: ...
+
 class Explanation(_message.Message):
-    __slots__ = ("residual", "contributions", "prominence")
+    __slots__ = ("residual", "contributions", "prominence", "topics")
     RESIDUAL_FIELD_NUMBER: _ClassVar[int]
     CONTRIBUTIONS_FIELD_NUMBER: _ClassVar[int]
     PROMINENCE_FIELD_NUMBER: _ClassVar[int]
+    TOPICS_FIELD_NUMBER: _ClassVar[int]
     residual: float
     contributions: _containers.RepeatedScalarFieldContainer[float]
     prominence: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, residual: _Optional[float] = ..., contributions: _Optional[_Iterable[float]] = ..., prominence: _Optional[_Iterable[float]] = ...) -> None: ...
+    topics: _containers.RepeatedCompositeFieldContainer[TopicMatch]
+    def __init__(self, residual: _Optional[float] = ..., contributions: _Optional[_Iterable[float]] = ..., prominence: _Optional[_Iterable[float]] = ..., topics: _Optional[_Iterable[_Union[TopicMatch, _Mapping]]] = ...) -> None: ...
 
 class Result(_message.Message):
     __slots__ = ("id", "rank", "score", "base_rank", "base_score", "modulated", "reason", "payload_json", "factors", "explanation")
@@ -121,6 +135,16 @@ class WindowGrowth(_message.Message):
     reason: str
     def __init__(self, windows: _Optional[_Iterable[int]] = ..., kept: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
 
+class TraceStage(_message.Message):
+    __slots__ = ("name", "scores", "ranks")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SCORES_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    scores: _containers.RepeatedScalarFieldContainer[float]
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, name: _Optional[str] = ..., scores: _Optional[_Iterable[float]] = ..., ranks: _Optional[_Iterable[int]] = ...) -> None: ...
+
 class QueryPlan(_message.Message):
     __slots__ = ("database", "here", "payload_filter", "window", "largest_window")
     DATABASE_FIELD_NUMBER: _ClassVar[int]
@@ -136,7 +160,7 @@ class QueryPlan(_message.Message):
     def __init__(self, database: _Optional[str] = ..., here: _Optional[str] = ..., payload_filter: _Optional[bool] = ..., window: _Optional[int] = ..., largest_window: _Optional[int] = ...) -> None: ...
 
 class SearchResponse(_message.Message):
-    __slots__ = ("results", "modulated", "reason", "coarse_k", "candidates", "space_id", "model_id", "unusable", "timings_ms", "steer", "growth", "plan", "factor_names")
+    __slots__ = ("results", "modulated", "reason", "coarse_k", "candidates", "space_id", "model_id", "unusable", "timings_ms", "steer", "growth", "plan", "factor_names", "trace", "topics", "topic_names")
     class UnusableEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -171,6 +195,9 @@ class SearchResponse(_message.Message):
     GROWTH_FIELD_NUMBER: _ClassVar[int]
     PLAN_FIELD_NUMBER: _ClassVar[int]
     FACTOR_NAMES_FIELD_NUMBER: _ClassVar[int]
+    TRACE_FIELD_NUMBER: _ClassVar[int]
+    TOPICS_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_NAMES_FIELD_NUMBER: _ClassVar[int]
     results: _containers.RepeatedCompositeFieldContainer[Result]
     modulated: bool
     reason: str
@@ -184,7 +211,10 @@ class SearchResponse(_message.Message):
     growth: WindowGrowth
     plan: QueryPlan
     factor_names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., modulated: _Optional[bool] = ..., reason: _Optional[str] = ..., coarse_k: _Optional[int] = ..., candidates: _Optional[int] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ..., unusable: _Optional[_Mapping[str, int]] = ..., timings_ms: _Optional[_Mapping[str, float]] = ..., steer: _Optional[_Mapping[str, float]] = ..., growth: _Optional[_Union[WindowGrowth, _Mapping]] = ..., plan: _Optional[_Union[QueryPlan, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ...) -> None: ...
+    trace: _containers.RepeatedCompositeFieldContainer[TraceStage]
+    topics: _containers.RepeatedCompositeFieldContainer[TopicMatch]
+    topic_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, results: _Optional[_Iterable[_Union[Result, _Mapping]]] = ..., modulated: _Optional[bool] = ..., reason: _Optional[str] = ..., coarse_k: _Optional[int] = ..., candidates: _Optional[int] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ..., unusable: _Optional[_Mapping[str, int]] = ..., timings_ms: _Optional[_Mapping[str, float]] = ..., steer: _Optional[_Mapping[str, float]] = ..., growth: _Optional[_Union[WindowGrowth, _Mapping]] = ..., plan: _Optional[_Union[QueryPlan, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ..., trace: _Optional[_Iterable[_Union[TraceStage, _Mapping]]] = ..., topics: _Optional[_Iterable[_Union[TopicMatch, _Mapping]]] = ..., topic_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SearchBatchRequest(_message.Message):
     __slots__ = ("collection", "queries", "options")
@@ -217,16 +247,18 @@ class ExplainRequest(_message.Message):
     def __init__(self, collection: _Optional[str] = ..., query: _Optional[_Union[Query, _Mapping]] = ..., id: _Optional[_Union[PointId, _Mapping]] = ..., options: _Optional[_Union[SearchOptions, _Mapping]] = ...) -> None: ...
 
 class ExplainResponse(_message.Message):
-    __slots__ = ("result", "factor_names", "space_id", "model_id")
+    __slots__ = ("result", "factor_names", "space_id", "model_id", "topic_names")
     RESULT_FIELD_NUMBER: _ClassVar[int]
     FACTOR_NAMES_FIELD_NUMBER: _ClassVar[int]
     SPACE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
+    TOPIC_NAMES_FIELD_NUMBER: _ClassVar[int]
     result: Result
     factor_names: _containers.RepeatedScalarFieldContainer[str]
     space_id: str
     model_id: str
-    def __init__(self, result: _Optional[_Union[Result, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ...) -> None: ...
+    topic_names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, result: _Optional[_Union[Result, _Mapping]] = ..., factor_names: _Optional[_Iterable[str]] = ..., space_id: _Optional[str] = ..., model_id: _Optional[str] = ..., topic_names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Candidate(_message.Message):
     __slots__ = ("id", "base_score", "code_text", "vector", "code_row")
