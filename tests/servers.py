@@ -40,6 +40,9 @@ IMAGES = {
 _VARIABLES = {"qdrant": "IMRNN_TEST_QDRANT_URL", "milvus": "IMRNN_TEST_MILVUS_URL"}
 _NAMED, _PACKAGE = "named", "package"
 _READY_S, _MILVUS_READY_S = 60.0, 180.0
+_FASTER_LOADING = {"QUERYCOORD_CHECKCHANNELINTERVAL": "100", "QUERYCOORD_DISTPULLINTERVAL": "50"}
+"""Milliseconds between two looks at what is to be loaded and what is. With Milvus's own 1,000 and 500, making a
+collection takes 2.7 s instead of 1.7."""
 
 
 def images(product: str) -> tuple[str, ...]:
@@ -196,12 +199,13 @@ def _milvus_package(folder: Path) -> Iterator[str]:
     if importlib.util.find_spec("milvus") is None:
         pytest.skip("no server named in the environment, no Docker, and the package milvus is not installed")
     names = ("proxy", "proxy-internal", "etcd", "root-coord", "query-coord", "query-node", "index-coord", "index-node")
-    ports = free_ports(len(names) + 2)
+    *ports, metrics = free_ports(len(names) + 3)
     flags = [f"--{name}-port={port}" for name, port in zip((*names, "data-coord", "data-node"), ports, strict=True)]
     log = folder / "server.log"
     command = [sys.executable, "-u", "-c", "import milvus; milvus.main()", "--data", str(folder / "data"), *flags]
     with log.open("w") as output:  # a session of its own, so that all of it can be ended at once
-        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
+        environment = {**os.environ, **_FASTER_LOADING, "METRICS_PORT": str(metrics)}
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=environment)
     try:
         deadline = time.monotonic() + _MILVUS_READY_S
         while "Welcome" not in log.read_text():  # printed when its health check succeeds
