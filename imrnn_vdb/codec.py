@@ -222,7 +222,7 @@ def _decode_sound(texts: Sequence[object], space_id: str, m: int, lengths: dict[
 def _row_of_text(space_id: str, m: int, dtype: CodeDtype) -> tuple[np.dtype[Any], npt.NDArray[np.uint8]]:
     """Return what a decoded text holds, its space id included, and the bytes of that id."""
     own = np.frombuffer(pybase64.b64decode(space_id, validate=True), np.uint8)
-    fields = {"space": (np.uint8, len(own)), "norm": "<f4", "direction": (_DTYPES[dtype], m)}
+    fields = {"space": (np.uint8, (len(own),)), "norm": "<f4", "direction": (_DTYPES[dtype], (m,))}
     offsets = [0, len(own), len(own) + 4]
     size = len(own) + _payload_bytes(m, dtype)
     kinds = {"names": [*fields], "formats": [*fields.values()], "offsets": offsets, "itemsize": size}
