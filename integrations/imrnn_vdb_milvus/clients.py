@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import importlib.util
 import sys
 import threading
 import time
@@ -194,8 +193,7 @@ class _LiteFile:
 
     def __init__(self, path: str) -> None:
         milvus = pymilvus()
-        if importlib.util.find_spec("milvus_lite") is None:
-            raise MissingExtraError("milvus-lite", "milvus-lite")
+        _import_lite()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path, self.users, self.writing = path, 0, threading.Lock()
         self._known, self._opening = set[str](), threading.Lock()
@@ -231,3 +229,13 @@ class _LiteFile:
 
 
 _OPEN_FILES: dict[str, _LiteFile] = {}
+
+
+def _import_lite() -> None:
+    """Import Milvus Lite here, where an error still says what is wrong; pymilvus would hide it."""
+    try:
+        importlib.import_module("milvus_lite.server_manager")
+    except ModuleNotFoundError as exc:
+        raise MissingExtraError(exc.name or "milvus-lite", "milvus-lite") from exc
+    except ImportError as exc:
+        raise StoreError(f"Milvus Lite cannot be imported: {exc}") from exc

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -275,3 +276,23 @@ def test_a_collection_is_opened_once_however_many_ask(tmp_path: Path, monkeypatc
             call.result()
     client.close()
     assert opened == ["docs"]
+
+
+@pytest.mark.parametrize(
+    ("raised", "told"),
+    [
+        ("ImportError('an engine of it wants a newer numpy')", "StoreError: .* wants a newer numpy"),
+        ("ModuleNotFoundError(name='milvus_lite')", "MissingExtraError: .*imrnn-vdb\\[milvus-lite\\]"),
+    ],
+)
+def test_an_engine_that_cannot_be_imported_says_why(tmp_path: Path, raised: str, told: str) -> None:
+    (tmp_path / "milvus_lite.py").write_text(f"raise {raised}")
+    code = (
+        "from imrnn_vdb_milvus.clients import LiteClient\n"
+        "try:\n"
+        "    LiteClient('a.db').list_collections(timeout=9.0)\n"
+        "except Exception as exc:\n"
+        "    print(f'{type(exc).__name__}: {exc}')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    assert re.match(told, run_python(code, tmp_path, PYTHONPATH=path))
