@@ -199,11 +199,13 @@ def about_documents(tree: FactorFilter) -> bool:
     return about_documents(tree.inner) if isinstance(tree, Not) else isinstance(tree, Comparison)
 
 
-def mentions_documents(tree: FactorFilter) -> bool:
-    """Say whether a filter asks for any document's factor score."""
+def document_names(tree: FactorFilter) -> set[str]:
+    """Return the names of the factors whose scores of a document a filter asks for."""
     if isinstance(tree, And | Or):
-        return mentions_documents(tree.left) or mentions_documents(tree.right)
-    return mentions_documents(tree.inner) if isinstance(tree, Not) else isinstance(tree, Comparison)
+        return document_names(tree.left) | document_names(tree.right)
+    if isinstance(tree, Not):
+        return document_names(tree.inner)
+    return {tree.name} if isinstance(tree, Comparison) else set()
 
 
 def matches(
@@ -248,9 +250,8 @@ def _compared(column: Column, operator: Operator, value: Any) -> npt.NDArray[np.
 
 
 def _among_top(tree: AmongTop, parts: Mapping[str, Column]) -> npt.NDArray[np.bool_]:
-    own, place, larger = parts[tree.name], list(parts).index(tree.name), np.zeros(len(parts[tree.name]), np.intp)
-    for i, column in enumerate(parts.values()):
-        larger += (column > own) | ((column == own) & (i < place))
+    own, place, table = parts[tree.name], list(parts).index(tree.name), np.stack([*parts.values()])
+    larger = (table > own).sum(0) + (table[:place] == own).sum(0)
     return np.asarray((own > 0) & (larger < tree.count))
 
 

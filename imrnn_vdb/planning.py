@@ -24,9 +24,9 @@ from imrnn_vdb.filters import (
     Not,
     Or,
     about_documents,
+    document_names,
     factor_names,
     matches,
-    mentions_documents,
 )
 
 if TYPE_CHECKING:
@@ -214,10 +214,11 @@ def passing(tree: FactorFilter, space: FactorSpace, candidates: Candidates, refi
     numpy.ndarray
         Shape (k,), bool. A candidate without a usable code never passes.
     """
-    scores = space.factor_scores(candidates.codes.directions) if mentions_documents(tree) else np.empty((0, 0))
-    columns = dict(zip(space.names, scores.T, strict=False))
-    parts = dict(zip(space.names, refined.scored.contributions.T, strict=False))
-    return np.asarray(matches(tree, columns, parts) & (refined.status == CodeStatus.CURRENT))
+    names = sorted(document_names(tree))
+    scores = space.factor_scores(candidates.codes.directions, names) if names else np.empty((0, 0))
+    parts = np.empty((0, 0)) if about_documents(tree) else refined.scored.part(count=len(space.names))
+    columns = dict(zip(names, scores.T, strict=False)), dict(zip(space.names, parts.T, strict=False))
+    return np.asarray(matches(tree, *columns) & (refined.status == CodeStatus.CURRENT))
 
 
 def _pushed_in(tree: FactorFilter, negated: bool = False) -> FactorFilter:

@@ -396,7 +396,7 @@ def _explanations(
     told = space.prominence(refined.asked, codes).tolist()
     near = topics.matches(codes) if topics else [()] * len(page)
     names = frozenset(topic.name for topic in topics.topics) if topics else frozenset()
-    parts = refined.scored.residuals[page].tolist(), refined.scored.contributions[page].tolist()
+    parts = refined.scored.residuals[page].tolist(), refined.scored.part(page).tolist()
     return [
         Explanation(
             residual,

@@ -22,6 +22,8 @@ from imrnn_vdb.metric import Metric
 
 Column = npt.NDArray[np.float64]
 Array = Any  # numpy.ndarray or torch.Tensor; one formula for both
+Rows = slice | npt.NDArray[np.intp]
+_ALL = slice(None)
 _Codes = tuple[npt.ArrayLike, npt.ArrayLike, npt.ArrayLike, npt.ArrayLike]
 _MIN_NORM = 1e-6
 
@@ -132,17 +134,21 @@ class Scored:
     residuals
         Shape (k,), float64: the part outside the factor space.
     parts
-        The contributions, or a function that computes them when they are first asked for.
+        The contributions, or a function that computes those of some rows and of the first few factors.
     """
 
     scores: Column
     residuals: Column
-    parts: Column | Callable[[], Column]
+    parts: Column | Callable[[Rows, int | None], Column]
 
     @cached_property
     def contributions(self) -> Column:
         """Shape (k, m), float64, signed: ``scores == residuals + contributions.sum(1)`` to rounding."""
-        return self.parts() if callable(self.parts) else self.parts
+        return self.part()
+
+    def part(self, rows: Rows = _ALL, count: int | None = None) -> Column:
+        """Return the contributions of some rows and of the first ``count`` factors; the others are not computed."""
+        return self.parts(rows, count) if callable(self.parts) else self.parts[rows, :count]
 
 
 def score_candidates(
@@ -227,20 +233,24 @@ def _contributions(
     products: tuple[Products, Products],
     shrinkage: float,
     usable: npt.NDArray[np.bool_] | None,
+    rows: Rows,
+    count: int | None,
 ) -> Column:
-    """Return each coordinate's part of the scores, shape (k, m); 0 where a code is not usable."""
-    q0, d0, q_t, d_t = (np.asarray(turn(code), np.float64) for code in codes)
+    """Return the part of the scores of each of the first coordinates, shape (rows, count); 0 without a usable code."""
+    q0, d0, q_t, d_t = (np.asarray(turn(code))[..., :count] for code in codes)
+    q0, d0, q_t, d_t = (np.asarray(code, np.float64) for code in (q0, d0[rows], q_t, d_t[rows]))
+    sizes = norms[1][rows, None]
     if metric is Metric.EUCLID:
-        before, after = (-((norms[0] * q - norms[1][:, None] * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
+        before, after = (-((norms[0] * q - sizes * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
     else:
         before, after = q0 * d0, q_t * d_t
         if metric is Metric.COSINE:
-            after = after / _lengths(*products)[:, None]
+            after = after / _lengths(*products)[rows, None]
         else:
-            scale = (norms[0] * norms[1])[:, None]
+            scale = norms[0] * sizes
             before, after = scale * before, scale * after
     parts: Column = before + shrinkage * (after - before)
-    return parts if usable is None else np.where(usable[:, None], parts, 0.0)
+    return parts if usable is None else np.where(usable[rows, None], parts, 0.0)
 
 
 def ranking(ranks: npt.NDArray[np.intp], scores: Column) -> npt.NDArray[np.intp]:

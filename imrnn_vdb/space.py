@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -178,7 +179,7 @@ class FactorSpace:
         directions: FloatArray = (table @ self.basis) / np.maximum(norms, _TINY)[:, None]
         return Codes(directions, norms, np.zeros(len(table), np.uint8))
 
-    def factor_scores(self, directions: npt.ArrayLike) -> FloatArray:
+    def factor_scores(self, directions: npt.ArrayLike, names: Sequence[str] | None = None) -> FloatArray:
         """Calibrate the named coordinates of codes to 0..1.
 
         A score of 0.9 means: higher on this factor than 90 % of the reference corpus. It is that of the code in half
@@ -189,21 +190,30 @@ class FactorSpace:
         ----------
         directions
             Shape (n, m): directions of codes.
+        names
+            Factors whose scores are wanted; None for all that have a name.
 
         Returns
         -------
         numpy.ndarray
             Shape (n, len(names)), float32, each in 0..1.
+
+        Raises
+        ------
+        InvalidInputError
+            If there is no factor of that name.
         """
         quantiles, line, offsets = self._calibration
-        count, steps = len(quantiles), quantiles.shape[1] - 1
-        if not count:
+        columns = np.arange(len(self.names))
+        if names is not None:
+            columns = np.array([self.index(name) for name in names], np.intp)
+        if not len(columns):
             return np.zeros((len(np.asarray(directions)), 0), np.float32)
-        lowest = quantiles[:, 0]
+        steps, lowest = quantiles.shape[1] - 1, quantiles[columns, 0]
         kept = np.asarray(directions, np.float32).astype(np.float16)
-        named = self.coordinates(kept).astype(np.float64).clip(lowest - 0.5, quantiles[:, -1])
-        found = np.searchsorted(line, named + offsets, side="right") - 1 - np.arange(count) * (steps + 1)
-        columns, below = np.arange(count), found.clip(0, steps - 1)
+        named = self.coordinates(kept)[:, columns].astype(np.float64).clip(lowest - 0.5, quantiles[columns, -1])
+        found = np.searchsorted(line, named + offsets[columns], side="right") - 1 - columns * (steps + 1)
+        below = found.clip(0, steps - 1)
         lower, upper = quantiles[columns, below], quantiles[columns, below + 1]
         within = np.divide(named - lower, upper - lower, out=np.ones_like(named), where=upper > lower)
         return np.where(named < lowest, 0.0, (below + within) / steps).astype(np.float32)

@@ -79,6 +79,18 @@ def test_parts_sum_to_the_score(metric, shrinkage):
 
 
 @pytest.mark.parametrize("metric", FACTORABLE)
+def test_some_parts_are_those_of_the_whole_to_the_last_bit(metric, rng):
+    base, codes, norms, _ = case(metric, 6)
+    rotation = np.linalg.qr(rng.normal(size=(12, 12)))[0]
+    usable = np.arange(60) % 7 > 0
+    scored = score_candidates(metric, base, codes, norms, 0.7, usable, turn=lambda code: code @ rotation)
+    rows = np.array([58, 0, 7, 31])
+    assert (scored.part(rows, 5) == scored.contributions[rows, :5]).all()
+    assert (scored.part(count=3) == scored.contributions[:, :3]).all()
+    assert not scored.part(rows)[1:3].any(), "neither of these two has a usable code"
+
+
+@pytest.mark.parametrize("metric", FACTORABLE)
 def test_codes_that_did_not_move_give_the_base_score_to_the_last_bit(metric):
     base, (q0, d0, _, _), norms, _ = case(metric, 8)
     base = base.astype(np.float32).astype(np.float64)

@@ -97,3 +97,6 @@ def test_scores_are_those_of_the_stored_code(space, rng, added):
         assert (space.factor_scores(decoded.directions) == stored).all()
         alone = np.concatenate([space.factor_scores(row[None]) for row in decoded.directions])
         assert (alone == stored).all()
+        last, first = space.factor_scores(decoded.directions, [space.names[-1], space.names[0]]).T
+        assert (last == stored[:, -1]).all()
+        assert (first == stored[:, 0]).all()
