@@ -350,7 +350,14 @@ def whole_window(request: SearchRequest) -> SearchRequest:
     """Return a request for every candidate of the same window, explained."""
     everything = request.window * request.passes
     return replace(
-        request, limit=everything, offset=0, threshold=None, explain=True, max_coarse_k=request.window, plan=False
+        request,
+        limit=everything,
+        offset=0,
+        threshold=None,
+        explain=True,
+        max_coarse_k=request.window,
+        plan=False,
+        trace=False,
     )
 
 

@@ -10,7 +10,7 @@ filter, not even a negated one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -183,29 +183,33 @@ def focused_on(name: str) -> FactorFilter:
 
 def factor_names(tree: FactorFilter) -> set[str]:
     """Return the names that a filter mentions."""
-    if isinstance(tree, Comparison | MatchComparison | AmongTop):
-        return {tree.name}
-    if isinstance(tree, And | Or):
-        return factor_names(tree.left) | factor_names(tree.right)
-    if isinstance(tree, Not):
-        return factor_names(tree.inner)
-    raise _foreign(tree)
+    names = set()
+    for condition in _conditions(tree):
+        if not isinstance(condition, Comparison | MatchComparison | AmongTop):
+            raise _foreign(condition)
+        names.add(condition.name)
+    return names
 
 
 def about_documents(tree: FactorFilter) -> bool:
     """Say whether a filter is about documents alone, so that a database that stores factor scores can evaluate it."""
-    if isinstance(tree, And | Or):
-        return about_documents(tree.left) and about_documents(tree.right)
-    return about_documents(tree.inner) if isinstance(tree, Not) else isinstance(tree, Comparison)
+    return all(isinstance(condition, Comparison) for condition in _conditions(tree))
 
 
 def document_names(tree: FactorFilter) -> set[str]:
     """Return the names of the factors whose scores of a document a filter asks for."""
+    return {condition.name for condition in _conditions(tree) if isinstance(condition, Comparison)}
+
+
+def _conditions(tree: FactorFilter) -> Iterator[FactorFilter]:
+    """Yield what a filter combines: comparisons, and what is no filter at all."""
     if isinstance(tree, And | Or):
-        return document_names(tree.left) | document_names(tree.right)
-    if isinstance(tree, Not):
-        return document_names(tree.inner)
-    return {tree.name} if isinstance(tree, Comparison) else set()
+        yield from _conditions(tree.left)
+        yield from _conditions(tree.right)
+    elif isinstance(tree, Not):
+        yield from _conditions(tree.inner)
+    else:
+        yield tree
 
 
 def matches(

@@ -215,10 +215,11 @@ def passing(tree: FactorFilter, space: FactorSpace, candidates: Candidates, refi
         Shape (k,), bool. A candidate without a usable code never passes.
     """
     names = sorted(document_names(tree))
-    scores = space.factor_scores(candidates.codes.directions, names) if names else np.empty((0, 0))
-    parts = np.empty((0, 0)) if about_documents(tree) else refined.scored.part(count=len(space.names))
-    columns = dict(zip(names, scores.T, strict=False)), dict(zip(space.names, parts.T, strict=False))
-    return np.asarray(matches(tree, *columns) & (refined.status == CodeStatus.CURRENT))
+    scores = dict(zip(names, space.factor_scores(candidates.codes.directions, names).T, strict=True))
+    parts = None
+    if not about_documents(tree):
+        parts = dict(zip(space.names, refined.scored.part(count=len(space.names)).T, strict=True))
+    return np.asarray(matches(tree, scores, parts) & (refined.status == CodeStatus.CURRENT))
 
 
 def _pushed_in(tree: FactorFilter, negated: bool = False) -> FactorFilter:

@@ -237,8 +237,8 @@ def _contributions(
     count: int | None,
 ) -> Column:
     """Return the part of the scores of each of the first coordinates, shape (rows, count); 0 without a usable code."""
-    q0, d0, q_t, d_t = (np.asarray(turn(code))[..., :count] for code in codes)
-    q0, d0, q_t, d_t = (np.asarray(code, np.float64) for code in (q0, d0[rows], q_t, d_t[rows]))
+    q0, q_t = (np.asarray(turn(code)[:count], np.float64) for code in codes[::2])
+    d0, d_t = (np.asarray(turn(code)[rows, :count], np.float64) for code in codes[1::2])
     sizes = norms[1][rows, None]
     if metric is Metric.EUCLID:
         before, after = (-((norms[0] * q - sizes * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))

@@ -193,7 +193,7 @@ class _LiteFile:
 
     def __init__(self, path: str) -> None:
         milvus = pymilvus()
-        _import_lite()
+        self._engines = _server_manager()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path, self.users, self.writing = path, 0, threading.Lock()
         self._known, self._opening = set[str](), threading.Lock()
@@ -224,17 +224,16 @@ class _LiteFile:
 
     def close(self) -> None:
         self.client.close()
-        manager = importlib.import_module("milvus_lite.server_manager").server_manager_instance
-        manager.release_server(self.path)
+        self._engines.release_server(self.path)
 
 
 _OPEN_FILES: dict[str, _LiteFile] = {}
 
 
-def _import_lite() -> None:
-    """Import Milvus Lite here, where an error still says what is wrong; pymilvus would hide it."""
+def _server_manager() -> Any:
+    """Return what keeps the engines of Milvus Lite, imported here, where an error still says what is wrong."""
     try:
-        importlib.import_module("milvus_lite.server_manager")
+        return importlib.import_module("milvus_lite.server_manager").server_manager_instance
     except ModuleNotFoundError as exc:
         raise MissingExtraError(exc.name or "milvus-lite", "milvus-lite") from exc
     except ImportError as exc:
