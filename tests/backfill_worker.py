@@ -1,8 +1,9 @@
 """A process of a kill test: a backfill, a writer, or both where one process alone can open the collection.
 
-``python backfill_worker.py fill|write|both URL SPACE JOURNAL SEED``; it runs until it is killed, and says ``open`` when
-it begins to work. The writer journals each change before it makes it, so that the journal tells what the collection has
-to hold; after a kill it makes the last change again, which may or may not have been made.
+``python backfill_worker.py fill|write|both URL SPACE JOURNAL POINTS SEED``; it runs until it is killed, and says
+``open`` when its work begins, which for a writer is after its first change. The writer journals each change before it
+makes it, so that the journal tells what the collection has to hold; after a kill it makes the last change again, which
+may or may not have been made.
 """
 
 from __future__ import annotations
@@ -155,8 +156,10 @@ def make_writer(url: str, connection: Connection | None) -> Writer:
     return MilvusWriter(MilvusClient(f"http://{where.host}:{where.port}"), where.collection)
 
 
-def write(writer: Writer, journal: Journal, points: int, seed: int, stop: threading.Event) -> None:
-    """Insert, update and delete at random, evenly, until told to stop."""
+def write(
+    writer: Writer, journal: Journal, points: int, seed: int, stop: threading.Event, changed: threading.Event
+) -> None:
+    """Insert, update and delete at random, evenly, until told to stop; ``changed`` is set by the first change."""
     rng, state = np.random.default_rng(seed), journal.state(points)
     if journal.changes:  # it may have been made, or not, or half
         point, versions = journal.changes[-1]
@@ -176,6 +179,7 @@ def write(writer: Writer, journal: Journal, points: int, seed: int, stop: thread
             after = (version, before[1]) if kind == 2 else (before[0], version)
         journal.append(point, after)
         writer.apply(point, after, before)
+        changed.set()
         version += 1
         if after is None:
             del state[point]
@@ -193,8 +197,11 @@ def main() -> None:
     role, url, space, journal, points, seed = sys.argv[1:]
     connection, filler = open_filler(url, load_space(Path(space))) if role != "write" else (None, None)
     if role in {"write", "both"}:
-        arguments = (make_writer(url, connection), Journal(Path(journal)), int(points), int(seed), threading.Event())
+        stop, changed = threading.Event(), threading.Event()
+        arguments = (make_writer(url, connection), Journal(Path(journal)), int(points), int(seed), stop, changed)
         threading.Thread(target=write, args=arguments, daemon=role == "both").start()
+        if not changed.wait(60):
+            sys.exit("the writer has changed nothing in a minute")
     print("open", flush=True)
     if connection is not None and filler is not None:
         fill(connection, filler)

@@ -149,8 +149,8 @@ def finish_embedded(url: str, space: FactorSpace, journal: Path, points: int) ->
     connection, _ = open_filler(url, space)
     log, stop = Journal(journal), threading.Event()
     stop.set()
-    write(make_writer(url, connection), log, points, SEED, stop)
-    assert len(log.changes) > KILLS
+    write(make_writer(url, connection), log, points, SEED, stop, threading.Event())
+    assert len(log.changes) >= KILLS
     state = log.state(points)
     log.close()
     connection.close()
