@@ -2,13 +2,15 @@
 
 Some sixty small kernels make up a modulation, and launching them costs more than computing them. A CUDA graph launches
 all at once, but for one shape and fixed addresses; so batches are padded to a few shapes (:mod:`imrnn_vdb.shapes`), in
-buffers that stay. What is too large for them, or cannot be captured, runs eagerly.
+buffers that stay. A capture takes as long as many launches: a shape is captured when it has come a few times, once, and
+kept. What is rare or too large, or cannot be captured, runs eagerly.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -21,10 +23,10 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.model import Modulated, Modulator
 from imrnn_vdb.modulation import Inputs, Mask, Precision
 from imrnn_vdb.precision import half_keeps_ranks, half_type
-from imrnn_vdb.shapes import Recent, bucket
+from imrnn_vdb.shapes import bucket
 
-GRAPHS = 16
-"""Captured shapes that are kept; each holds its buffers and what the model computes in between."""
+OFTEN = 4
+"""The batch of a shape that captures it; those before run eagerly."""
 _WARM_UP = 3
 _TOLERANCE = {False: 1e-4, True: 1e-2}
 """By how much a graph's codes may differ from the module's, in half precision or not: padding changes sums' order."""
@@ -55,9 +57,11 @@ class OnDevice:
         self._half = precision == "half" and half_keeps_ranks(
             modulator, partial(self._eager, half=False), partial(self._eager, half=True)
         )
-        self._graphs: Recent[tuple[int, int], _Graph] | None = None
+        self._seen: Counter[tuple[int, int]] = Counter()
+        self._graphs: dict[tuple[int, int], _Graph | None] | None = None
+        """By shape, all that there are at most; None for one that did not fit the memory."""
         if graphs and self._device.type == "cuda":
-            self._graphs = Recent(GRAPHS)
+            self._graphs = {}
 
     @property
     def half(self) -> bool:
@@ -71,14 +75,17 @@ class OnDevice:
         inputs = Inputs(query, candidates, cosines, mask)
         shape = bucket(*inputs.shape)
         with self._lock:
-            if self._graphs is None or shape is None:
-                return self._eager(inputs, self._half)
-            try:
-                return self._graphs.get(shape, self._capture).replay(inputs)
-            except RuntimeError as exc:  # of CUDA, or of a graph that computes something else
-                self._graphs = None
-                _log.warning("CUDA graphs are not used: %s", exc, exc_info=True)
-                return self._eager(inputs, self._half)
+            if self._graphs is not None and shape is not None:
+                try:
+                    if (graph := self._graph(self._graphs, shape)) is not None:
+                        return graph.replay(inputs)
+                except torch.cuda.OutOfMemoryError as exc:
+                    self._graphs[shape] = None
+                    _log.warning("%d queries of %d candidates are computed without a CUDA graph: %s", *shape, str(exc))
+                except RuntimeError as exc:  # of CUDA, or of a graph that computes something else
+                    self._graphs = None
+                    _log.warning("CUDA graphs are not used: %s", exc, exc_info=True)
+            return self._eager(inputs, self._half)  # when what a failed capture held is free again
 
     def _eager(self, inputs: Inputs, half: bool) -> tuple[FloatArray, FloatArray]:
         """Compute without a graph: pinned inputs, which travel while the host goes on, and one wait at the end."""
@@ -97,10 +104,20 @@ class OnDevice:
             return tensor.pin_memory().to(self._device, non_blocking=True)
         return tensor.to(self._device)
 
-    def _capture(self, shape: tuple[int, int]) -> _Graph:
+    def _graph(self, graphs: dict[tuple[int, int], _Graph | None], shape: tuple[int, int]) -> _Graph | None:
+        """Return the graph of a shape, captured when it has come often enough; None for one that runs eagerly."""
+        if shape not in graphs:
+            self._seen[shape] += 1
+            if self._seen[shape] < OFTEN:
+                return None
+            beside = next((graph for graph in graphs.values() if graph is not None), None)
+            graphs[shape] = self._capture(shape, beside)
+        return graphs[shape]
+
+    def _capture(self, shape: tuple[int, int], beside: _Graph | None) -> _Graph:
         """Capture one shape, and believe it only if it computes what the module does."""
-        m = self._modulator.config.num_factors
-        made, trial = _Graph(partial(self._refined, half=self._half), shape, m, self._device), _trial(shape, m)
+        m, compute = self._modulator.config.num_factors, partial(self._refined, half=self._half)
+        made, trial = _Graph(compute, shape, m, self._device, beside), _trial(shape, m)
         for found, wanted in zip(made.replay(trial), self._eager(trial, self._half), strict=True):
             far = float(np.abs(found - wanted).max())
             if not far <= _TOLERANCE[self._half]:  # nor where it is not a number
@@ -117,10 +134,20 @@ def _trial(shape: tuple[int, int], m: int) -> Inputs:
 
 
 class _Graph:
-    """One shape, captured: buffers on both sides that stay where they are, and the graph between them."""
+    """One shape, captured: buffers on both sides that stay where they are, and the graph between them.
+
+    Graphs of one model share the memory for what is computed in between, results included, which PyTorch allows where
+    no two run at once and none needs what another left there: `replay` waits and returns copies. Sharing takes the same
+    stream, and a graph that lives: a pool that no graph holds any more cannot be captured into.
+    """
 
     def __init__(
-        self, compute: Callable[[Sequence[Tensor]], Modulated], shape: tuple[int, int], m: int, device: torch.device
+        self,
+        compute: Callable[[Sequence[Tensor]], Modulated],
+        shape: tuple[int, int],
+        m: int,
+        device: torch.device,
+        beside: _Graph | None,
     ) -> None:
         self._device = device
         with torch.inference_mode(), torch.cuda.device(device), torch.cuda.stream(torch.cuda.current_stream(device)):
@@ -129,14 +156,16 @@ class _Graph:
             self._inputs = [tensor.to(device) for tensor in self._given]
             sizes = (shape[0], m), (*shape, m)
             self._taken = [torch.empty(size, dtype=torch.float32, pin_memory=True) for size in sizes]
-            stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):  # kernels are chosen and work spaces made before anything is captured
+            self._stream: torch.cuda.Stream
+            self._stream = beside._stream if beside else torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):  # kernels are chosen and work spaces made before anything is captured
                 for _ in range(_WARM_UP):
                     compute(self._inputs)
-            torch.cuda.current_stream().wait_stream(stream)
+            torch.cuda.current_stream().wait_stream(self._stream)
             self._graph = torch.cuda.CUDAGraph()
-            with _capturing, torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
+            pool = beside._graph.pool() if beside else None
+            with _capturing, torch.cuda.graph(self._graph, pool, self._stream, "thread_local"):
                 self._refined = compute(self._inputs)
 
     def replay(self, inputs: Inputs) -> tuple[FloatArray, FloatArray]:
