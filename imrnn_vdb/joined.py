@@ -44,7 +44,7 @@ class Joined:
     """
 
     def __init__(self, modulate: Modulate, largest: int = LARGEST) -> None:
-        self._modulate = modulate
+        self.modulate = modulate
         self._largest = largest
         self._waiting: deque[_Waiting] = deque()
         self._came = threading.Condition()
@@ -91,7 +91,7 @@ class Joined:
         if not parts:
             return
         try:
-            answers = taken_apart(parts, self._modulate(*side_by_side(parts)))
+            answers = taken_apart(parts, self.modulate(*side_by_side(parts)))
         except BaseException as exc:  # noqa: BLE001 - carried to whoever waits
             if len(entries) == 1:
                 entries[0].answer.set_exception(exc)

@@ -87,6 +87,12 @@ class OnDevice:
                     _log.warning("CUDA graphs are not used: %s", exc, exc_info=True)
             return self._eager(inputs, self._half)  # when what a failed capture held is free again
 
+    def eager(self, modulator: Modulator) -> OnDevice:
+        """Return what computes another modulator as precisely, for a few runs: nothing is captured or measured."""
+        other = OnDevice(modulator, graphs=False)
+        other._half = self._half
+        return other
+
     def _eager(self, inputs: Inputs, half: bool) -> tuple[FloatArray, FloatArray]:
         """Compute without a graph: pinned inputs, which travel while the host goes on, and one wait at the end."""
         with torch.inference_mode():

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.joined import Joined
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId
 from imrnn_vdb.refine import refine
@@ -124,9 +125,19 @@ def _moving_steps(model: IMRNNModel) -> int:
 
 
 def _cut(model: IMRNNModel, count: int) -> IMRNNModel:
-    """Return the model with fewer steps; weights are shared, nothing of the model itself changes."""
+    """Return the model with fewer steps; weights are shared, nothing of the model itself changes.
+
+    It runs once. So on a GPU it is not served as a model is, by a thread and graphs of its own, in a precision that was
+    measured for it, but eagerly, and as precisely as the model.
+    """
     if count == model.modulator.config.num_steps:
         return model
     modulator = copy.copy(model.modulator)
     modulator.config = replace(modulator.config, num_steps=count)
-    return replace(model, modulator=modulator)
+    cut = replace(model, modulator=modulator)
+    if isinstance(model.modulate, Joined):
+        from imrnn_vdb.on_device import OnDevice
+
+        if isinstance(model.modulate.modulate, OnDevice):
+            vars(cut)["modulate"] = model.modulate.modulate.eager(modulator)
+    return cut

@@ -62,6 +62,18 @@ def test_half_precision_that_is_used_computes_in_half(monkeypatch):
     assert np.abs(found[1] - exact[1]).max() > 1e-6
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_another_modulator_is_computed_as_precisely_without_a_measurement(half, monkeypatch):
+    measured: list[object] = []
+    monkeypatch.setattr(imrnn_vdb.on_device, "half_keeps_ranks", lambda *parts: bool(measured.append(parts)) or half)
+    device = OnDevice(make_modulator(M), "half")
+    other = make_modulator(M, seed=5)
+    found, exact = device.eager(other)(*request(2, 20)), FusedModulator(other)(*request(2, 20))
+    assert len(measured) == 1
+    close(found, exact, 1e-2 if half else 1e-6)
+    assert (np.abs(found[1] - exact[1]).max() > 1e-6) == half
+
+
 class Standing:
     """Stands for a captured graph: counts, and pads as a graph does."""
 

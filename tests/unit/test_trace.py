@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+import imrnn_vdb.joined
+import imrnn_vdb.on_device
+import imrnn_vdb.served
 from factory import DIM, make_model
 from imrnn_vdb import IMRNNCollection, match
 from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.joined import Joined
 from imrnn_vdb.model import Modulator
+from imrnn_vdb.on_device import OnDevice
 
 COUNT = 60
 
@@ -85,3 +91,33 @@ def test_the_model_is_left_as_it_was(vectors, rng):
     opened(model, vectors).search(rng.normal(size=DIM).astype(np.float32), trace=True)
     assert IMRNNModel(model.space, model.modulator).model_id == before
     assert model.modulator.config.num_steps == 3
+
+
+def by_id(trace) -> np.ndarray:
+    """Scores of a trace's stages, by rising id."""
+    return np.array(trace.scores)[:, np.argsort(trace.ids)]
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_on_a_gpu_traces_start_no_thread_and_measure_nothing(vectors, rng, half, monkeypatch):
+    model, query = make_model(num_steps=3), rng.normal(size=DIM).astype(np.float32)
+    options = {"limit": COUNT, "coarse_k": COUNT, "trace": True}
+    exact = by_id(opened(model, vectors).search(query, **options).trace)
+    measured, started, start = [], [], threading.Thread.start
+
+    def noted(thread):
+        started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", noted)
+    monkeypatch.setattr(imrnn_vdb.joined, "_LINGER_S", 60.0)
+    monkeypatch.setattr(imrnn_vdb.on_device, "half_keeps_ranks", lambda *parts: bool(measured.append(parts)) or half)
+    monkeypatch.setattr(imrnn_vdb.served, "served", lambda *parts: Joined(OnDevice(*parts)))  # as for a GPU
+    collection = opened(replace(model, precision="half"), vectors, "gpu")
+    found = [collection.search(query, steer=steer, **options) for steer in (None, None, {"entity": 3.0})]
+    assert len(measured) == 1
+    assert started.count("imrnn_vdb-modulate") == 1
+    for response in found:
+        far = np.abs(by_id(response.trace)[: len(exact)] - exact).max(axis=1)
+        assert (far < (1e-2 if half else 1e-6)).all()
+        assert ((far[1:] > 1e-6) == half).all(), "each stage is as precise as the model"
