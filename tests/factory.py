@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -37,3 +40,14 @@ def make_model(
     return IMRNNModel(
         make_space(dim, factors, seed), make_modulator(factors, trained, seed, **settings), active=trained
     )
+
+
+class SlowModulator:
+    """A modulator that does not end before it is told to."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def __call__(self, *_: Any) -> Any:
+        self.go_on.wait(60)
+        raise ArithmeticError("too late to matter")

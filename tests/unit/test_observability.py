@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from factory import DIM, make_model, make_space
+from factory import DIM, SlowModulator, make_model, make_space
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError, SpaceMismatchError
 from imrnn_vdb.observability import Background, Judgement, Observers, OpenTelemetryTracing, PrometheusMetrics
 from imrnn_vdb.observability.drift import FactorDrift
@@ -185,9 +185,11 @@ def test_points_without_a_code_are_counted(url, tmp_path):
 
 
 def test_a_modulation_that_was_not_waited_for_counts_as_a_timeout(url):
-    metrics = PrometheusMetrics()
-    with IMRNNCollection.open(url, make_model(), observer=metrics, modulation_timeout=1e-6) as collection:
+    metrics, model, slow = PrometheusMetrics(), make_model(), SlowModulator()
+    vars(model)["modulate"] = slow
+    with IMRNNCollection.open(url, model, observer=metrics, modulation_timeout=0.05) as collection:
         assert "not waited for" in collection.search(QUERIES[0], modulate=True).reason
+        slow.go_on.set()
     assert values(metrics)["imrnn_fallbacks_total", "articles", "timeout"] == 1
 
 
