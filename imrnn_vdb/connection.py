@@ -87,6 +87,7 @@ class Connection:
     attempts: int = 4
     _threads: futures.ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
     _starting: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _closed: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.timeout < float("inf") or self.attempts < 1:
@@ -98,8 +99,9 @@ class Connection:
         Raises
         ------
         StoreError
-            What the database answered, after bounded retries of what is transient.
+            What the database answered, after bounded retries of what is transient; that this connection was closed.
         """
+        self._check_open()
         return self._run_until(operation, time.monotonic() + self.timeout)
 
     def _run_until(self, operation: Operation[T], deadline: float) -> T:
@@ -117,6 +119,7 @@ class Connection:
 
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation without blocking the event loop; a blocking engine's calls go to a worker thread."""
+        self._check_open()
         return await self._arun_until(operation, time.monotonic() + self.timeout)
 
     async def _arun_until(self, operation: Operation[T], deadline: float) -> T:
@@ -229,8 +232,14 @@ class Connection:
         except Exception as exc:  # whatever a vendor raises becomes ours, chained
             raise self.translate(exc) from exc
 
+    def _check_open(self) -> None:
+        """Refuse what comes late: an engine of this process would open its files again, and keep others from them."""
+        if self._closed:
+            raise StoreError("this collection was closed: open it again")
+
     def close(self) -> None:
-        """Close the client, unless it belongs to the caller."""
+        """Close the client, unless it belongs to the caller; nothing runs here any longer."""
+        self._closed = True
         with self._starting:
             if self._threads is not None:
                 self._threads.shutdown()
@@ -239,7 +248,8 @@ class Connection:
             self.client.close()
 
     async def aclose(self) -> None:
-        """Close an asynchronous connection's client, unless it belongs to the caller."""
+        """Close an asynchronous connection's client, unless it belongs to the caller; nothing runs here any longer."""
+        self._closed = True
         if self.owned:
             closing = self.client.close()
             if inspect.isawaitable(closing):
