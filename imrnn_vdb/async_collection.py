@@ -18,7 +18,7 @@ from imrnn_vdb.core import Query, as_batch, pick, rerank_request, whole_window
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.opening import create_core, open_core
 from imrnn_vdb.options import Model, SearchRequest, Settings
-from imrnn_vdb.points import Payload, Points, normalize_id
+from imrnn_vdb.points import Payload, Points, normalize_id, normalize_ids
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.scripts import arun_script
 from imrnn_vdb.shell import Shell, adopt, attached, no_progress
@@ -215,7 +215,7 @@ class AsyncIMRNNCollection(Shell):
 
     async def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
-        return await self._connection.arun(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
+        return await self._connection.arun(self._core.store.fetch(normalize_ids(ids), with_vectors))
 
     async def peek(self, limit: int = 10) -> Points:
         """Read some points with vectors and payloads: those that the database comes to first."""
@@ -225,13 +225,13 @@ class AsyncIMRNNCollection(Shell):
         """Draw points evenly from the whole collection; see :meth:`IMRNNCollection.sample`."""
         return await arun_script(self._connection, self._core.sample(limit, seed))
 
-    async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
+    async def count(self, payload_filter: Any = None, factor_filter: FactorFilter | str | None = None) -> int:
         """Count points exactly."""
         return await self._connection.arun(self._core.count(payload_filter, factor_filter))
 
     async def delete(self, ids: Iterable[object]) -> None:
         """Delete points; ids that do not exist are ignored."""
-        await self._connection.arun(self._core.store.delete([normalize_id(value) for value in ids]))
+        await self._connection.arun(self._core.store.delete(normalize_ids(ids)))
 
     async def info(self) -> CollectionInfo:
         """Describe server and collection."""

@@ -77,6 +77,8 @@ class AuditLog:
         unknown = sorted(set(self.redact) - set(REDACTABLE))
         if unknown:
             raise InvalidInputError(f"fields to redact are {', '.join(REDACTABLE)}, not {', '.join(unknown)}")
+        if self.key is not None and not isinstance(self.key, bytes):
+            raise InvalidInputError("the key of the hash is bytes, such as secrets.token_bytes(32)")
         if self.query not in ("text", "hash"):
             raise InvalidInputError(f"query is 'text' or 'hash', got {self.query!r}")
 

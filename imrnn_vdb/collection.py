@@ -21,7 +21,7 @@ from imrnn_vdb.core import Query, as_batch, pick, rerank_request, whole_window
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.opening import create_core, open_core
 from imrnn_vdb.options import Model, SearchRequest, Settings
-from imrnn_vdb.points import Payload, Points, normalize_id
+from imrnn_vdb.points import Payload, Points, normalize_id, normalize_ids
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.scripts import run_script
 from imrnn_vdb.shell import Shell, adopt, attached, no_progress
@@ -415,7 +415,7 @@ class IMRNNCollection(Shell):
 
     def fetch(self, ids: Iterable[object], with_vectors: bool = False) -> Points:
         """Read points by id, in the order asked for; ids that do not exist are left out."""
-        return self._connection.run(self._core.store.fetch([normalize_id(value) for value in ids], with_vectors))
+        return self._connection.run(self._core.store.fetch(normalize_ids(ids), with_vectors))
 
     def peek(self, limit: int = 10) -> Points:
         """Read some points with vectors and payloads: those that the database comes to first."""
@@ -425,13 +425,13 @@ class IMRNNCollection(Shell):
         """Draw points with vectors and payloads evenly from the whole collection: all of them where there are fewer."""
         return run_script(self._connection, self._core.sample(limit, seed))
 
-    def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> int:
+    def count(self, payload_filter: Any = None, factor_filter: FactorFilter | str | None = None) -> int:
         """Count points exactly."""
         return self._connection.run(self._core.count(payload_filter, factor_filter))
 
     def delete(self, ids: Iterable[object]) -> None:
         """Delete points; ids that do not exist are ignored."""
-        self._connection.run(self._core.store.delete([normalize_id(value) for value in ids]))
+        self._connection.run(self._core.store.delete(normalize_ids(ids)))
 
     def info(self) -> CollectionInfo:
         """Describe server and collection."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from imrnn_vdb.completing import complete_pages
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.encoders import Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filter_text import as_filter
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.hints import Hints
 from imrnn_vdb.layout import Layout
@@ -28,7 +29,7 @@ from imrnn_vdb.metric import Metric, base_scores
 from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
-from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_id
+from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_ids
 from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import check_answerable, given_window, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
@@ -111,13 +112,15 @@ class CollectionCore:
         payloads: Sequence[Payload] | None,
     ) -> Points:
         """Check what is to be written, encode texts that come without vectors, and compute codes and factor scores."""
-        keys = [normalize_id(value) for value in ids]
+        keys = normalize_ids(ids)
+        if isinstance(texts, str):
+            raise InvalidInputError("texts come as a list, one for each id")
         if texts is None and vectors is None:
             raise InvalidInputError("give texts, vectors or both")
         for name, values in (("texts", texts), ("vectors", vectors), ("payloads", payloads)):
             if values is not None and len(values) != len(keys):  # type: ignore[arg-type]
                 raise InvalidInputError(f"{len(keys)} ids, but {len(values)} {name}")  # type: ignore[arg-type]
-        own = [dict(payload) for payload in payloads] if payloads is not None else [{} for _ in keys]
+        own = [_own_payload(payload) for payload in payloads] if payloads is not None else [{} for _ in keys]
         if texts is not None:
             own = [{**payload, self.text_field: valid_text(text)} for payload, text in zip(own, texts, strict=True)]
         if not keys:
@@ -187,7 +190,7 @@ class CollectionCore:
     ) -> Operation[tuple[SearchRequest, Window, SearchResponse]]:
         """Read points by id and rank them for one query, of shape (1, d), as a search does that found exactly these."""
         check_answerable(self.metric, query_vectors)
-        keys = list(dict.fromkeys(normalize_id(value) for value in ids))
+        keys = list(dict.fromkeys(map(self.store.key_of, normalize_ids(ids))))  # a point has two names on Qdrant
         points = yield from self.store.fetch(keys, with_vectors=True)
         watch.lap("database")
         request = rerank_request(options, len(points))
@@ -204,13 +207,7 @@ class CollectionCore:
         table = points.vectors if len(points) and points.vectors is not None else query_vector[None][:0]
         base = base_scores(self.metric, query_vector, table)
         codes = points.codes or decode_rows([None] * len(points), self.model.space.num_factors)
-        rows = np.flatnonzero(np.isfinite(base))
-        return Candidates(
-            [points.ids[row] for row in rows],
-            base[rows],
-            codes.take(rows),
-            [points.payloads[row] for row in rows],
-        )
+        return Candidates(points.ids, base, codes, points.payloads).finite()
 
     def record(
         self,
@@ -288,10 +285,11 @@ class CollectionCore:
             largest = request.window
         return QueryPlan(database, here, request.payload_filter is not None, request.window, largest)
 
-    def count(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[int]:
+    def count(self, payload_filter: Any, factor_filter: FactorFilter | str | None) -> Operation[int]:
         """Count points exactly."""
-        self._check_names(factor_names(factor_filter) if factor_filter is not None else ())
-        database, here = split_filter(factor_filter, self.store.filters_factors)
+        condition = as_filter(factor_filter)
+        self._check_names(factor_names(condition) if condition is not None else ())
+        database, here = split_filter(condition, self.store.filters_factors)
         if here is not None:
             why = "conditions on a match need a query" if self.store.filters_factors else "it stores no factor scores"
             raise InvalidInputError(f"the database counts, and cannot evaluate this factor filter: {why}")
@@ -353,6 +351,7 @@ def whole_window(request: SearchRequest) -> SearchRequest:
         request,
         limit=everything,
         offset=0,
+        coarse_k=request.window,
         threshold=None,
         explain=True,
         max_coarse_k=request.window,
@@ -384,10 +383,19 @@ def as_batch(query: Query) -> Sequence[str] | npt.ArrayLike:
     """Make a batch of one of a text, or of a vector of shape (d,)."""
     if isinstance(query, str):
         return [query]
-    vector = np.asarray(query)
+    try:
+        vector = np.asarray(query)
+    except ValueError as exc:  # rows of several lengths
+        raise InvalidInputError(f"a query is a text or a vector of shape (d,): {exc}") from exc
     if vector.ndim != 1 or vector.dtype.kind not in "fiu":
         raise InvalidInputError(f"a query is a text or a vector of shape (d,), got an array of shape {vector.shape}")
     return vector[None]
+
+
+def _own_payload(payload: Payload) -> Payload:
+    if not isinstance(payload, Mapping):
+        raise InvalidInputError(f"a payload is a mapping of keys to values, got {payload!r}")
+    return dict(payload)
 
 
 def _one_each(vectors: FloatArray, texts: Sequence[str]) -> FloatArray:

@@ -24,6 +24,8 @@ Operator = Literal[">=", ">", "<=", "<"]
 Column = npt.NDArray[np.floating[Any]]
 
 FOCUS_SCORE, FOCUS_TOP = 0.5, 3
+MAX_PARTS = 400
+"""Conditions and what combines them; a tree of that depth is still safe to walk."""
 
 
 class FactorFilter:
@@ -201,15 +203,37 @@ def document_names(tree: FactorFilter) -> set[str]:
     return {condition.name for condition in _conditions(tree) if isinstance(condition, Comparison)}
 
 
-def _conditions(tree: FactorFilter) -> Iterator[FactorFilter]:
+def checked_filter(tree: object) -> FactorFilter:
+    """Return a filter that somebody built.
+
+    Raises
+    ------
+    InvalidInputError
+        If it is none, or has more than :data:`MAX_PARTS` parts.
+    """
+    for count, part in enumerate(_parts(tree), start=1):
+        if not isinstance(part, FactorFilter):
+            raise _foreign(part)
+        if count > MAX_PARTS:
+            raise InvalidInputError(f"a factor filter has at most {MAX_PARTS} conditions, and, or and not together")
+    return tree  # type: ignore[return-value]
+
+
+def _conditions(tree: FactorFilter) -> Iterator[Any]:
     """Yield what a filter combines: comparisons, and what is no filter at all."""
-    if isinstance(tree, And | Or):
-        yield from _conditions(tree.left)
-        yield from _conditions(tree.right)
-    elif isinstance(tree, Not):
-        yield from _conditions(tree.inner)
-    else:
-        yield tree
+    return (part for part in _parts(tree) if not isinstance(part, And | Or | Not))
+
+
+def _parts(tree: object) -> Iterator[object]:
+    """Yield a filter and all that it is made of, left before right."""
+    left = [tree]
+    while left:
+        part = left.pop()
+        yield part
+        if isinstance(part, And | Or):
+            left += [part.right, part.left]
+        elif isinstance(part, Not):
+            left.append(part.inner)
 
 
 def matches(

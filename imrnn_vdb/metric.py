@@ -50,14 +50,18 @@ def base_scores(
     query_vector
         Shape (d,); not zero under cosine.
     vectors
-        Shape (k, d), finite.
+        Shape (k, d).
 
     Returns
     -------
     numpy.ndarray
-        Shape (k,), float64, oriented as above; 0 for a zero vector under cosine.
+        Shape (k,), float64, oriented as above; 0 for a zero vector under cosine, not finite for one that is not.
     """
-    query, table = query_vector.astype(np.float64), vectors.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # what is not finite gives NaN
+        return _scored(metric, query_vector.astype(np.float64), vectors.astype(np.float64))
+
+
+def _scored(metric: Metric, query: npt.NDArray[np.float64], table: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if metric is Metric.EUCLID:
         return np.asarray(-((table - query) ** 2).sum(axis=1))
     if metric is Metric.MANHATTAN:
@@ -66,4 +70,4 @@ def base_scores(
     if metric is Metric.DOT:
         return np.asarray(inner)
     lengths = np.linalg.norm(table, axis=1) * np.linalg.norm(query)
-    return np.asarray(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths > 0))
+    return np.asarray(np.divide(inner, lengths, out=np.zeros_like(inner), where=lengths != 0))

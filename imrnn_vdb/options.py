@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
@@ -17,7 +19,7 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype
 from imrnn_vdb.encoders import Encoder, EncoderConfig
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.filter_text import parse_filter
+from imrnn_vdb.filter_text import as_filter
 from imrnn_vdb.filters import FactorFilter, focused_on
 from imrnn_vdb.guard import Guard, checked_guard
 from imrnn_vdb.layout import CodeStorage
@@ -147,6 +149,8 @@ class SearchRequest:
     topics: Topics | str | Path | None = None
 
     def __post_init__(self) -> None:
+        for name in ("limit", "offset", "coarse_k", "max_coarse_k"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
         if self.limit < 1 or self.offset < 0:
             raise InvalidInputError("limit must be at least 1 and offset at least 0")
         if self.passes not in (1, 2):
@@ -157,7 +161,7 @@ class SearchRequest:
                 f"offset + limit is {self.offset + self.limit}, but only {fetched} candidates are fetched: "
                 "pass a larger coarse_k, the same for all pages"
             )
-        if self.threshold is not None and not math.isfinite(self.threshold):
+        if self.threshold is not None and not (isinstance(self.threshold, Real) and math.isfinite(self.threshold)):
             raise InvalidInputError(f"threshold is a finite score or None, got {self.threshold!r}")
         if self.steer is not None:
             object.__setattr__(self, "steer", checked_weights(self.steer))
@@ -167,8 +171,7 @@ class SearchRequest:
 
             object.__setattr__(self, "topics", as_topics(self.topics))
             object.__setattr__(self, "explain", True)
-        if isinstance(self.factor_filter, str):
-            object.__setattr__(self, "factor_filter", parse_filter(self.factor_filter))
+        object.__setattr__(self, "factor_filter", as_filter(self.factor_filter))
 
     @property
     def log(self) -> AuditLog | None:
@@ -325,6 +328,15 @@ class Settings:
         return (
             model if isinstance(model, IMRNNModel) else IMRNNModel.from_pretrained(model, self.device, self.precision)
         )
+
+
+def _whole(name: str, value: Any) -> int | None:
+    if value is None and name.endswith("coarse_k"):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise InvalidInputError(f"{name} is a whole number, got {value!r}") from None
 
 
 def _one_of(name: str, value: str, allowed: list[str]) -> None:

@@ -13,8 +13,8 @@ _HEADLINE_CHARS = 90
 def check_json(value: object) -> None:
     """Raise `InvalidInputError` for what an engine would refuse or silently change.
 
-    Allowed are None, booleans, 64-bit integers, finite floats, valid Unicode text, lists, tuples, and mappings with
-    text keys, to any depth that Python can follow.
+    Allowed are None, booleans, signed 64-bit integers, finite floats, valid Unicode text, lists, tuples, and mappings
+    with text keys, to any depth that Python can follow.
     """
     if isinstance(value, Mapping):
         for key, item in value.items():
@@ -30,7 +30,9 @@ def check_json(value: object) -> None:
 
 
 def valid_text(text: str) -> str:
-    """Return the text, if it can be encoded as UTF-8 (a lone surrogate cannot)."""
+    """Return the text, if it is one that can be encoded as UTF-8 (a lone surrogate cannot)."""
+    if not isinstance(text, str):
+        raise InvalidInputError(f"{text!r} is no text")
     try:
         text.encode()
     except UnicodeEncodeError as exc:
@@ -59,8 +61,8 @@ def _check_scalar(value: object) -> None:
     if isinstance(value, str):
         valid_text(value)
     elif isinstance(value, int):
-        if not -(2**63) <= value < 2**64:
-            raise InvalidInputError(f"the integer {value} needs more than 64 bits: store it as text")
+        if not -(2**63) <= value < 2**63:
+            raise InvalidInputError(f"the integer {value} needs more than 64 bits, sign included: store it as text")
     elif isinstance(value, float):
         if not math.isfinite(value):
             raise InvalidInputError(f"{value} is no finite number: store None, or leave the key out")

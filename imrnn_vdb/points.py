@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -15,7 +15,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.payloads import valid_text
 
 PointId = int | str
-"""A point's key: an unsigned integer or a string (UUIDs travel as their canonical text)."""
+"""A point's key: an integer or a string (UUIDs travel as their canonical text)."""
 Payload = dict[str, Any]
 T = TypeVar("T")
 
@@ -83,14 +83,22 @@ class Candidates:
 
     def first(self, count: int) -> Candidates:
         """Return what a search for fewer candidates would have returned."""
-        if count >= len(self):
-            return self
-        return Candidates(
-            LazyRows(self.ids.__getitem__, count),
-            self.base_scores[:count],
-            self.codes.take(np.arange(count)),
-            LazyRows(self.payloads.__getitem__, count),
-            partial=self.partial,
+        return self if count >= len(self) else replace(self.take(np.arange(count)), cut_short=False)
+
+    def finite(self) -> Candidates:
+        """Return those that have a score: some engines store a vector that holds NaN, and find it."""
+        finite = np.isfinite(self.base_scores)
+        return self if finite.all() else self.take(np.flatnonzero(finite))
+
+    def take(self, rows: npt.NDArray[np.intp]) -> Candidates:
+        """Return these rows."""
+        kept = rows.tolist()
+        return replace(
+            self,
+            ids=LazyRows(lambda row: self.ids[kept[row]], len(kept)),
+            base_scores=self.base_scores[rows],
+            codes=self.codes.take(rows),
+            payloads=LazyRows(lambda row: self.payloads[kept[row]], len(kept)),
         )
 
 
@@ -136,7 +144,8 @@ def normalize_id(value: object) -> PointId:
     Parameters
     ----------
     value
-        An integer in 0..2⁶⁴−1, a non-empty string of valid Unicode, or a UUID.
+        An integer in −2⁶³..2⁶⁴−1, a non-empty string of valid Unicode, or a UUID. What of it a collection can hold, its
+        store says: Qdrant's integers begin with 0, Milvus's end before 2⁶³.
 
     Raises
     ------
@@ -147,8 +156,15 @@ def normalize_id(value: object) -> PointId:
         return str(value)
     if isinstance(value, np.integer):
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**64:
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**64:
         return value
     if isinstance(value, str) and value:
         return valid_text(value)
-    raise InvalidInputError(f"a point id is an integer in 0..2^64-1, a non-empty string or a UUID, got {value!r}")
+    raise InvalidInputError(f"a point id is an integer of 64 bits, a non-empty string or a UUID, got {value!r}")
+
+
+def normalize_ids(values: Iterable[object]) -> list[PointId]:
+    """Return point ids in the form in which they travel; `InvalidInputError` for one id where several are wanted."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidInputError(f"point ids come as a list, got {values!r}: write [{values!r}]")
+    return [normalize_id(value) for value in values]

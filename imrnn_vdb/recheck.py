@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from imrnn_vdb.codec import Codes, CodeStatus
-from imrnn_vdb.points import Candidates, LazyRows, Points, normalize_id
+from imrnn_vdb.points import Candidates, LazyRows, Points, normalize_ids
 from imrnn_vdb.refine import Refined, refine_codes
 from imrnn_vdb.steering import steered
 
@@ -75,7 +75,7 @@ def recheck(core: CollectionCore, line: int, entry: dict[str, Any] | None) -> Op
     if entry is None or obstacle:
         return AuditVerdict(line, "unknown", obstacle)
     try:
-        ids = [normalize_id(value) for value in entry["candidates"]["ids"]]
+        ids = normalize_ids(entry["candidates"]["ids"])
         points = yield from core.store.fetch(ids, with_payloads=False)
         refined = _again(core, entry, _candidates(core, entry, points))
         return _verdict(line, entry, refined, len(ids) - len(set(points.ids)))

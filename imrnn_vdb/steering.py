@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,7 +39,7 @@ def checked_weights(steer: Mapping[str, float]) -> dict[str, float]:
     """
     weights = {}
     for name, value in steer.items():
-        number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
         if not 0 <= number <= LARGEST_WEIGHT:
             raise InvalidInputError(
                 f"a steering weight scales a factor's contributions by 0..{LARGEST_WEIGHT:g}, got {name}={value!r}"

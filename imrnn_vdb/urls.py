@@ -69,6 +69,8 @@ def parse_url(url: str) -> CollectionURL:
     if not colon or not scheme or not scheme.replace("+", "").isalnum():
         raise InvalidInputError(f"a collection URL starts with a scheme: {_EXAMPLES}")
     if not rest.startswith("//"):
+        if "+" not in scheme:
+            raise InvalidInputError(f"the URL of a server is written {scheme}://HOST:PORT/NAME; {_EXAMPLES}")
         return _embedded(scheme, rest)
     authority, _, collection = rest[2:].rpartition("/")
     if "@" in rest:

@@ -101,10 +101,10 @@ def read_vector(message: pb.Vector, dim: int) -> FloatArray:
 
 def id_message(point_id: object) -> pb.PointId:
     """Turn a point's id into a message."""
-    if isinstance(point_id, int) and not isinstance(point_id, bool) and point_id < 0:
-        return pb.PointId(negative=point_id)
     value = normalize_id(point_id)
-    return pb.PointId(text=value) if isinstance(value, str) else pb.PointId(number=value)
+    if isinstance(value, str):
+        return pb.PointId(text=value)
+    return pb.PointId(number=value) if value >= 0 else pb.PointId(negative=value)
 
 
 def read_id(message: pb.PointId) -> PointId:

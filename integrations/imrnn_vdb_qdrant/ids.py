@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
+from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.layout import ID_FIELD
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.points import PointId
@@ -25,8 +26,10 @@ def native_id(value: PointId) -> int | str:
     Raises
     ------
     InvalidInputError
-        If a string is no valid Unicode.
+        For an integer below 0, and for a string that is no valid Unicode.
     """
+    if isinstance(value, int) and value < 0:
+        raise InvalidInputError(f"Qdrant's ids are integers from 0 on, UUIDs and other text, got {value}")
     if isinstance(value, int) or _is_canonical_uuid(value):
         return value
     return str(uuid.uuid5(_NAMESPACE, valid_text(value)))

@@ -22,6 +22,7 @@ from imrnn_vdb.errors import (
     CollectionNotFoundError,
     InvalidInputError,
     SpaceMismatchError,
+    StoreError,
 )
 from imrnn_vdb.metric import Metric
 
@@ -143,6 +144,42 @@ def test_reranking_a_window_by_its_ids_gives_what_the_search_gave(make, rng, met
     with pytest.raises(InvalidInputError, match="rerank takes no payload_filter"):
         collection.call("rerank", query, ids, payload_filter="anything")
     assert list(collection.call("rerank", query, ["nonesuch"])) == []
+
+
+def test_two_passes_are_explained_and_compared(make, rng):
+    collection = make(make_model())
+    ids, vectors, payloads = data(rng)
+    collection.call("upsert", ids, vectors=vectors, payloads=payloads)
+    query = rng.normal(size=32).astype(np.float32)
+    found = collection.call("search", query, passes=2)
+    explained = collection.call("explain", query, found[0].id, passes=2)
+    assert (explained.rank, explained.score) == (1, pytest.approx(found[0].score, abs=1e-6))
+    assert collection.call("compare", query, found[0].id, found[1].id, passes=2).above == found[0].id
+
+
+def test_one_id_in_place_of_a_list_is_refused_and_touches_nothing(make, rng):
+    collection = make(make_model())
+    ids, query = ["a", "b", "c"], rng.normal(size=32)
+    collection.call("upsert", ids, vectors=rng.normal(size=(3, 32)))
+    for method, arguments in (("delete", ["abc"]), ("fetch", ["abc"]), ("rerank", [query, "abc"])):
+        with pytest.raises(InvalidInputError, match="point ids come as a list"):
+            collection.call(method, *arguments)
+    for given in ({"texts": "abc"}, {"texts": [None] * 3}, {"payloads": [None] * 3}):
+        with pytest.raises(InvalidInputError):
+            collection.call("upsert", ids, vectors=rng.normal(size=(3, 32)), **given)
+    assert collection.call("count") == 3
+    assert collection.call("fetch", ids).payloads == [{}, {}, {}]
+    key = collection.inner.key_of("a")  # the same point, by its other name where it has one
+    assert sorted(r.id for r in collection.call("rerank", query, ["a", key, "b"])) == ["a", "b"]
+
+
+def test_what_comes_after_closing_is_refused(make, rng):
+    collection = make(make_model())
+    collection.call("upsert", ["a"], vectors=rng.normal(size=(1, 32)))
+    collection.call("drop")
+    collection.call("close")
+    with pytest.raises(StoreError, match="was closed"):
+        collection.call("search", rng.normal(size=32))
 
 
 def test_an_untrained_model_returns_the_databases_own_order(make, rng):

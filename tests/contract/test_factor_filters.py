@@ -14,6 +14,7 @@ from expressions import naive, trees
 from factory import NAMES, make_model
 from imrnn_vdb import factor, match
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.filter_text import format_filter
 from imrnn_vdb.filters import about_documents
 
 # shrinking would search a database a thousand times over; the seed is fixed, so that every run asks the same questions
@@ -58,6 +59,7 @@ def test_random_filters_agree_with_brute_force(make, rng):  # noqa: F811
         store.filters_factors = True
         if about_documents(tree):
             assert collection.call("count", factor_filter=tree) == len(expected)
+            assert collection.call("count", factor_filter=format_filter(tree)) == len(expected)
 
     agrees()
 

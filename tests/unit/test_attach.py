@@ -79,7 +79,7 @@ async def test_what_is_recorded_in_the_collection_opens_it(tmp_path: Path) -> No
     made = make_model()
     made.save_pretrained(model)
     with IMRNNCollection.create(url, made, text_field="body") as collection:
-        collection.upsert("ab", vectors=np.random.default_rng(0).normal(size=(2, 32)), texts=["one", "two"])
+        collection.upsert(["a", "b"], vectors=np.random.default_rng(0).normal(size=(2, 32)), texts=["one", "two"])
     with pytest.raises(InvalidInputError, match="nothing is recorded"):
         IMRNNCollection.from_attachment(url)
     settings = ["--model", model, "--text-field", "body"]

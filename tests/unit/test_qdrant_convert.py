@@ -46,6 +46,11 @@ def test_every_id_comes_back(value: int | str) -> None:
     assert native_id(value) == native
 
 
+def test_an_integer_below_zero_is_no_id() -> None:
+    with pytest.raises(InvalidInputError, match="integers from 0 on"):
+        native_id(-1)
+
+
 @given(uuids)
 def test_uuids_and_integers_are_stored_as_they_are(value: str) -> None:
     assert native_id(value) == value

@@ -47,9 +47,10 @@ def test_other_forms_are_refused_with_examples(url):
         parse_url(url)
 
 
-def test_a_key_in_a_url_is_refused_and_not_repeated():
+@pytest.mark.parametrize("start", ["qdrant://", "qdrant:", "qdrant:/", "milvus:"])
+def test_a_key_in_a_url_is_refused_and_not_repeated(start):
     with pytest.raises(InvalidInputError) as caught:
-        parse_url("qdrant://user:s3cret@host:6334/a")
+        parse_url(f"{start}user:s3cret@host:6334/a")
     assert "s3cret" not in str(caught.value)
 
 

@@ -1,0 +1,62 @@
+"""What cannot be asked is refused when the request is made, before anything is sent."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imrnn_vdb import factor
+from imrnn_vdb.audit import AuditLog
+from imrnn_vdb.core import whole_window
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.options import SearchRequest
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"limit": "5"}, "limit is a whole number, got '5'"),
+        ({"limit": None}, "limit is a whole number, got None"),
+        ({"limit": 5.0}, "limit is a whole number, got 5.0"),
+        ({"offset": None}, "offset is a whole number"),
+        ({"coarse_k": 50.0}, "coarse_k is a whole number"),
+        ({"max_coarse_k": "800"}, "max_coarse_k is a whole number"),
+        ({"threshold": "0.1"}, "threshold is a finite score"),
+        ({"threshold": float("nan")}, "threshold is a finite score"),
+        ({"steer": {"entity": "1"}}, "scales a factor's contributions"),
+        ({"steer": {"entity": True}}, "scales a factor's contributions"),
+        ({"factor_filter": factor("entity"), "only": "entity"}, "built from factor"),
+        ({"factor_filter": (factor("a") >= 0.1) & 5}, "built from factor"),
+        ({"factor_filter": reduce(or_, [factor("a") >= 0.1] * 1200)}, "at most 400 conditions"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: Any, reason: str) -> None:
+    with pytest.raises(InvalidInputError, match=reason):
+        SearchRequest(**options)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    request = SearchRequest(
+        limit=np.int64(5), coarse_k=np.uint16(50), threshold=np.float32(0.5), steer={"entity": np.float32(1.5)}
+    )
+    assert (request.limit, request.coarse_k, request.steer) == (5, 50, {"entity": 1.5})
+    assert type(request.limit) is int
+
+
+@pytest.mark.parametrize("options", [{}, {"coarse_k": 20}, {"limit": 150}, {"passes": 2}, {"passes": 2, "limit": 150}])
+def test_the_whole_window_is_that_of_the_search(options: Any) -> None:
+    request = SearchRequest(**options)
+    whole = whole_window(request)
+    assert whole.window == request.window
+    assert whole.limit == request.window * request.passes
+    assert whole.max_coarse_k == request.window
+
+
+def test_a_key_that_is_no_bytes_is_refused_before_the_first_search(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="the key of the hash is bytes"):
+        AuditLog(tmp_path / "log", key="secret")  # type: ignore[arg-type]
