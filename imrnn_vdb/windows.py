@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.checkpoint import IMRNNModel
-from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.codec import CodeStatus, FloatArray
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.hints import Hints
 from imrnn_vdb.metric import Metric
@@ -51,7 +51,7 @@ class Window:
     full
         Whether it returned as many, so that there may be more.
     keep
-        Shape (k,), bool: candidates that pass the filter evaluated here; None where there is none.
+        Shape (k,), bool: candidates that pass the factor filter; None where all do.
     growth
         How far the window grew for that filter; None where there is none.
     """
@@ -109,7 +109,7 @@ class WindowSearch:
         held = yield from self._coarse(query_vectors, reach)
         windows = yield from self._modulated(query_vectors, [found.first(size) for found in held], size)
         if self.plan.here is None:
-            return [_with_bound(window) for window in windows]
+            return [_with_bound(self._current(window)) for window in windows]
         windows = [self._filtered(window, ()) for window in windows]
         while short := self._to_grow(windows):
             size = min(short.values())
@@ -147,6 +147,7 @@ class WindowSearch:
     def _modulated(self, query_vectors: FloatArray, batch: list[Candidates], size: int) -> Operation[list[Window]]:
         """Modulate windows of one size, with a second pass where the request wants one."""
         full = [len(candidates) >= size for candidates in batch]
+        batch = [candidates.finite() for candidates in batch]
         self.watch.lap("database")
         refined = yield from self._refine(query_vectors, batch)
         self.watch.lap("modulate")
@@ -177,9 +178,16 @@ class WindowSearch:
         queries = space.project(query_vectors)
         again = yield from self._coarse(refined_queries(space, query_vectors, queries, moved), size)
         return [
-            join(self.metric, first, second, queries.take(np.array([i])), moved[i])
+            join(self.metric, first, second.finite(), queries.take(np.array([i])), moved[i])
             for i, (first, second) in enumerate(zip(batch, again, strict=True))
         ]
+
+    def _current(self, window: Window) -> Window:
+        """Leave out what the database's factor filter let through by the scores of a code that is none any longer."""
+        if self.plan.database is None:
+            return window
+        keep = window.refined.status == CodeStatus.CURRENT
+        return window if keep.all() else replace(window, keep=keep)
 
     def _filtered(self, window: Window, before: tuple[int, ...]) -> Window:
         """Evaluate the filter here, and note how far the window has grown, and why it grows no further."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 from test_collection import Collection, data, make  # noqa: F401  (the fixture)
 
-from factory import make_model
+from factory import SlowModulator, make_model
+from imrnn_vdb import factor
 from imrnn_vdb.errors import StoreError, StoreUnavailableError
 
 COUNT = 24
@@ -33,17 +33,6 @@ def searched(collection: Collection, query: np.ndarray) -> Iterator[Any]:
     yield collection.call("search", query, limit=2 * COUNT)
     yield from collection.call("search_batch", np.stack([query, query]), limit=2 * COUNT)
     yield collection.call("rerank", query, [*(f"doc-{i}" for i in range(COUNT)), "bare", "foreign", "stale"])
-
-
-class Slow:
-    """A modulator that does not end before it is told to."""
-
-    def __init__(self) -> None:
-        self.go_on = threading.Event()
-
-    def __call__(self, *_: Any) -> Any:
-        self.go_on.wait(60)
-        raise ArithmeticError("too late to matter")
 
 
 def test_candidates_without_a_usable_code_keep_their_base_score_and_are_marked(collection, rng, caplog) -> None:
@@ -74,6 +63,9 @@ def test_candidates_without_a_usable_code_keep_their_base_score_and_are_marked(c
             assert reason in found[name].reason
             assert found[name].score == found[name].base_score
         assert sum(result.modulated for result in response) == COUNT
+    # the database knows the stale code's scores; a point without a usable code matches no factor filter all the same
+    matching = collection.call("search", query, limit=COUNT + 3, factor_filter=factor("entity") >= 0)
+    assert {result.id for result in matching} == {f"doc-{i}" for i in range(COUNT)}
     assert "candidates have no usable factor code" in caplog.text
 
 
@@ -83,7 +75,7 @@ def test_a_modulation_that_fails_or_takes_too_long_returns_the_databases_order(
     core, model = collection.inner._core, collection.inner.model
     model.modulator.pool.data.fill_(float("nan"))
     check_base_order(collection, rng, "modulation failed (ArithmeticError)", caplog)
-    slow = Slow()
+    slow = SlowModulator()
     monkeypatch.setitem(vars(model), "modulate", slow)
     core.limit = replace(core.limit, seconds=0.05)
     check_base_order(collection, rng, "modulation was not waited for (it took longer than 0.05 s)", caplog)
