@@ -36,18 +36,25 @@ class SidecarSteps(MilvusSteps):
     _loading = False
     """Whether the sidecar is new and not loaded yet: it takes writes, but no reads."""
 
-    def _look_beside(self, server: Server, schema: Schema) -> Operation[Schema | None]:
-        """Find the sidecar; one that is not loaded, as a backfill may have left it when it was killed, is none yet."""
-        if schema.code_home(self.layout) in {"vector", "column"}:
-            return None
+    def _look_beside(self, server: Server, writing: bool) -> Operation[Schema | None]:
+        """Find the sidecar; one that is not loaded, as a backfill may have left it when it was killed, is none yet.
+
+        One that is being loaded is filled by a backfill right now, so that what is written goes there as well.
+        """
         name, self._loading = self._sidecar_name, False
         if not (yield from self._about(name, "has_collection")):
             return None
         if server.lite:
             yield from self._about(name, "load_collection")
-        elif (yield from self._about(name, "get_load_state"))["state"].name != "Loaded":
-            return None
+        else:
+            state = (yield from self._about(name, "get_load_state"))["state"].name
+            self._loading = writing and state == "Loading"
+            if state != "Loaded" and not self._loading:
+                return None
         return (yield from self._describe(name))
+
+    def _may_have_sidecar(self, schema: Schema) -> bool:
+        return schema.code_home(self.layout) not in {"vector", "column"}
 
     @property
     def _sidecar_name(self) -> str:
@@ -130,6 +137,7 @@ class SidecarSteps(MilvusSteps):
         return found
 
     def _number_of_codes(self, condition: str = "") -> Operation[int]:
+        yield from self._await_loaded()
         counted = yield from self._about(
             self._beside.collection, "query", filter=condition, output_fields=["count(*)"], **SESSION
         )
@@ -173,12 +181,12 @@ class SidecarSteps(MilvusSteps):
     def _upsert_beside(self, server: Server, points: Points) -> Operation[None]:
         """Write the codes of whole points, and remove those of points that come without one."""
         last = {value: row for row, value in enumerate(points.ids)}
-        current = [] if points.codes is None else [(v, row) for v, row in last.items() if points.codes.current[row]]
-        if current and points.codes is not None:
-            rows = np.array([row for _, row in current], np.intp)
+        coded = {} if points.codes is None else {v: row for v, row in last.items() if points.codes.current[row]}
+        if coded and points.codes is not None:
+            rows = np.array([*coded.values()], np.intp)
             scores = None if points.factor_scores is None else points.factor_scores[rows]
-            yield from self._put(server, [value for value, _ in current], points.codes.take(rows), scores)
-        yield from self._forget([value for value in last if value not in dict(current)])
+            yield from self._put(server, [*coded], points.codes.take(rows), scores)
+        yield from self._forget([value for value in last if value not in coded])
 
     def _put(self, server: Server, ids: Sequence[PointId], codes: Codes, scores: FloatArray | None) -> Operation[None]:
         rows = sidecar_rows(ids, codes, scores, self._beside, self.layout)

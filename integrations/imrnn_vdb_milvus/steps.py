@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from time import monotonic
 from typing import Any
 
 from imrnn_vdb.connection import Call, Operation
@@ -25,6 +26,8 @@ MAX_WINDOW = 16_384
 
 IDS_PER_CALL = 2_000
 """Keys that one condition lists: on 2.3.5 a key costs 6 µs in a list of 2,000, and 16 µs in one of 500."""
+LOOK_AGAIN_S = 5.0
+"""After so long, a read looks again for a sidecar that was not there: another process may have filled one."""
 LITE_UNFLUSHED_ROWS = 256
 """Rows that a search in Milvus Lite may find unflushed; unknown at first, as an earlier process may have left some."""
 _READS = frozenset({SEARCH, "query", "delete"})
@@ -40,23 +43,39 @@ class MilvusSteps(Store):
     def __init__(self, collection: str, layout: Layout, guard: Guard = None) -> None:
         super().__init__(collection, layout, guard)
         self._found: tuple[Server, Schema] | None = None
+        self._outdated = False
         self._sidecar: Schema | None = None
+        self._looked = 0.0
         self._unflushed: dict[str, int] = {}
 
     @abstractmethod
-    def _look_beside(self, server: Server, schema: Schema) -> Operation[Schema | None]:
-        """Find the sidecar, if there is one that answers."""
+    def _may_have_sidecar(self, schema: Schema) -> bool:
+        """Say whether codes lie in a sidecar, where there is one."""
 
-    def _look(self) -> Operation[tuple[Server, Schema]]:
-        """Describe the collection, once; a Milvus Lite collection is loaded, as no one else can."""
-        if self._found is None:
+    @abstractmethod
+    def _look_beside(self, server: Server, writing: bool) -> Operation[Schema | None]:
+        """Find the sidecar, if there is one that answers, or for writing, takes rows."""
+
+    def _look(self, *, writing: bool = False) -> Operation[tuple[Server, Schema]]:
+        """Describe the collection, once; a Milvus Lite collection is loaded, as no one else can.
+
+        For a sidecar that was not there it looks again: before each write, whose codes belong into it, and before a
+        read from time to time.
+        """
+        if self._found is None or self._outdated:
             server = Server.parse((yield call_of("get_server_version")))
             schema = yield from self._describe(self.collection)
             if server.lite and schema.vectors:
                 yield from self._ask("load_collection")
-            self._sidecar = yield from self._look_beside(server, schema)
-            self._found = server, schema
+            yield from self._look_for_sidecar(server, schema, writing)
+            self._found, self._outdated = (server, schema), False
+        elif self._sidecar is None and (writing or monotonic() > self._looked + LOOK_AGAIN_S):
+            yield from self._look_for_sidecar(*self._found, writing)
         return self._found
+
+    def _look_for_sidecar(self, server: Server, schema: Schema, writing: bool) -> Operation[None]:
+        self._sidecar = (yield from self._look_beside(server, writing)) if self._may_have_sidecar(schema) else None
+        self._looked = monotonic()
 
     def _describe(self, name: str) -> Operation[Schema]:
         description = yield from self._about(name, "describe_collection")
@@ -169,7 +188,7 @@ class MilvusSteps(Store):
         try:
             return (yield call_of(method, collection_name=name, **arguments))
         except CollectionNotFoundError as exc:
-            self._found = None
+            self._outdated = True
             raise CollectionNotFoundError(f"there is no collection {name!r}: check the name, or create it") from exc
 
     def _guard_text(self) -> str | None:

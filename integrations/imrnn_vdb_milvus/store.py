@@ -161,7 +161,7 @@ class MilvusStore(FilteredSteps):
         ):  # servers take an identical second creation for a repeated first one
             raise CollectionExistsError(f"collection {self.collection!r} exists: choose another name or drop it first")
         yield from self._create(self.collection, schema, indexes)
-        self._found = None
+        self._outdated = True
 
     def drop(self) -> Operation[None]:
         """Delete the collection, all its points and its sidecars; what is gone already is no error."""
@@ -170,7 +170,7 @@ class MilvusStore(FilteredSteps):
             if is_sidecar_of(self.collection, name):
                 yield from self._about(name, "drop_collection")
         yield from self._ask("drop_collection")
-        self._found = None
+        self._outdated = True
 
     def upsert(self, points: Points) -> Operation[None]:
         """Insert or replace whole points, visible to the next read of this connection.
@@ -186,7 +186,7 @@ class MilvusStore(FilteredSteps):
         """
         if not len(points):
             return
-        server, schema = yield from self._look()
+        server, schema = yield from self._look(writing=True)
         if schema.auto_id:
             raise UnsupportedError(
                 f"collection {self.collection!r} has autoID keys: the server would not keep the ids given here"
@@ -375,7 +375,7 @@ class MilvusStore(FilteredSteps):
         UnsupportedError
             If rows are to be rewritten although there is a sidecar.
         """
-        self._found = None
+        self._outdated = True
         server, schema = yield from self._look()
         self.in_flight = 1 if server.lite else MilvusSteps.in_flight
         self._rewrites = in_place
@@ -388,7 +388,7 @@ class MilvusStore(FilteredSteps):
                     "first, or go on there, without in_place"
                 )
             self._check_rewritable(schema)
-        elif self._sidecar is None and schema.code_home(self.layout) not in {"vector", "column"}:
+        elif self._sidecar is None and self._may_have_sidecar(schema):
             return (yield from self._make_sidecar(server, schema))
         return True
 
@@ -425,7 +425,7 @@ class MilvusStore(FilteredSteps):
         name = sidecar_name(self.collection, space_id)
         if (yield from self._about(name, "has_collection")):
             yield from self._about(name, "drop_collection")
-        self._found = None
+        self._outdated = True
 
     def _code_vectors(self, schema: Schema, layout: Layout) -> list[str]:
         return [layout.code_field] if layout.code_field in schema.vectors else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ import numpy as np
 import pytest
 from pymilvus import DataType, MilvusClient
 
+from factory import DIM
+from imrnn_vdb import IMRNNCollection
 from imrnn_vdb.backend import ConnectionOptions
+from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
@@ -229,6 +233,68 @@ def test_negative_keys_are_scrolled(client: MilvusClient, connection: Connection
         if cursor is None:
             break
     assert seen == [-(2**62), -5, 0, 3, 2**62]
+
+
+def test_negative_keys_are_keys(client: MilvusClient, connection: Connection, model: IMRNNModel) -> None:
+    schema = MilvusClient.create_schema()
+    schema.add_field("key", DataType.INT64, is_primary=True)
+    schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=DIM)
+    indexes = MilvusClient.prepare_index_params()
+    indexes.add_index("embedding", index_type="FLAT", metric_type="COSINE")
+    client.create_collection("signed", schema=schema, index_params=indexes)
+    table = np.random.default_rng(0).normal(size=(4, DIM)).astype(np.float32)
+    client.insert("signed", [{"key": key, "embedding": row} for key, row in zip((3, -5, 0, -7), table, strict=True)])
+    collection = IMRNNCollection.from_client(client, "signed", model)
+    collection.backfill()
+    found = [result.id for result in collection.search(table[1])]
+    assert found[0] == -5
+    assert collection.explain(table[1], -5).modulated
+    assert [result.id for result in collection.rerank(table[1], found)] == found
+    collection.upsert([-5], vectors=table[:1])
+    collection.delete([-7])
+    assert sorted(collection.fetch([3, -5, 0, -7]).ids) == [-5, 0, 3]
+
+
+def test_a_collection_that_was_opened_before_there_was_a_sidecar_finds_it(
+    client: MilvusClient, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in range(4)])
+    early, later = store(connection), store(connection)
+    assert not connection.run(early.fetch([0])).codes.current.any()
+    connection.run(later.prepare_codes())
+    scores = np.full((4, 1), 0.5, np.float32)
+    connection.run(later.write_codes(list(range(4)), codes(4), scores))
+    changed = connection.run(early.fetch([1], with_vectors=True))
+    fresh = replace(changed, codes=codes(2).take(np.array([1])), factor_scores=np.ones((1, 1), np.float32))
+    connection.run(early.upsert(fresh))  # its code goes where codes count now
+    found = connection.run(later.fetch([1]))
+    np.testing.assert_allclose(found.codes.directions, fresh.codes.directions, atol=1e-3)
+    assert found.factor_scores.tolist() == [[1.0]]
+
+    reader = store(connection)
+    reader._found = connection.run(reader._look())
+    reader._sidecar = None  # as one that looked before the backfill
+    assert not connection.run(reader.fetch([0])).codes.current.any()
+    monkeypatch.setattr("imrnn_vdb_milvus.steps.LOOK_AGAIN_S", 0.0)
+    assert connection.run(reader.fetch([0])).codes.current.all()
+    assert connection.run(reader.count(factor_filter=factor("entity") > 0.9)) == 1
+
+
+def test_what_is_read_while_codes_are_prepared_keeps_its_guard(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in range(4)])
+    mine = MilvusBackend().store(connection, "docs", store(connection).layout, {"title": "t2"})
+    assert connection.run(mine.count()) == 1
+    reading, preparing = mine.scroll(10), mine.prepare_codes()
+    call = next(reading)
+    assert callable(call)
+    next(preparing)  # the collection is being described anew
+    again = reading.send(call(client, 10.0))  # a second call, with its condition
+    assert callable(again)
+    assert [found["key"] for found in again(client, 10.0)] == [2]
+    reading.close()
+    preparing.close()
 
 
 def test_an_invalid_expression_is_reported(client: MilvusClient, connection: Connection) -> None:
