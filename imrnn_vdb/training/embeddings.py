@@ -80,14 +80,27 @@ class EmbeddingCache:
         -------
         numpy.ndarray
             Shape (n, d), float32.
+
+        Raises
+        ------
+        InvalidInputError
+            If vectors kept under this ``encoder_id`` differ in dimension from one another or from new ones: then it is
+            not the same encoder.
         """
         keys = [_key(encoder_id, side, text) for text in texts]
         known = self._load(encoder_id, set(keys))
         missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
         if missing:
             vectors = encode(list(missing.values()))
-            self._store(encoder_id, list(missing), vectors)
             known.update(zip(missing, vectors, strict=True))
+        dims = sorted({len(vector) for vector in known.values()})
+        if len(dims) > 1:
+            raise InvalidInputError(
+                f"vectors of the encoder {encoder_id!r} have {' and '.join(map(str, dims))} dimensions: give it "
+                f"another encoder_id where it was changed, or remove the cache {self.folder / encoder_id}"
+            )
+        if missing:
+            self._store(encoder_id, list(missing), vectors)
         return np.stack([known[key] for key in keys]).astype(np.float32)
 
     def _load(self, encoder_id: str, wanted: set[bytes]) -> dict[bytes, FloatArray]:
@@ -132,7 +145,8 @@ def embed(data: Dataset, encoder: Encoder, cache: EmbeddingCache | None = None) 
     Raises
     ------
     InvalidInputError
-        If there are no documents or no queries, or a vector is zero or not finite.
+        If there are no documents or no queries, a vector is zero or not finite, or those of queries and passages differ
+        in dimension.
     """
     if not data.documents or not data.queries:
         raise InvalidInputError(f"the data set {data.name!r} needs documents and queries")
@@ -151,6 +165,12 @@ def embed(data: Dataset, encoder: Encoder, cache: EmbeddingCache | None = None) 
     ):
         vectors = store.encode(identity, side, texts, encode) if identity else encode(texts)  # type: ignore[arg-type]
         tables.append(unit_vectors(vectors))
+    sides = [table.shape[1] for table in tables]
+    if sides[0] != sides[1]:
+        raise InvalidInputError(
+            f"passages have {sides[0]} dimensions and queries {sides[1]}: "
+            + (f"remove the cache {store.folder / identity}" if identity else "one encoder makes both")
+        )
     return EmbeddedDataset(data, list(data.documents), tables[0], list(data.queries), tables[1])
 
 

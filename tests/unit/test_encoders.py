@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from imrnn_vdb.encoders import (
     resolve_model,
 )
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.training.embeddings import EmbeddingCache
 
 TEXTS = ["a cat sat on the mat", "x", "", "the quick brown fox jumps over the lazy dog " * 40, "naïve café 東京"]
 
@@ -71,6 +74,66 @@ def test_no_texts_give_no_vectors(minilm):
 def test_the_encoder_id_covers_every_setting():
     ids = {EncoderConfig("minilm").encoder_id, EncoderConfig("minilm", pooling="cls").encoder_id, MINILM.encoder_id}
     assert len(ids) == 2
+
+
+def save_tiny(folder, seed):
+    """Train a model anew, as far as its folder can tell: other weights under the same name."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    source = Path(resolve_model("minilm")[0])
+    folder.mkdir(exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
+        shutil.copy(source / name, folder / name)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+        BertModel(config).save_pretrained(folder)
+
+
+def test_a_model_trained_anew_in_the_same_folder_is_another_encoder(tmp_path):
+    folder = tmp_path / "mine"
+    save_tiny(folder, 0)
+    config = EncoderConfig(str(folder))
+    first = TransformerEncoder(config)
+    assert first.encoder_id == TransformerEncoder(config).encoder_id
+    (folder / "README.md").write_text("not read")
+    assert first.encoder_id == TransformerEncoder(config).encoder_id
+    late = TransformerEncoder(config)
+    cache = EmbeddingCache(tmp_path / "cache")
+    old = cache.encode(first.encoder_id, "passage", TEXTS, first.encode_passages)
+    save_tiny(folder, 1)
+    second = TransformerEncoder(config)
+    new = cache.encode(second.encoder_id, "passage", TEXTS, second.encode_passages)
+    np.testing.assert_allclose(new, second.encode_passages(TEXTS), atol=1e-6)
+    assert np.abs(new - old).max() > 0.01
+    with pytest.raises(InvalidInputError, match="have changed since the encoder was loaded"):
+        _ = late.encoder_id  # what it holds is no longer what the folder tells
+
+
+def test_another_tokenizer_in_the_same_folder_is_another_encoder(tmp_path):
+    save_tiny(tmp_path, 0)
+    config = EncoderConfig(str(tmp_path))
+    first = TransformerEncoder(config).encoder_id
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"lowercase":true', '"lowercase":false'), "utf-8")
+    assert TransformerEncoder(config).encoder_id != first
+
+
+def test_another_revision_from_the_hub_is_another_encoder(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+
+    ids = []
+    for revision in ("a" * 40, "b" * 40):
+        hub = tmp_path / revision
+        snapshot = hub / "models--someone--tiny" / "snapshots" / revision
+        snapshot.mkdir(parents=True)
+        save_tiny(snapshot, 0)
+        (hub / "models--someone--tiny" / "refs").mkdir()
+        (hub / "models--someone--tiny" / "refs" / "main").write_text(revision)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(hub))
+        ids.append(TransformerEncoder(EncoderConfig("someone/tiny")).encoder_id)
+    assert ids[0] != ids[1]
 
 
 def test_a_callable_is_an_encoder():

@@ -58,6 +58,22 @@ def test_a_damaged_cache_is_encoded_again(tmp_path: Path) -> None:
     assert np.isfinite(again.document_vectors).all()
 
 
+def test_cached_vectors_of_another_dimension_are_refused(tmp_path: Path) -> None:
+    encoder, cache = CountingEncoder(), EmbeddingCache(tmp_path)
+    embed(data("one"), encoder, cache)
+
+    def wider(texts: Sequence[str]) -> FloatArray:
+        return np.ones((len(texts), 5), np.float32)
+
+    message = "'counting' have 3 and 5 dimensions.*remove the cache"
+    for _ in range(2):  # nothing of the other encoder was kept
+        with pytest.raises(InvalidInputError, match=message):
+            cache.encode("counting", "passage", ["one", "two"], wider)
+    cache.encode("counting", "passage", ["two"], wider)
+    with pytest.raises(InvalidInputError, match="passages have 5 dimensions and queries 3"):
+        embed(data("two"), encoder, cache)
+
+
 def test_a_bare_callable_is_not_cached(tmp_path: Path) -> None:
     encoder = CallableEncoder(lambda texts: np.ones((len(texts), 3)))
     embed(data("one"), encoder, EmbeddingCache(tmp_path))

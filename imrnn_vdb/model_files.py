@@ -1,0 +1,58 @@
+"""What a model was loaded from: a fingerprint of the files, so that one trained anew in the same folder is another."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from imrnn_vdb.errors import InvalidInputError
+
+_READ = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
+"""Configuration, tokenizer and weights; not what lies beside them: a README, an optimizer's state."""
+_CHUNK = 1 << 20
+
+Stamps = tuple[tuple[str, int, int], ...]
+
+
+class ModelFiles:
+    """The files of a model's folder, as they were when it was loaded.
+
+    Parameters
+    ----------
+    folder
+        Only what lies in it directly counts: what `transformers` reads.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder).resolve()
+        self._stamps = self._now()
+
+    def fingerprint(self) -> str:
+        """Return a digest of names and contents: 32 hex digits. It reads every byte, about 0.2 s for 90 MB.
+
+        Raises
+        ------
+        InvalidInputError
+            If the files have changed since, so that they are no longer those the model was loaded from.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        try:
+            for name, size, _ in self._stamps:
+                digest.update(f"{name}\0{size}\0".encode())
+                with (self._folder / name).open("rb") as file:
+                    while chunk := file.read(_CHUNK):
+                        digest.update(chunk)
+        except OSError as exc:
+            raise self._changed() from exc
+        if self._now() != self._stamps:
+            raise self._changed()
+        return digest.hexdigest()
+
+    def _now(self) -> Stamps:
+        found = [path for path in sorted(self._folder.glob("*")) if path.suffix in _READ and path.is_file()]
+        return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
+
+    def _changed(self) -> InvalidInputError:
+        return InvalidInputError(
+            f"the files in {self._folder} have changed since the encoder was loaded from them: load it again"
+        )
