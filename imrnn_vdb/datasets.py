@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -11,8 +13,13 @@ from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError
 
+_log = logging.getLogger("imrnn_vdb")
+_LARGEST_GRADE = 100
+_HEADERS = frozenset({"queryid", "query", "qid", "topicid", "topic"})
+"""What the first column of judgements may be called, without hyphens and underscores."""
+
 Qrels = dict[str, dict[str, float]]
-"""Grade by document id, by query id; 0 is judged and not relevant."""
+"""Grade by document id, by query id: a whole number from -100 to 100; 0 or less is judged and not relevant."""
 Run = Mapping[str, Mapping[str, float]]
 """Score by document id, by query id; higher is better."""
 
@@ -30,7 +37,8 @@ class Dataset:
     queries
         Text by query id, of all splits.
     qrels
-        Judgements by split (``"train"``, ``"test"`` …). Only queries and documents that are there are judged.
+        Judgements by split (``"train"``, ``"test"`` …). Judged documents that are not there count as never found, as
+        trec_eval has it.
     """
 
     name: str
@@ -44,14 +52,21 @@ class Dataset:
         Raises
         ------
         InvalidInputError
-            If there is no such split, or nothing in it is judged relevant.
+            If there is no such split, a grade is not a whole number from -100 to 100, nothing is judged relevant, or
+            nothing of that is there.
         """
         if name not in self.qrels:
             known = ", ".join(sorted(self.qrels)) or "none"
             raise InvalidInputError(f"the data set {self.name!r} has no split {name!r}; it has: {known}")
+        check_grades(self.qrels[name])
         judged = {query: grades for query, grades in self.qrels[name].items() if any(g > 0 for g in grades.values())}
         if not judged:
             raise InvalidInputError(f"the split {name!r} of {self.name!r} has no query with a relevant document")
+        if not any(g > 0 and key in self.documents for grades in judged.values() for key, g in grades.items()):
+            raise InvalidInputError(
+                f"no relevant document of the split {name!r} is in {self.name!r}: do judgements and corpus use "
+                "the same ids?"
+            )
         return judged
 
 
@@ -64,11 +79,16 @@ def read_beir(folder: str | Path) -> Dataset:
         If a file is missing or malformed; the message names file and line.
     """
     path = Path(folder)
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        if not (path / name).is_file():
+            raise InvalidInputError(
+                f"{path / name} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
+            )
     documents = {key: passage_text(row) for key, row in _read_rows(path / "corpus.jsonl")}
     queries = {key: str(row["text"]) for key, row in _read_rows(path / "queries.jsonl")}
     qrels = {}
     for file in sorted((path / "qrels").glob("*.tsv")):
-        qrels[file.stem] = _known_only(read_qrels(file), queries, documents)
+        qrels[file.stem] = _of_known_queries(read_qrels(file), queries, documents, str(file))
     if not qrels:
         raise InvalidInputError(f"{path / 'qrels'} holds no .tsv file: judgements are needed, for example train.tsv")
     return Dataset(path.resolve().name, documents, queries, qrels)
@@ -96,27 +116,42 @@ def load_dataset(source: str | Path) -> Dataset:
 
 
 def read_qrels(path: Path) -> Qrels:
-    """Read judgements: BEIR's three columns with a header, or TREC's four without.
+    """Read judgements: BEIR's three columns, with or without its header, or TREC's four.
 
     Raises
     ------
     InvalidInputError
-        If the file is missing or a line is neither.
+        If the file is missing, a line is neither, or a grade is not a whole number from -100 to 100.
     """
     qrels: Qrels = {}
     for number, line in read_lines(path):
         parts = line.split("\t") if "\t" in line else line.split()
         try:
-            query, document = (parts[0], parts[2]) if len(parts) == 4 else (parts[0], parts[1])
-            grade = float(parts[-1])
-        except (IndexError, ValueError) as exc:
-            if number == 1:  # BEIR's header
+            query, document, grade = _judgement(parts)
+        except ValueError as exc:
+            if number == 1 and _is_header(parts):
                 continue
             raise InvalidInputError(
                 f"{path}, line {number}: 'query-id<TAB>corpus-id<TAB>grade' is expected, got {line[:80]!r}"
             ) from exc
+        if not _is_grade(grade):
+            raise InvalidInputError(f"{path}, line {number}: {_bad_grade(parts[-1])}")
         qrels.setdefault(query, {})[document] = grade
     return qrels
+
+
+def check_grades(qrels: Mapping[str, Mapping[str, float]]) -> None:
+    """Check that every grade is a whole number in range, for trec_eval knows no others.
+
+    Raises
+    ------
+    InvalidInputError
+        If one is not; the message names query and document.
+    """
+    for query, grades in qrels.items():
+        for document, grade in grades.items():
+            if not _is_grade(grade):
+                raise InvalidInputError(f"query {query!r}, document {document!r}: {_bad_grade(grade)}")
 
 
 def write_run(path: Path, run: Run, tag: str) -> None:
@@ -154,13 +189,34 @@ def passage_text(row: Mapping[str, Any]) -> str:
     return "\n".join(str(part) for part in (row.get("title"), row.get("text")) if part)
 
 
-def _known_only(qrels: Qrels, queries: Mapping[str, str], documents: Mapping[str, str]) -> Qrels:
-    known = {
-        query: {document: grade for document, grade in grades.items() if document in documents}
-        for query, grades in qrels.items()
-        if query in queries
-    }
-    return {query: grades for query, grades in known.items() if grades}
+def _judgement(parts: list[str]) -> tuple[str, str, float]:
+    """Read the columns of one line; a ValueError tells that they are none."""
+    if len(parts) not in (3, 4):
+        raise ValueError(f"{len(parts)} columns")
+    return parts[0], parts[-2], float(parts[-1])
+
+
+def _is_grade(value: float) -> bool:
+    return math.isfinite(value) and value == int(value) and abs(value) <= _LARGEST_GRADE
+
+
+def _bad_grade(value: object) -> str:
+    return f"a grade is a whole number from -{_LARGEST_GRADE} to {_LARGEST_GRADE}, got {value}"
+
+
+def _is_header(parts: list[str]) -> bool:
+    return parts[0].strip().lower().replace("-", "").replace("_", "") in _HEADERS
+
+
+def _of_known_queries(qrels: Qrels, queries: Mapping[str, str], documents: Mapping[str, str], where: str) -> Qrels:
+    """Leave out what cannot be asked, and say so; documents that cannot be found stay, and that is said as well."""
+    known = {query: grades for query, grades in qrels.items() if query in queries}
+    absent = sum(document not in documents for grades in known.values() for document in grades)
+    if absent:
+        _log.warning("%s: %d judgements name documents that are not there: they count as never found", where, absent)
+    if len(known) < len(qrels):
+        _log.warning("%s: judgements of %d queries that are not there are left out", where, len(qrels) - len(known))
+    return known
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -175,18 +231,28 @@ def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file that are not blank, with their numbers from 1."""
+    """Yield the lines of a UTF-8 file that are not blank, with their numbers from 1; a byte order mark is no text.
+
+    Raises
+    ------
+    InvalidInputError
+        If the file cannot be read or is not UTF-8; the message names the line.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield number, line.rstrip("\r\n")
-    except FileNotFoundError as exc:
-        raise InvalidInputError(
-            f"{path} is missing: a BEIR folder holds corpus.jsonl, queries.jsonl and qrels/SPLIT.tsv"
-        ) from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidInputError(f"{path} is not UTF-8 text: {exc}") from exc
+    except OSError as exc:
+        raise InvalidInputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    except UnicodeDecodeError as exc:  # it was met anywhere in a block of many lines
+        raise InvalidInputError(f"{path}, line {_undecodable(path)}: not UTF-8 text ({exc.reason})") from exc
+
+
+def _undecodable(path: Path) -> int:
+    """Return the number of the first line that is not UTF-8."""
+    lines = enumerate(path.read_bytes().splitlines(), start=1)
+    return next((number for number, line in lines if line.decode(errors="ignore").encode() != line), 1)
 
 
 def _from_ir_datasets(name: str) -> Dataset:
@@ -212,5 +278,5 @@ def _from_ir_datasets(name: str) -> Dataset:
         judged: Qrels = {}
         for row in part.qrels_iter():
             judged.setdefault(row.query_id, {})[row.doc_id] = float(row.relevance)
-        qrels[split] = _known_only(judged, queries, documents)
+        qrels[split] = _of_known_queries(judged, queries, documents, f"{name}/{split}")
     return Dataset(name, documents, queries, qrels)

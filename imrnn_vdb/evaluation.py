@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.datasets import Qrels, Run
+from imrnn_vdb.datasets import Qrels, Run, check_grades
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.exact import nearest, rankings
 
@@ -231,11 +231,14 @@ def measure(qrels: Qrels, run: Run) -> PerQuery:
     ------
     MissingExtraError
         If `ir-measures` is not installed.
+    InvalidInputError
+        If a grade is not a whole number from -100 to 100.
     """
     try:
         import ir_measures
     except ImportError as exc:
         raise MissingExtraError("ir-measures", "train") from exc
+    check_grades(qrels)
     # Ranks as scores: trec_eval keeps scores in single precision and would break near-ties by document id.
     ranked = {
         query: {
@@ -265,11 +268,14 @@ def paired_test(differences: npt.ArrayLike, seed: int = 0) -> PairedTest:
     Raises
     ------
     InvalidInputError
-        If there is no difference to test.
+        If there is no difference to test, or one is NaN or infinite.
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or not len(values):
         raise InvalidInputError("a paired test needs at least one query")
+    if not np.isfinite(values).all():
+        row = int(np.flatnonzero(~np.isfinite(values))[0])
+        raise InvalidInputError(f"a paired test needs finite differences, that of query {row} is {values[row]}")
     rng = np.random.default_rng(seed)
     mean = float(values.mean())
     extreme, means = 0, []

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.datasets import Qrels
+from imrnn_vdb.datasets import Qrels, check_grades
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.exact import nearest
 from imrnn_vdb.training.embeddings import EmbeddedDataset
@@ -127,10 +127,12 @@ def build_examples(
     Raises
     ------
     InvalidInputError
-        If there is no candidate or no query.
+        If there is no candidate or no query, a grade is not a whole number from -100 to 100, or no relevant document
+        is there.
     """
     if not len(query_ids) or not candidates.shape[1]:
         raise InvalidInputError("training needs labelled queries, and candidates for them")
+    check_grades({query: qrels[query] for query in query_ids})
     mined = candidates.copy()
     grades, gains = np.zeros(candidates.shape, np.float32), np.zeros(candidates.shape, np.float32)
     ideal = np.zeros(len(query_ids), np.float32)
@@ -144,6 +146,8 @@ def build_examples(
         for place, row in enumerate(missing[: min(_INJECTED, mined.shape[1] - 1)], start=1):
             mined[i, -place] = row
         gains[i] = [2.0 ** max(judged.get(int(row), 0.0), 0.0) - 1.0 for row in mined[i]]
+    if not gains.any():
+        raise InvalidInputError("none of the relevant documents is there: do the judgements use the collection's ids?")
     q, d = torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(np.ascontiguousarray(documents))
     tensors = [torch.from_numpy(table.astype(np.int64)) for table in (candidates, mined)]
     cosines = [torch.stack([d[row] @ vector for row, vector in zip(table, q, strict=True)]) for table in tensors]

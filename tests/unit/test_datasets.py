@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from imrnn_vdb.datasets import load_dataset, read_beir, read_qrels, read_run, write_run
+from imrnn_vdb.datasets import Dataset, load_dataset, read_beir, read_lines, read_qrels, read_run, write_run
 from imrnn_vdb.errors import InvalidInputError
 
 
@@ -25,8 +26,48 @@ def test_a_beir_folder_is_read(folder: Path) -> None:
     data = read_beir(folder)
     assert data.documents == {"a": "Äpfel\ngrün", "7": "no title"}
     assert data.queries == {"q1": "one", "q2": "two"}
-    assert data.qrels == {"train": {"q1": {"a": 2.0}, "q2": {"7": 0.0}}}  # unknown queries and documents are left out
-    assert data.split("train") == {"q1": {"a": 2.0}}  # nothing relevant: not a labelled query
+    judged = {"q1": {"a": 2.0, "gone": 1.0}, "q2": {"7": 0.0}}
+    assert data.qrels == {"train": judged}  # a query that is not there cannot be asked
+    assert data.split("train") == {"q1": {"a": 2.0, "gone": 1.0}}  # nothing relevant: not a labelled query
+
+
+def test_judgements_of_what_is_not_there_are_counted_aloud(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = read_beir(folder)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 judgements name documents that are not there: they count as never found",
+        "judgements of 1 queries that are not there are left out",
+    ]
+    with pytest.raises(InvalidInputError, match="use the same ids"):
+        replace(data, documents={"other": "x"}).split("train")
+
+
+@pytest.mark.parametrize("grade", ["0.5", "101", "-101", "inf", "nan"])
+def test_grades_are_whole_numbers_in_range(folder: Path, grade: str) -> None:
+    (folder / "qrels" / "train.tsv").write_text(f"q1\ta\t1\nq1\t7\t{grade}\n")
+    with pytest.raises(InvalidInputError, match=rf"line 2: a grade is a whole number from -100 to 100, got {grade}"):
+        read_beir(folder)
+    data = Dataset("small", {"a": "x"}, {"q1": "y"}, {"train": {"q1": {"a": float(grade)}}})
+    with pytest.raises(InvalidInputError, match="query 'q1', document 'a': a grade is"):
+        data.split("train")
+
+
+def test_a_byte_order_mark_is_no_part_of_an_id(folder: Path) -> None:
+    path = folder / "qrels" / "train.tsv"
+    path.write_text("q1\ta\t1\n", encoding="utf-8-sig")
+    for name in ("corpus.jsonl", "queries.jsonl"):
+        (folder / name).write_text((folder / name).read_text("utf-8"), encoding="utf-8-sig")
+    assert read_beir(folder).qrels["train"] == {"q1": {"a": 1.0}}
+    path.write_text("query-id\tcorpus-id\tscore\nq1\ta\t1\n", encoding="utf-8-sig")
+    assert read_qrels(path) == {"q1": {"a": 1.0}}
+
+
+def test_lines_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    path.write_bytes("one\u2028still one\u0085\r\n\ntwo\n".encode())
+    assert list(read_lines(path)) == [(1, "one\u2028still one\u0085"), (3, "two")]
+    path.write_bytes(b"x\n" * 5000 + b"\xff\n")
+    with pytest.raises(InvalidInputError, match="line 5001: not UTF-8"):
+        list(read_lines(path))
 
 
 def test_an_unknown_split_lists_the_known_ones(folder: Path) -> None:
@@ -41,6 +82,8 @@ def test_an_unknown_split_lists_the_known_ones(folder: Path) -> None:
         ("corpus.jsonl", '{"text": "x"}\n', "line 1: an object with '_id' and 'text'"),
         ("queries.jsonl", '{"_id": "q1"}\n', "queries.jsonl, line 1"),
         ("qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\ta\tmany\n", "train.tsv, line 2"),
+        ("qrels/train.tsv", "q1\ta\tmany\nq1\ta\t1\n", "train.tsv, line 1"),  # no header, and no judgement
+        ("qrels/train.tsv", "q1\t7\n", "train.tsv, line 1"),
     ],
 )
 def test_malformed_files_name_the_line(folder: Path, name: str, content: str, message: str) -> None:
@@ -59,7 +102,10 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
 def test_qrels_are_read_with_and_without_header(tmp_path: Path) -> None:
     path = tmp_path / "qrels.txt"
     path.write_text("q1 0 d1 1\nq1 0 d2 0\nq2 0 d1 3\n")
-    assert read_qrels(path) == {"q1": {"d1": 1.0, "d2": 0.0}, "q2": {"d1": 3.0}}
+    judged = {"q1": {"d1": 1.0, "d2": 0.0}, "q2": {"d1": 3.0}}
+    assert read_qrels(path) == judged
+    path.write_text("query_id doc_id rel\nq1 d1 1\nq1 d2 0\nq2 d1 3\n")
+    assert read_qrels(path) == judged
 
 
 def test_a_run_survives_a_round_trip(tmp_path: Path) -> None:

@@ -40,6 +40,12 @@ def test_a_query_without_results_counts_as_zero() -> None:
     assert measure({"q": {"a": 1.0}, "r": {"a": 1.0}}, {"q": {"a": 1.0}})["ndcg@10"] == {"q": 1.0, "r": 0.0}
 
 
+@pytest.mark.parametrize("grade", [0.5, 101.0, float("nan"), float("inf")])
+def test_grades_that_trec_eval_does_not_know_are_refused(grade: float) -> None:
+    with pytest.raises(InvalidInputError, match="document 'a': a grade is a whole number"):
+        measure({"q": {"a": grade}}, {"q": {"a": 1.0}})
+
+
 def test_an_untrained_model_changes_nothing() -> None:
     data = synthetic(20)
     result = evaluate(untrained(), data, coarse_k=30)
@@ -85,6 +91,9 @@ def test_the_paired_test_sees_a_clear_gain_and_no_gain_in_noise() -> None:
     assert paired_test([0.1, -0.1, 0.0]) == paired_test([0.1, -0.1, 0.0])
     with pytest.raises(InvalidInputError):
         paired_test([])
+    for wrong in (np.nan, np.inf):
+        with pytest.raises(InvalidInputError, match="finite differences, that of query 1"):
+            paired_test([0.1, wrong])
 
 
 def test_p_values_of_pure_noise_are_uniform_enough() -> None:

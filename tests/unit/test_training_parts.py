@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from imrnn_vdb.evaluation import measure
+from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.evaluation import measure, rank_base
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.training.examples import Examples, build_examples, make_examples
 from imrnn_vdb.training.loop import listwise_loss
@@ -46,6 +49,34 @@ def test_ndcg_equals_trec_eval() -> None:
     }
     theirs = measure(data.data.qrels["train"], run)["ndcg@10"]
     np.testing.assert_allclose(ours.numpy(), [theirs[query] for query in examples.query_ids], atol=1e-6)
+
+
+def test_ndcg_equals_trec_eval_where_judged_documents_are_not_there() -> None:
+    """Nor do grades other than 0 and 1 make a difference, or queries of which nothing can be found."""
+    known = synthetic(20)
+    qrels = {query: dict(grades) for query, grades in known.data.qrels["train"].items()}
+    queries = list(qrels)
+    qrels[queries[0]].update({"gone": 3.0, "d1": -1.0})
+    qrels[queries[1]] = {"gone": 2.0}
+    data = replace(known, data=replace(known.data, qrels={"train": qrels}))
+    examples = make_examples(data, "train", 150)
+    assert examples.query_ids == queries
+    ours = examples.ndcg(examples.cosines, torch.arange(len(examples)))
+    theirs = measure(qrels, rank_base(data, "train", 150))["ndcg@10"]
+    np.testing.assert_allclose(ours.numpy(), [theirs[query] for query in queries], atol=1e-6)
+    assert ours[1] == 0
+
+
+@pytest.mark.parametrize("grade", [0.5, 2000.0, 150.0, float("inf"), float("nan")])
+def test_grades_out_of_range_are_not_trained_on(grade: float) -> None:
+    documents = np.eye(3, dtype=np.float32)
+    position, candidates = {"d0": 0, "d1": 1}, np.array([[0, 1, 2]])
+    with pytest.raises(InvalidInputError, match="query 'q', document 'd0': a grade is a whole number"):
+        build_examples(["q"], documents[:1], documents, candidates, {"q": {"d0": grade}}, position)
+    with pytest.raises(InvalidInputError, match="none of the relevant documents is there"):
+        build_examples(["q"], documents[:1], documents, candidates, {"q": {"d9": 1.0}}, position)
+    largest = build_examples(["q"], documents[:1], documents, candidates, {"q": {"d0": 100.0, "d1": 100.0}}, position)
+    assert torch.isfinite(largest.gains.sum(1)).all()
 
 
 def test_the_learned_basis_stays_orthonormal_and_its_named_columns_fixed() -> None:
