@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.datasets import Qrels
+from imrnn_vdb.datasets import Qrels, check_grades, read_lines
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId
@@ -20,8 +23,12 @@ from imrnn_vdb.training.examples import Examples, build_examples
 if TYPE_CHECKING:
     from imrnn_vdb.collection import IMRNNCollection
 
+_log = logging.getLogger("imrnn_vdb")
 _QUERY_BATCH, _FETCH_BATCH = 32, 500
 _UNIT_TOLERANCE = 1e-3
+_LEAST_SHARE = 0.5
+_ID_LIMIT = 2**64
+_NUMBER = re.compile("0|[1-9][0-9]{0,19}")
 Queries = Mapping[str, str] | Mapping[str, FloatArray]
 
 
@@ -37,33 +44,41 @@ def examples_from_collection(
     queries
         Text or vector of shape (d,) by query id; texts are encoded by the collection's encoder.
     qrels
-        Grades by point id, written as text, by query id. Relevant points that do not exist are left out.
+        Grades by point id, written as text, by query id. Relevant points that do not exist count as never found.
     coarse_k
-        Candidates per query, as served later.
+        Candidates per query, as served later. Points without a direction, a zero vector, are none. All lists are cut to
+        the length of the shortest.
 
     Raises
     ------
     InvalidInputError
-        If no query is labelled, a query finds fewer candidates than another, or scores are not cosines.
+        If no query is labelled, a grade is not a whole number from -100 to 100, a query finds less than half as many
+        candidates as another, or scores are not cosines.
     StoreError
         What the database answered.
     """
+    check_grades(qrels)
     labelled = [name for name in queries if any(grade > 0 for grade in qrels.get(name, {}).values())]
     if not labelled:
         raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
     vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in labelled]))
     found = _search(collection, vectors, coarse_k)
-    as_id = int if found and found[0] and isinstance(found[0][0], int) else str
+    relevant = {key: None for name in labelled for key, grade in qrels[name].items() if grade > 0}
     wanted: dict[PointId, None] = dict.fromkeys(point_id for ids in found for point_id in ids)
-    for name in labelled:
-        relevant = (key for key, grade in qrels[name].items() if grade > 0)
-        wanted.update(dict.fromkeys(as_id(key) for key in relevant if as_id is str or key.isdecimal()))
+    wanted.update(dict.fromkeys(_point_ids(relevant)))
     ids, table = _fetch(collection, list(wanted))
-    position = {str(point_id): row for row, point_id in enumerate(ids)}
-    width = min(len(row) for row in found)
-    if width == 0:
-        raise InvalidInputError(f"collection {collection.name!r} answers a query with no candidate: is it empty?")
-    candidates = np.array([[position[str(point_id)] for point_id in row[:width]] for row in found], np.intp)
+    rows = {point_id: row for row, point_id in enumerate(ids)}
+    position = {str(point_id): row for point_id, row in rows.items()}
+    absent = sum(key not in position for key in relevant)
+    if absent:
+        _log.warning(
+            "collection %r: %d of %d relevant points are not there, or without a direction: they count as never found",
+            collection.name,
+            absent,
+            len(relevant),
+        )
+    there = [[rows[point_id] for point_id in one if point_id in rows] for one in found]
+    candidates = _of_one_length(there, labelled, collection.name)
     return build_examples(labelled, vectors, table, candidates, qrels, position)
 
 
@@ -77,13 +92,7 @@ def read_queries(path: Path) -> Queries:
     """
     texts: dict[str, str] = {}
     vectors: dict[str, FloatArray] = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInputError(f"the queries file {path} cannot be read: {exc}") from exc
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         try:
             row = json.loads(line)
             if "vector" in row:
@@ -108,11 +117,7 @@ def read_triples(path: Path) -> Qrels:
         If the file is missing or a line does not have three columns.
     """
     qrels: Qrels = {}
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise InvalidInputError(f"the triples file {path} cannot be read: {exc}") from exc
-    for number, line in enumerate(lines, start=1):
+    for number, line in read_lines(path):
         parts = line.split("\t")
         if len(parts) != 3:
             raise InvalidInputError(f"{path}, line {number}: 'query-id<TAB>relevant-id<TAB>other-id' is expected")
@@ -129,6 +134,28 @@ def _query_vectors(collection: IMRNNCollection, queries: Sequence[Any]) -> Float
         return np.stack([np.asarray(vector, np.float32) for vector in queries])
     except ValueError as exc:
         raise InvalidInputError(f"the query vectors differ in length: {exc}") from exc
+
+
+def _point_ids(keys: Iterable[str]) -> Iterator[PointId]:
+    """Yield the ids that keys may stand for: a collection may know texts, numbers or both."""
+    for key in filter(None, keys):
+        yield key
+        if _NUMBER.fullmatch(key) and int(key) < _ID_LIMIT:
+            yield int(key)
+
+
+def _of_one_length(rows: list[list[int]], names: list[str], collection: str) -> npt.NDArray[np.intp]:
+    """Cut lists of candidates to the shortest, shape (n, k)."""
+    lengths = [len(row) for row in rows]
+    width, longest = min(lengths), max(lengths)
+    if longest == 0:
+        raise InvalidInputError(f"collection {collection!r} answers a query with no candidate: is it empty?")
+    if width < _LEAST_SHARE * longest:
+        raise InvalidInputError(
+            f"query {names[lengths.index(width)]!r} finds {width} candidates in collection {collection!r}, others "
+            f"{longest}: leave it out, or ask for fewer candidates (coarse_k)"
+        )
+    return np.array([row[:width] for row in rows], np.intp)
 
 
 def _search(collection: IMRNNCollection, vectors: FloatArray, coarse_k: int) -> list[list[PointId]]:
@@ -152,10 +179,10 @@ def _fetch(collection: IMRNNCollection, wanted: list[PointId]) -> tuple[list[Poi
         raise InvalidInputError(f"collection {collection.name!r} holds none of the points that were asked for")
     table = np.concatenate(tables)
     norms = np.linalg.norm(table, axis=1)
-    if collection.metric is not Metric.COSINE and np.abs(norms - 1).max() > _UNIT_TOLERANCE:
+    keep = np.flatnonzero(norms > 0)
+    if collection.metric is not Metric.COSINE and np.abs(norms[keep] - 1).max(initial=0) > _UNIT_TOLERANCE:
         raise InvalidInputError(
             f"collection {collection.name!r} ranks by {collection.metric} and its vectors differ in length: training "
             "works on cosines; train on a BEIR folder, or keep vectors of unit length"
         )
-    keep = np.flatnonzero(norms > 0)
     return [ids[row] for row in keep], unit_vectors(table[keep])

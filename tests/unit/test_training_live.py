@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from imrnn_vdb.cli import main
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.points import Points
 from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.training import live as live_module
 from imrnn_vdb.training.api import train_examples
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 from imrnn_vdb.training.examples import make_examples
@@ -72,6 +75,53 @@ def test_points_that_do_not_exist_are_left_out(collection: IMRNNCollection, data
         examples_from_collection(collection, query_vectors(data), {"unknown": {"d1": 1.0}}, coarse_k=10)
 
 
+def test_points_without_a_direction_are_no_candidates(
+    collection: IMRNNCollection, data: EmbeddedDataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A zero vector has no cosine; a vendor's search returns it all the same."""
+    collection.upsert(["zero"], vectors=np.zeros((1, DIM), np.float32))
+    qrels = {**data.data.qrels["train"], "q0": {**data.data.qrels["train"]["q0"], "zero": 1.0}}
+    live = examples_from_collection(collection, query_vectors(data), qrels, coarse_k=81)
+    assert live.candidates.shape == (20, 80)
+    assert "1 of" in caplog.text
+    assert "count as never found" in caplog.text
+
+
+def test_a_point_that_was_deleted_meanwhile_is_no_candidate(
+    collection: IMRNNCollection, data: EmbeddedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = IMRNNCollection.fetch
+
+    def late(self: IMRNNCollection, ids: list[object], with_vectors: bool = False) -> Points:
+        self.delete([ids[0]])
+        return fetch(self, ids, with_vectors)
+
+    monkeypatch.setattr(IMRNNCollection, "fetch", late)
+    live = examples_from_collection(collection, query_vectors(data), data.data.qrels["train"], coarse_k=30)
+    assert live.candidates.shape == (20, 29)
+    assert len(live.documents) < 80
+
+
+def test_a_query_that_finds_far_less_than_others_is_named(
+    collection: IMRNNCollection, data: EmbeddedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = live_module._search(collection, data.query_vectors[:20], 30)
+    short = [ids[:14] if row == 3 else ids for row, ids in enumerate(found)]
+    monkeypatch.setattr(live_module, "_search", lambda *_: short)
+    with pytest.raises(InvalidInputError, match=r"query 'q3' finds 14 candidates in collection 'docs', others 30"):
+        examples_from_collection(collection, query_vectors(data), data.data.qrels["train"], coarse_k=30)
+
+
+def test_a_collection_may_mix_numbers_and_uuids(data: EmbeddedDataset, tmp_path: Path) -> None:
+    names = [str(UUID(int=i)) if i % 2 else i for i in range(80)]
+    judged = data.data.qrels["train"]
+    qrels = {query: {str(names[int(key[1:])]): 1.0 for key in grades} for query, grades in judged.items()}
+    with IMRNNCollection.create(f"qdrant+local:{tmp_path / 'mixed'}/docs", base()) as mixed:
+        mixed.upsert(names, vectors=data.document_vectors)
+        live = examples_from_collection(mixed, query_vectors(data), qrels, coarse_k=2)
+    assert int((live.gains > 0).sum()) == 20  # found or not, every relevant point is in its list
+
+
 def test_training_from_a_url_on_the_command_line(
     collection: IMRNNCollection, data: EmbeddedDataset, tmp_path: Path
 ) -> None:
@@ -94,7 +144,9 @@ def test_query_and_triple_files_are_read(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text('{"_id": 1, "text": "one"}\n\n{"_id": "b", "text": "two"}\n')
     assert read_queries(path) == {"1": "one", "b": "two"}
-    path.write_text("q1\td1\td2\nq1\td3\td1\n")
+    path.write_text('{"_id": 1, "text": "one\u2028still one"}\n', encoding="utf-8-sig")
+    assert read_queries(path) == {"1": "one\u2028still one"}
+    path.write_text("q1\td1\td2\n\nq1\td3\td1\n", encoding="utf-8-sig")
     assert read_triples(path) == {"q1": {"d1": 1.0, "d2": 0.0, "d3": 1.0}}
 
 
