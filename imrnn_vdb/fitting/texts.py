@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from imrnn_vdb.datasets import read_lines
 from imrnn_vdb.errors import InvalidInputError
 
 _PART_KEYS = ("source", "split")
@@ -56,19 +57,19 @@ def read_texts(folder: str | Path, factors: Sequence[str]) -> LabelledTexts:
     Raises
     ------
     InvalidInputError
-        If there is no such file, no text, or a line that is not an object with a text.
+        If there is no such file, no text, or a line that is not an object with a text; the message names file and line.
     """
     where = Path(folder)
     files = [where] if where.is_file() else sorted(where.glob("*.jsonl"))
     if not files:
         raise InvalidInputError(f"{where} holds no .jsonl file")
-    rows = [(path, row) for path in files for row in _rows(path)]
+    rows = [row for path in files for row in _rows(path)]
     if not rows:
         raise InvalidInputError(f"{where} holds no text: give lines of JSON with a string under 'text'")
-    labels = {name: np.array([_label(row, name) for _, row in rows], np.float64) for name in factors}
+    labels = {name: np.array([_label(row, name) for row in rows], np.float64) for name in factors}
     return LabelledTexts(
-        [_text(row) for _, row in rows],
-        [_source(path, row) for path, row in rows],
+        [_text(row) for row in rows],
+        [_source(row) for row in rows],
         {name: values for name, values in labels.items() if np.isfinite(values).any()},
     )
 
@@ -86,32 +87,50 @@ def join(parts: Sequence[LabelledTexts]) -> LabelledTexts:
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A line of a file: its fields, and where it stands for messages."""
+
+    path: Path
+    number: int
+    fields: Mapping[str, Any]
+
+    def wrong(self, what: str) -> InvalidInputError:
+        return InvalidInputError(f"{self.path}, line {self.number}: {what}")
+
+
+def _rows(path: Path) -> Iterator[_Row]:
+    for number, line in read_lines(path):
         try:
-            row = json.loads(line)
+            fields = json.loads(line)
         except ValueError as exc:
             raise InvalidInputError(f"{path}, line {number}: not JSON: {exc}") from exc
-        if not isinstance(row, dict) or not isinstance(row.get("text"), str):
-            raise InvalidInputError(f"{path}, line {number}: needs an object with a string under 'text'")
-        rows.append(row)
-    return rows
+        row = _Row(path, number, fields)
+        if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
+            raise row.wrong("needs an object with a string under 'text'")
+        if not isinstance(fields.get("title") or "", str):
+            raise row.wrong(f"'title' is a string, got {fields['title']!r}")
+        yield row
 
 
-def _text(row: Mapping[str, Any]) -> str:
-    return "\n".join(part for part in (row.get("title"), row["text"]) if part)
+def _text(row: _Row) -> str:
+    return "\n".join(part for part in (row.fields.get("title"), row.fields["text"]) if part)
 
 
-def _source(path: Path, row: Mapping[str, Any]) -> str:
-    part = next((str(row[key]) for key in _PART_KEYS if row.get(key)), "")
-    return f"{path.stem}/{part}" if part else path.stem
+def _source(row: _Row) -> str:
+    part = next((str(row.fields[key]) for key in _PART_KEYS if row.fields.get(key)), "")
+    return f"{row.path.stem}/{part}" if part else row.path.stem
 
 
-def _label(row: Mapping[str, Any], name: str) -> float:
-    if name == "entity" and row.get("tokens") and "entity_tokens" in row:
-        return float(row["entity_tokens"]) / float(row["tokens"])
-    value = row.get(name)
+def _label(row: _Row, name: str) -> float:
+    if name == "entity" and row.fields.get("tokens") and "entity_tokens" in row.fields:
+        return _share(row)
+    value = row.fields.get(name)
     return float(value) if name not in _TEXT_KEYS and isinstance(value, int | float) else float("nan")
+
+
+def _share(row: _Row) -> float:
+    entities, tokens = row.fields["entity_tokens"], row.fields["tokens"]
+    if not all(isinstance(value, int | float) for value in (entities, tokens)):
+        raise row.wrong(f"'entity_tokens' and 'tokens' are numbers, got {entities!r} and {tokens!r}")
+    return float(entities) / float(tokens)

@@ -193,14 +193,31 @@ def test_texts_are_read_with_sources_and_peoples_labels(tmp_path):
     assert len(join([read, read])) == 6
 
 
+def test_a_text_may_hold_any_separator_and_a_file_a_byte_order_mark(tmp_path):
+    rows = [{"text": "one\u2028still one\u0085"}, {"text": "two"}]
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "x.jsonl").write_text(lines, encoding="utf-8-sig")
+    assert read_texts(tmp_path, []).texts == ["one\u2028still one\u0085", "two"]
+    (tmp_path / "x.jsonl").write_bytes(b'{"text": "one"}\n\xff\n')
+    with pytest.raises(InvalidInputError, match="line 2: not UTF-8"):
+        read_texts(tmp_path, [])
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("{", "line 1: not JSON"), ('{"title": "t"}', "line 1: needs"), ("\n\n", "holds no text")],
+    [
+        ("{", "line 1: not JSON"),
+        ('{"title": "t"}', "line 1: needs"),
+        ("\n\n", "holds no text"),
+        ('\n{"text": "a", "title": 5}', "line 2: 'title' is a string, got 5"),
+        ('{"text": "a", "entity_tokens": "x", "tokens": 3}', "line 1: 'entity_tokens' and 'tokens' are numbers"),
+        ('{"text": "a", "entity_tokens": 1, "tokens": ["a"]}', "line 1: 'entity_tokens' and 'tokens' are numbers"),
+    ],
 )
 def test_unreadable_texts_are_refused(tmp_path, content, message):
     (tmp_path / "x.jsonl").write_text(content, encoding="utf-8")
     with pytest.raises(InvalidInputError, match=message):
-        read_texts(tmp_path, [])
+        read_texts(tmp_path, ["entity"])
     with pytest.raises(InvalidInputError, match=r"no \.jsonl"):
         read_texts(tmp_path / "nowhere", [])
 
