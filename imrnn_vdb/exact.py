@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.training.embeddings import EmbeddedDataset
 
-_BLOCK = 256
+_QUERIES, _DOCUMENTS = 256, 16_384
+"""Sides of the largest table of scores: 16 MB, and three times as much to put it in order, however many documents."""
 Ranking = dict[str, float]
 
 
@@ -39,13 +40,26 @@ def nearest(queries: FloatArray, documents: FloatArray, k: int) -> tuple[npt.NDA
     """
     k = min(k, len(documents))
     indices, scores = np.zeros((len(queries), k), np.intp), np.zeros((len(queries), k), np.float32)
-    for start in range(0, len(queries), _BLOCK):
-        block = queries[start : start + _BLOCK] @ documents.T
-        rows = np.arange(len(block))[:, None]
-        part = np.sort(np.argpartition(-block, k - 1, axis=1)[:, :k], axis=1)
-        best = part[rows, np.argsort(-block[rows, part], axis=1, kind="stable")]
-        indices[start : start + len(block)], scores[start : start + len(block)] = best, block[rows, best]
+    for start in range(0, len(queries), _QUERIES):
+        block = queries[start : start + _QUERIES]
+        found, best = np.zeros((len(block), 0), np.intp), np.zeros((len(block), 0), np.float32)
+        for first in range(0, len(documents), _DOCUMENTS):
+            table = block @ documents[first : first + _DOCUMENTS].T
+            there = _largest(table, k)
+            found = np.hstack([found, there + first])
+            best = np.hstack([best, np.take_along_axis(table, there, axis=1)])
+            order = _largest(best, k)
+            found, best = np.take_along_axis(found, order, axis=1), np.take_along_axis(best, order, axis=1)
+        indices[start : start + len(block)], scores[start : start + len(block)] = found, best
     return indices, scores
+
+
+def _largest(table: FloatArray, k: int) -> npt.NDArray[np.intp]:
+    """Return the places of each row's k largest values, or of all, best first; ties by place."""
+    k = min(k, table.shape[1])
+    part = np.sort(np.argpartition(-table, k - 1, axis=1)[:, :k], axis=1)
+    order = np.argsort(-np.take_along_axis(table, part, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(part, order, axis=1)
 
 
 def rankings(

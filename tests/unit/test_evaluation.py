@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
 
+from imrnn_vdb import exact
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import compare_runs, evaluate, measure, paired_test
@@ -111,6 +113,29 @@ def test_nearest_equals_a_full_sort() -> None:
     np.testing.assert_array_equal(indices, np.argsort(-full, axis=1, kind="stable")[:, :12])
     np.testing.assert_array_equal(scores, np.take_along_axis(full, indices, axis=1))
     assert nearest(queries, documents[:3], 12)[0].shape == (7, 3)
+
+
+def test_nearest_in_parts_equals_nearest_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(1)
+    queries, documents = (np.sign(rng.normal(size=(n, 6))).astype(np.float32) for n in (9, 50))  # many ties
+    whole = queries @ documents.T
+    monkeypatch.setattr(exact, "_QUERIES", 4)
+    monkeypatch.setattr(exact, "_DOCUMENTS", 7)
+    for k in (1, 5, 12, 50, 99):
+        indices, scores = nearest(queries, documents, k)
+        np.testing.assert_array_equal(scores, np.sort(whole, axis=1)[:, ::-1][:, :k])
+        np.testing.assert_array_equal(scores, np.take_along_axis(whole, indices, axis=1))
+        assert all(len(set(row)) == len(row) for row in indices.tolist())
+    np.testing.assert_array_equal(indices, np.argsort(-whole, axis=1, kind="stable"))  # ties by index
+
+
+def test_nearest_needs_no_more_memory_for_more_documents() -> None:
+    documents, queries = np.ones((200_000, 4), np.float32), np.ones((300, 4), np.float32)
+    tracemalloc.start()
+    nearest(queries, documents, 5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100e6
 
 
 def test_a_model_that_fails_is_not_reported_as_base() -> None:
