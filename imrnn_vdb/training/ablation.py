@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.errors import SpaceMismatchError
 from imrnn_vdb.evaluation import evaluate
 from imrnn_vdb.training.api import EVIDENCE_KEY, train_examples
 from imrnn_vdb.training.embeddings import EmbeddedDataset
@@ -88,7 +89,19 @@ def ablate(
         What is measured in the end.
     report
         Called after each variant.
+
+    Raises
+    ------
+    SpaceMismatchError
+        If ``named`` has another dimension than the data; nothing was trained then.
+    InvalidInputError
+        As :func:`train_examples` does.
     """
+    if named is not None and NAMED in variants and named.space.dim != embedded.dim:
+        raise SpaceMismatchError(
+            f"the space with named factors was made for {named.space.dim} dimensions, the vectors have {embedded.dim}: "
+            "give one of this encoder, or none"
+        )
     defaults = replace(settings if settings is not None else TrainingSettings(), adapter=False)
     examples = make_examples(embedded, "train", defaults.coarse_k)
     rows = []

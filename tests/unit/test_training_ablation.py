@@ -1,6 +1,13 @@
 from __future__ import annotations
 
+import numpy as np
+import pytest
+
+from imrnn_vdb.checkpoint import IMRNNModel
+from imrnn_vdb.errors import SpaceMismatchError
 from imrnn_vdb.evaluation import measure, rank_base
+from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training.ablation import NAMED, VARIANTS, AblationRow, ablate, markdown
 from imrnn_vdb.training.settings import TrainingSettings
 from retrieval_data import synthetic
@@ -19,3 +26,13 @@ def test_variants_are_trained_measured_and_tabulated() -> None:
     table = markdown(rows, {name: sum(by.values()) / len(by) for name, by in values.items()})
     assert len(table.splitlines()) == 5
     assert "| T = 0 (linear maps alone) |" in table
+
+
+def test_named_axes_of_another_dimension_are_refused_before_anything_is_trained() -> None:
+    space = FactorSpace(np.eye(8, 4, dtype=np.float32), ("only",), np.zeros((1, 2), np.float32))
+    named = IMRNNModel(space, Modulator(ModulatorConfig(4, hidden=4)).eval())
+    seen: list[AblationRow] = []
+    settings = TrainingSettings(coarse_k=30, num_factors=8, epochs=1, folds=2, hidden=4)
+    with pytest.raises(SpaceMismatchError, match="made for 8 dimensions, the vectors have 24"):
+        ablate(synthetic(20), seeds=1, named=named, settings=settings, report=seen.append)
+    assert not seen
