@@ -75,10 +75,14 @@ class IMRNNModel:
         Raises
         ------
         CheckpointError
-            If the folder cannot be written.
+            If the folder cannot be written, or a weight is NaN or infinite: then nothing is.
         """
         from safetensors.numpy import save
 
+        tensors = _tensors(self)
+        for name, table in tensors.items():
+            if not np.isfinite(table).all():
+                raise CheckpointError(f"the model's {name} holds NaN or infinity: nothing was written to {folder}")
         config = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -93,7 +97,7 @@ class IMRNNModel:
         target = Path(folder)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            _replace(target / WEIGHTS_FILE, save(_tensors(self)))
+            _replace(target / WEIGHTS_FILE, save(tensors))
             _replace(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
         except OSError as exc:
             raise CheckpointError(f"the checkpoint could not be written to {target}: {exc}") from exc

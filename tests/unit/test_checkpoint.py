@@ -51,6 +51,15 @@ def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
 
 
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    model = make_model()
+    with torch.no_grad():
+        model.modulator.query_cell.out.bias.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match=r"query_cell\.out\.bias holds NaN or infinity: nothing was written"):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_the_model_id_covers_weights_and_settings():
     ids = {make_model(seed=0).model_id, make_model(seed=1).model_id, make_model(seed=0, shrinkage=0.5).model_id}
     assert len(ids) == 3
