@@ -361,10 +361,17 @@ def complete_basis(named: npt.ArrayLike, directions: npt.ArrayLike, num_factors:
     -------
     numpy.ndarray
         Shape (d, m), float32, orthonormal, its first p columns equal to ``named``.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``num_factors`` is below p, or above the number of independent directions.
     """
     columns = list(np.asarray(named, np.float64).T)
+    if num_factors < len(columns):
+        raise InvalidInputError(f"{num_factors} columns were asked for, but the {len(columns)} named ones stay")
     for direction in np.asarray(directions, np.float64).T:
-        if len(columns) == num_factors:
+        if len(columns) >= num_factors:
             break
         rest = direction
         for _ in range(2):  # the second pass removes what rounding left of the first

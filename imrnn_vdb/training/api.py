@@ -140,11 +140,14 @@ def train_examples(
         Written into the checkpoint; that of ``continue_from`` or ``base`` if None.
     base, continue_from, settings, journal, report
         As for :func:`train`.
+
+    Raises
+    ------
+    InvalidInputError
+        As :func:`train` does, and if weights became NaN or infinite.
     """
-    chosen = (settings if settings is not None else TrainingSettings()).for_queries(len(examples))
+    chosen = planned(settings if settings is not None else TrainingSettings(), len(examples), continue_from)
     origin = continue_from if continue_from is not None else base
-    if continue_from is not None:
-        chosen = replace(chosen, train_basis=False, adapter=chosen.adapter or _in_use(continue_from))
     with one_thread():
         if chosen.adapter:
             outcome = _adapt(examples, chosen, origin, continue_from, report)
@@ -153,7 +156,7 @@ def train_examples(
         replayed = None
         if replay is not None and continue_from is not None:
             replayed = _replayed(continue_from, outcome, replay)
-            if replayed[1] < replayed[0] - _TOLERATED_LOSS:
+            if _harmed(*replayed):
                 outcome = replace(outcome, choice=replace(outcome.choice, better=False))
     evidence = dict(origin.evidence) if origin is not None else {}
     past = evidence.get(EVIDENCE_KEY)
@@ -164,6 +167,24 @@ def train_examples(
     if continue_from is not None and _in_use(continue_from) and not outcome.choice.better:
         return IMRNNModel(continue_from.space, continue_from.modulator, model_encoder, evidence, active=True)
     return IMRNNModel(outcome.space, outcome.modulator, model_encoder, evidence, outcome.choice.better)
+
+
+def planned(settings: TrainingSettings, queries: int, continue_from: IMRNNModel | None = None) -> TrainingSettings:
+    """Return the settings that a training follows: what depends on the labels and on the model to update is filled in.
+
+    Parameters
+    ----------
+    settings
+        As given.
+    queries
+        Number of labelled queries.
+    continue_from
+        As for :func:`train`.
+    """
+    chosen = settings.for_queries(queries)
+    if continue_from is None:
+        return chosen
+    return replace(chosen, train_basis=False, adapter=chosen.adapter or _in_use(continue_from))
 
 
 def verdict(training: Mapping[str, Any]) -> str:
@@ -178,9 +199,14 @@ def verdict(training: Mapping[str, Any]) -> str:
     )
     if training["better"]:
         return f"better than {rival}: {figures}; the model is switched on"
-    if training["continued_from"]:
-        return f"not better than {rival}: {figures}; the old weights are kept"
-    return f"not better than {rival}: {figures}; the model is saved, but not switched on"
+    outcome = "the old weights are kept" if training["continued_from"] else "the model is saved, but not switched on"
+    replayed = training.get("replayed")
+    if replayed is not None:
+        before, after = replayed["ndcg@10_before"], replayed["ndcg@10_after"]
+        if _harmed(before, after):
+            loss = f"nDCG@10 {before:.4f} -> {after:.4f}, a loss of more than {_TOLERATED_LOSS:g}"
+            return f"refused for what it does to the replayed queries: {loss}; of the new labels: {figures}; {outcome}"
+    return f"not better than {rival}: {figures}; {outcome}"
 
 
 def embedded_data(data: Data, encoder: Encoder | None, cache: EmbeddingCache | None = None) -> EmbeddedDataset:
@@ -203,6 +229,15 @@ def _in_use(model: IMRNNModel) -> bool:
     return model.active and model.modulator.trained
 
 
+def _check_finite(trained: torch.nn.Module) -> None:
+    for name, weight in trained.state_dict().items():
+        if not torch.isfinite(weight).all():
+            raise InvalidInputError(
+                f"the training diverged: {name} holds NaN or infinity. Try a smaller learning_rate, or look at the "
+                "vectors and judgements"
+            )
+
+
 def _adapt(
     examples: Examples,
     settings: TrainingSettings,
@@ -217,7 +252,9 @@ def _adapt(
     else:
         start = plain_modulator(space.num_factors, _prior_of(origin))
     trainer = AdapterTrainer(examples, settings, space, start, updating=updating, report=report)
-    return _Outcome(space, *trainer.run())
+    modulator, choice = trainer.run()
+    _check_finite(modulator)
+    return _Outcome(space, modulator, choice)
 
 
 def _train_whole(
@@ -236,6 +273,7 @@ def _train_whole(
         report=report,
     )
     network, choice = trainer.run()
+    _check_finite(network)
     space = trainer.space
     if network.basis.trainable:
         space = FactorSpace(network.basis().detach().numpy(), space.names, space.quantiles)
@@ -244,6 +282,10 @@ def _train_whole(
 
 def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
     return origin.modulator.config.prior if origin is not None else FeedbackPrior()
+
+
+def _harmed(before: float, after: float) -> bool:
+    return after < before - _TOLERATED_LOSS
 
 
 def _replayed(before: IMRNNModel, after: _Outcome, replay: Examples) -> tuple[float, float]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.errors import SpaceMismatchError
+from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace, complete_basis
@@ -34,13 +34,25 @@ def starting_space(examples: Examples, settings: TrainingSettings, space: Factor
     ------
     SpaceMismatchError
         If space and vectors differ in dimension.
+    InvalidInputError
+        If ``num_factors`` is below the number of named columns, or is not that of a space that is kept.
     """
     dim = examples.documents.shape[1]
     if space is not None and space.dim != dim:
         raise SpaceMismatchError(f"the space was made for {space.dim} dimensions, the vectors have {dim}")
     if space is not None and not settings.train_basis:
+        if settings.num_factors not in (None, space.num_factors):
+            raise InvalidInputError(
+                f"num_factors is {settings.num_factors}, but the space that is kept has {space.num_factors} factors: "
+                "leave it out, or train the basis"
+            )
         return space
     named = np.zeros((dim, 0), np.float32) if space is None else space.named_axes
+    if settings.num_factors is not None and settings.num_factors < named.shape[1]:
+        raise InvalidInputError(
+            f"num_factors is {settings.num_factors}, but the space keeps {named.shape[1]} named factors: give at least "
+            "as many"
+        )
     num_factors = min(settings.num_factors or DEFAULT_LATENT + named.shape[1], dim)
     basis = complete_basis(named, principal_components(examples.documents.numpy()), num_factors)
     names, quantiles = ((), np.zeros((0, 2), np.float32)) if space is None else (space.names, space.quantiles)

@@ -83,6 +83,9 @@ def test_a_completed_basis_keeps_its_named_columns(rng):
     np.testing.assert_allclose(basis.T @ basis, np.eye(8), atol=1e-5)
     with pytest.raises(InvalidInputError, match="independent directions"):
         complete_basis(named, directions, 14)
+    np.testing.assert_array_equal(complete_basis(named, directions, 3), named.astype(np.float32))
+    with pytest.raises(InvalidInputError, match="2 columns were asked for, but the 3 named ones stay"):
+        complete_basis(named, directions, 2)
 
 
 @pytest.mark.parametrize("added", [False, True])

@@ -174,6 +174,32 @@ def test_an_update_that_would_harm_replayed_queries_is_refused(data: EmbeddedDat
     assert after > before - 0.05
 
 
+def test_a_refusal_for_replayed_queries_is_told_as_one(data: EmbeddedDataset, trained: IMRNNModel) -> None:
+    contrary = synthetic(60, seed=9, flipped=slice(4, 7))
+    evidence = train(contrary, continue_from=trained, settings=replace(QUICK, penalty=1.0)).evidence["training"]
+    lost = {"ndcg@10_before": 0.8, "ndcg@10_after": 0.7875}
+    told = verdict({**evidence, "better": False, "replayed": lost})
+    assert told.startswith("refused for what it does to the replayed queries: nDCG@10 0.8000 -> 0.7875")
+    assert told.endswith("the old weights are kept")
+    kept = verdict({**evidence, "better": False, "replayed": {**lost, "ndcg@10_after": 0.795}})
+    assert kept.startswith("not better than the model it was updated from")
+
+
+@pytest.mark.parametrize("train_basis", [True, False])
+def test_a_training_that_diverges_is_an_error_and_no_model(train_basis: bool) -> None:
+    settings = replace(QUICK, learning_rate=1e20, epochs=2, train_basis=train_basis, adapter=False)
+    with pytest.raises(InvalidInputError, match=r"the training diverged: .* holds NaN or infinity"):
+        train(synthetic(20), settings=settings)
+
+
+def test_a_number_of_factors_that_cannot_be_had_is_refused(data: EmbeddedDataset) -> None:
+    with pytest.raises(InvalidInputError, match="num_factors is 1, but the space keeps 2 named factors"):
+        train(data, base=named_base(), settings=replace(QUICK, num_factors=1))
+    assert train(data, base=named_base(), settings=replace(QUICK, num_factors=2, epochs=1)).space.num_factors == 2
+    with pytest.raises(InvalidInputError, match="num_factors is 8, but the space that is kept has 12"):
+        train(data, base=named_base(), settings=replace(QUICK, num_factors=8, train_basis=False))
+
+
 def test_queries_unlike_the_training_keep_the_base_ranking(trained: IMRNNModel) -> None:
     outside = torch.zeros(1, 12)
     assert float(trained.modulator.familiarity(outside)) == 0.0
