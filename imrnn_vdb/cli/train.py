@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,14 @@ from imrnn_vdb.cli.common import exit_codes, json_option, print_json
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.encoders import EncoderConfig
     from imrnn_vdb.training.examples import Examples
-    from imrnn_vdb.training.settings import Reporter
+    from imrnn_vdb.training.settings import Reporter, TrainingSettings
 
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_LIVE_ONLY = ("queries", "qrels", "triples", "api_key")
+_DATA_ONLY = ("split", "cache")
 
 
 @click.command()
@@ -27,7 +31,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--api-key", envvar="IMRNN_API_KEY", help="With --url: secret; better in IMRNN_API_KEY.")
 @click.option("--encoder", default="minilm", show_default=True, help="What made the collection's vectors.")
 @click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoint.")
-@click.option("--split", default="train", show_default=True, help="Judgements to train on.")
+@click.option("--split", default="train", show_default=True, help="With --data: judgements to train on.")
 @click.option(
     "--space",
     default=None,
@@ -50,11 +54,11 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--replay", default=None, help="Data that checkpoint was trained on: an update that harms their queries is refused."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
-@click.option("--epochs", type=click.IntRange(1), help="Most passes over the queries; cross-validation chooses.")
-@click.option("--steps", "num_steps", type=click.IntRange(0), help="Refinement steps T.")
+@click.option("--epochs", type=click.IntRange(1), help="Of a whole model: most passes; cross-validation chooses.")
+@click.option("--steps", "num_steps", type=click.IntRange(0), help="Of a whole model: refinement steps T.")
 @click.option("--num-factors", type=click.IntRange(1), help="Factors m of a space that is trained.")
 @click.option("--coarse-k", type=click.IntRange(1), help="Candidates per query.")
-@click.option("--cache", type=_FOLDER, help="Folder for embeddings; the user's cache folder if unset.")
+@click.option("--cache", type=_FOLDER, help="With --data: folder for embeddings; the user's cache folder if unset.")
 @json_option
 @exit_codes
 def train(**options: Any) -> None:
@@ -80,6 +84,8 @@ def train(**options: Any) -> None:
 
 def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
     from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.datasets import load_dataset
+    from imrnn_vdb.encoders import EncoderConfig
     from imrnn_vdb.training.api import train as train_model
     from imrnn_vdb.training.api import train_examples
     from imrnn_vdb.training.embeddings import EmbeddingCache
@@ -100,9 +106,19 @@ def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
         "report": report,
     }
     if options["url"]:
-        return train_examples(_live_examples(options, common), name=options["url"], **common)
+        encoder = EncoderConfig(options["encoder"]) if _given("encoder") else None
+        examples = _live_examples(options, common, encoder)
+        _check_followed(options, len(examples), common)
+        return train_examples(examples, name=options["url"], encoder=encoder, **common)
+    data = load_dataset(options["data"])
+    _check_followed(options, len(data.split(options["split"])), common)
     source = {"replay": options["replay"], "split": options["split"], "cache": EmbeddingCache(options["cache"])}
-    return train_model(options["data"], options["encoder"], **source, **common)
+    return train_model(data, options["encoder"], **source, **common)
+
+
+def _given(name: str) -> bool:
+    """Whether an option stands on the command line: a key in the environment, or a default, excludes nothing."""
+    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -113,6 +129,10 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
     space, start = options["space"], options["continue_from"]
     if bool(options["data"]) == bool(options["url"]):
         raise InvalidInputError("give either --data or --url")
+    foreign = [f"--{name.replace('_', '-')}" for name in (_DATA_ONLY if options["url"] else _LIVE_ONLY) if _given(name)]
+    if foreign:
+        source, other = ("--url", "--data") if options["url"] else ("--data", "--url")
+        raise InvalidInputError(f"{', '.join(foreign)} cannot be used with {source}: that belongs to {other}")
     if options["url"] and (not options["queries"] or bool(options["qrels"]) == bool(options["triples"])):
         raise InvalidInputError("--url needs --queries, and either --qrels or --triples")
     if space and start:
@@ -120,6 +140,8 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
     if space is None and not start and options["encoder"] in shipped_checkpoints():
         space = options["encoder"]
     space = None if space == "none" else space
+    if start and options["train_basis"]:
+        raise InvalidInputError("--train-basis and --continue-from exclude each other: an update keeps its own space")
     if options["train_basis"] is False and not (space or start):
         raise InvalidInputError("--fix-basis needs --space: the checkpoint whose space is kept")
     if options["replay"] and (options["url"] or not start):
@@ -129,7 +151,41 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
     return space, start
 
 
-def _live_examples(options: dict[str, Any], common: dict[str, Any]) -> Examples:
+def _check_followed(options: dict[str, Any], queries: int, common: dict[str, Any]) -> None:
+    """Refuse settings that this training would not follow, before it starts."""
+    from imrnn_vdb.errors import InvalidInputError
+    from imrnn_vdb.training.api import planned
+
+    settings: TrainingSettings = common["settings"]
+    start: IMRNNModel | None = common["continue_from"]
+    plan = planned(settings, queries, start)
+    flags = {"--epochs": options["epochs"], "--steps": options["num_steps"]}
+    if options["adapter"] is False:
+        flags["--whole-model"] = 1
+    unused = [flag for flag, value in flags.items() if value is not None]
+    if plan.adapter and unused:
+        raise InvalidInputError(f"{', '.join(unused)} cannot be followed: {_why_adapter(settings, queries, start)}")
+    origin = start if start is not None else common["base"]
+    kept = origin.space.num_factors if origin is not None and not plan.train_basis else None
+    if kept is not None and settings.num_factors not in (None, kept):
+        way = "" if start is not None else ", or give --space none, or --train-basis for a whole model"
+        raise InvalidInputError(
+            f"--num-factors {settings.num_factors} cannot be followed: the checkpoint's space is kept, with its {kept} "
+            f"factors; leave it out{way}"
+        )
+
+
+def _why_adapter(settings: TrainingSettings, queries: int, start: IMRNNModel | None) -> str:
+    from imrnn_vdb.training.api import planned
+
+    if planned(replace(settings, adapter=False), queries, start).adapter:
+        return "a trained model is updated by an adapter, which has neither epochs nor steps"
+    if settings.adapter:
+        return "an adapter has neither epochs nor steps"
+    return f"{queries} labelled queries train an adapter, with neither epochs nor steps; --whole-model trains all"
+
+
+def _live_examples(options: dict[str, Any], common: dict[str, Any], encoder: EncoderConfig | None) -> Examples:
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.datasets import read_qrels
     from imrnn_vdb.errors import InvalidInputError
@@ -140,5 +196,5 @@ def _live_examples(options: dict[str, Any], common: dict[str, Any]) -> Examples:
         raise InvalidInputError("--url needs --space or --continue-from: a checkpoint for the collection's vectors")
     queries = read_queries(options["queries"])
     qrels = read_qrels(options["qrels"]) if options["qrels"] else read_triples(options["triples"])
-    with IMRNNCollection.open(options["url"], model, api_key=options["api_key"]) as collection:
+    with IMRNNCollection.open(options["url"], model, encoder=encoder, api_key=options["api_key"]) as collection:
         return examples_from_collection(collection, queries, qrels, common["settings"].coarse_k)

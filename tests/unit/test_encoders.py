@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +16,7 @@ from imrnn_vdb.encoders import (
 )
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.training.embeddings import EmbeddingCache
+from tiny_encoder import save_tiny
 
 TEXTS = ["a cat sat on the mat", "x", "", "the quick brown fox jumps over the lazy dog " * 40, "naïve café 東京"]
 
@@ -74,21 +73,6 @@ def test_no_texts_give_no_vectors(minilm):
 def test_the_encoder_id_covers_every_setting():
     ids = {EncoderConfig("minilm").encoder_id, EncoderConfig("minilm", pooling="cls").encoder_id, MINILM.encoder_id}
     assert len(ids) == 2
-
-
-def save_tiny(folder, seed):
-    """Train a model anew, as far as its folder can tell: other weights under the same name."""
-    import torch
-    from transformers import BertConfig, BertModel
-
-    source = Path(resolve_model("minilm")[0])
-    folder.mkdir(exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copy(source / name, folder / name)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-        BertModel(config).save_pretrained(folder)
 
 
 def test_a_model_trained_anew_in_the_same_folder_is_another_encoder(tmp_path):

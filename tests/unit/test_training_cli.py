@@ -52,9 +52,10 @@ def run(*arguments: object) -> Result:
 def test_train_and_evaluate_from_the_command_line(folder: Path, tmp_path: Path) -> None:
     cache, out = tmp_path / "cache", tmp_path / "model"
     options = ("--data", folder, "--cache", cache, "--out", out, "--epochs", 2, "--num-factors", 30)
-    trained = run("train", *options, "--json")
+    trained = run("train", *options, "--whole-model", "--train-basis", "--json")
     assert trained.exit_code == 0, trained.output
     report = json.loads(trained.stdout)
+    assert (report["settings"]["epochs"], report["settings"]["num_factors"]) == (2, 30)
     assert report["queries"] == len(_ANIMALS)
     assert report["active"] is report["better"] is False  # nothing to gain: every query finds its document already
     assert {path.name for path in out.iterdir()} == {"config.json", "model.safetensors"}
@@ -71,7 +72,7 @@ def test_train_and_evaluate_from_the_command_line(folder: Path, tmp_path: Path) 
 
 
 def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path: Path) -> None:
-    options = ("--data", folder, "--cache", tmp_path / "cache", "--out", tmp_path / "model", "--epochs", 1)
+    options = ("--data", folder, "--cache", tmp_path / "cache", "--out", tmp_path / "model")
     trained = run("train", *options, "--space", "none", "--num-factors", 8)
     assert trained.exit_code == 0, trained.output
     assert "not better than the base ranking" in trained.stdout
@@ -87,9 +88,41 @@ def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path
         (("--fix-basis", "--space", "none"), "needs --space"),
         (("--replay", "x"), "needs --data and --continue-from"),
         (("--split", "dev"), "no split 'dev'"),
+        (("--train-basis", "--continue-from", "minilm"), "exclude each other"),
+        (("--queries", __file__), "--queries cannot be used with --data"),
+        (("--qrels", __file__, "--triples", __file__), "--qrels, --triples cannot be used with --data"),
+        (("--api-key", "secret"), "--api-key cannot be used with --data"),
+        (("--epochs", "2"), "--epochs cannot be followed: 14 labelled queries train an adapter"),
+        (("--adapter", "--steps", "3"), "--steps cannot be followed: an adapter has neither"),
+        (("--num-factors", "8"), "--num-factors 8 cannot be followed: the checkpoint's space is kept, with its 64"),
+        (("--continue-from", "pydocs", "--whole-model"), "--whole-model cannot be followed: a trained model"),
+        (("--continue-from", "pydocs", "--epochs", "2"), "--epochs cannot be followed: a trained model"),
     ],
 )
 def test_wrong_use_ends_with_exit_code_2(folder: Path, tmp_path: Path, options: tuple[str, ...], message: str) -> None:
     result = run("train", "--data", folder, "--out", tmp_path, "--cache", tmp_path / "cache", *options)
     assert result.exit_code == 2
     assert message in result.stderr
+    assert not (tmp_path / "cache").exists()  # nothing was encoded
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--split", "train"), "--split cannot be used with --url"),
+        (("--cache", "folder"), "--cache cannot be used with --url"),
+    ],
+)
+def test_options_of_data_are_refused_for_a_collection(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    given = ("--url", "qdrant://nowhere/x", "--queries", __file__, "--qrels", __file__, "--out", tmp_path / "out")
+    result = run("train", *given, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_a_key_in_the_environment_excludes_no_data(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMRNN_API_KEY", "secret")
+    result = run("train", "--data", folder, "--split", "dev", "--out", tmp_path)
+    assert "no split 'dev'" in result.stderr

