@@ -16,6 +16,7 @@ from typing import Any
 from imrnn_vdb.backend import Backend, connect
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
+from imrnn_vdb.files import replace_file
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.opening import choose_vector, make_layout
 from imrnn_vdb.options import Settings
@@ -86,7 +87,7 @@ class Attachment:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write the file.
+        """Write the file; an old one stays if the write fails.
 
         Raises
         ------
@@ -94,7 +95,7 @@ class Attachment:
             If it cannot be written.
         """
         try:
-            Path(path).write_text(self.to_text(indent=2) + "\n", "utf-8")
+            replace_file(Path(path), (self.to_text(indent=2) + "\n").encode())
         except OSError as exc:
             raise InvalidInputError(f"the attachment cannot be written to {path}: {exc}") from exc
 

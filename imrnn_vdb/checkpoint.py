@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import CheckpointError, IMRNNError, InvalidInputError
+from imrnn_vdb.files import replace_file
 from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
@@ -97,8 +98,8 @@ class IMRNNModel:
         target = Path(folder)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            _replace(target / WEIGHTS_FILE, save(tensors))
-            _replace(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+            replace_file(target / WEIGHTS_FILE, save(tensors))
+            replace_file(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
         except OSError as exc:
             raise CheckpointError(f"the checkpoint could not be written to {target}: {exc}") from exc
 
@@ -255,10 +256,3 @@ def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
         raise CheckpointError(f"{path} is missing: a checkpoint holds {CONFIG_FILE} and {WEIGHTS_FILE}") from exc
     except (OSError, SafetensorError, ValueError) as exc:
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {exc}") from exc
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file so that a crash leaves the old one or the new one, never a part."""
-    part = path.with_suffix(path.suffix + ".part")
-    part.write_bytes(data)
-    part.replace(path)

@@ -19,6 +19,7 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError, SpaceMismatchError
 from imrnn_vdb.factors.own import OwnFactor, add_factor
 from imrnn_vdb.factors.terms import Rows, telling_terms
+from imrnn_vdb.files import replace_file
 from imrnn_vdb.space import FactorSpace
 
 _TERMS_IN_NAME = 3
@@ -178,8 +179,8 @@ class Topics:
         return replace(self, topics=(*self.topics, *new))
 
     def save(self, path: Path) -> None:
-        """Write the topics as JSON; terms are words of the collection's texts."""
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        """Write the topics as JSON; terms are words of the collection's texts. An old file stays if the write fails."""
+        replace_file(path, (json.dumps(asdict(self), indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, path: Path) -> Topics:
@@ -191,13 +192,15 @@ class Topics:
             If the file is missing or holds something else.
         """
         try:
-            row: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            row: Any = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(row, dict):
+                raise TypeError("its JSON is no object")
             topics = tuple(
                 Topic(**{**topic, "terms": tuple(topic["terms"]), "centre": tuple(topic["centre"])})
                 for topic in row.pop("topics")
             )
             return cls(**{**row, "mean": tuple(row["mean"])}, topics=topics)
-        except (OSError, ValueError, KeyError, TypeError) as exc:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise InvalidInputError(f"{path} does not hold topics: {exc}") from exc
 
 

@@ -120,6 +120,10 @@ def test_what_cannot_be_is_refused(space, rng, tmp_path):
         find_topics(space, codes, texts, coarse=1000)
     with pytest.raises(InvalidInputError, match="does not hold topics"):
         Topics.load(tmp_path / "none.json")
+    for text in ("5", "[]", "null", "{}", '{"topics": 5}', "[" * 10_000, "\xff"):
+        (tmp_path / "other.json").write_bytes(text.encode("latin-1"))
+        with pytest.raises(InvalidInputError, match=r"other\.json does not hold topics"):
+            Topics.load(tmp_path / "other.json")
     other = Topics("00000000", found.mean, found.nearest, found.topics)
     with pytest.raises(SpaceMismatchError, match="belong to the space"):
         other.checked(space)
