@@ -19,6 +19,8 @@ from imrnn_vdb.files import replace_file
 from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
+    import torch
+
     from imrnn_vdb.model import Modulator
     from imrnn_vdb.modulation import Modulate, Precision
 
@@ -144,10 +146,10 @@ def shipped_checkpoints() -> list[str]:
     return sorted(path.parent.name for path in _SHIPPED.glob(f"*/{CONFIG_FILE}"))
 
 
-def move(modulator: Modulator, device: str) -> None:
-    """Put a modulator on a torch device; `InvalidInputError` where torch cannot use it here."""
+def move(module: torch.nn.Module, device: str) -> None:
+    """Put a modulator, or another module, on a torch device; `InvalidInputError` where torch cannot use it here."""
     try:
-        modulator.to(device)
+        module.to(device)
     except (AssertionError, RuntimeError) as exc:  # torch's own words for a device that is not here
         raise InvalidInputError(f"the device {device!r} cannot be used here: {exc}") from exc
 

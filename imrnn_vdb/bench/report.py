@@ -127,7 +127,7 @@ class BenchReport:
         MissingExtraError
             If matplotlib is not installed.
         InvalidInputError
-            If nothing was swept.
+            If nothing was swept, or if matplotlib does not know the ending.
         """
         places: dict[str, set[int]] = {}
         for f in self.figures:
@@ -158,7 +158,10 @@ class BenchReport:
             axes.set(title=group, ylabel="median, ms")
             axes.grid(alpha=0.3)
             axes.legend(fontsize="small")
-        picture.savefig(path)
+        try:
+            picture.savefig(path)
+        except ValueError as exc:
+            raise InvalidInputError(f"the picture cannot be written to {path}: {exc}") from exc
 
 
 def machine() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from imrnn_vdb.cli.common import exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFolder, exit_codes, json_option, print_json
 
 
 @click.command()
@@ -18,7 +18,7 @@ from imrnn_vdb.cli.common import exit_codes, json_option, print_json
 @click.option("--only", multiple=True, help="Variants to run, by the start of their names; all if unset.")
 @click.option("--epochs", type=click.IntRange(1), help="Most passes over the queries, to save time.")
 @click.option("--test-split", default="test", show_default=True, help="What is measured.")
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder for embeddings.")
+@click.option("--cache", type=OutFolder(cache=True), help="Folder for embeddings.")
 @json_option
 @exit_codes
 def ablate(

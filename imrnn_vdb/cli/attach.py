@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.cli.common import (
+    OutFolder,
+    exit_codes,
+    json_option,
+    model_option,
+    print_json,
+    unwritable,
+    url_options,
+)
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -26,9 +34,7 @@ if TYPE_CHECKING:
 @click.option(
     "--guard", help="JSON object of payload keys and values that every read requires; or a Milvus expression."
 )
-@click.option(
-    "--fit", "folder", type=click.Path(path_type=Path), help="Fit a model to the collection, into this folder."
-)
+@click.option("--fit", "folder", type=OutFolder(), help="Fit a model to the collection, into this folder.")
 @click.option("--sample", type=click.IntRange(100), default=20_000, show_default=True, help="Points that --fit reads.")
 @click.option("--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Of --fit.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="imrnn.json", show_default=True)
@@ -58,6 +64,10 @@ def attach(
     from imrnn_vdb.options import Settings
     from imrnn_vdb.urls import parse_url
 
+    asked = click.get_current_context().get_parameter_source("out") is not click.core.ParameterSource.DEFAULT
+    in_file = asked or not in_collection
+    if in_file and (reason := unwritable(out)):
+        raise InvalidInputError(reason)
     settings = Settings(**options, guard=_guard(guard))
     backend, connection = connect(parse_url(url), settings.connection, asynchronous=False)
     try:
@@ -72,9 +82,8 @@ def attach(
             connection.run(record(store, found))
     finally:
         connection.close()
-    asked = click.get_current_context().get_parameter_source("out") is not click.core.ParameterSource.DEFAULT
     where = [f"{url} --attached"] if in_collection else []
-    if asked or not in_collection:
+    if in_file:
         found.save(out)
         where.insert(0, str(out))
     measured = loaded.evidence.get("fit", {}) if folder is not None else {}

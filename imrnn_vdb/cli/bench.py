@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFile, console, exit_codes, json_option, print_json
 
 if TYPE_CHECKING:
+    from imrnn_vdb.bench import BenchReport
     from imrnn_vdb.modulation import Precision
 
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 @click.option("--rounds", type=click.IntRange(1), default=7, show_default=True, help="Turns that each rival gets.")
 @click.option("--calls", type=click.IntRange(1), default=30, show_default=True, help="Calls in one turn.")
 @click.option("--sweep/--no-sweep", default=True, show_default=True, help="Sweep coarse_k, m and batch sizes too.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Write the sweeps as a picture.")
+@click.option("--plot", type=OutFile(), help="Write the sweeps as a picture.")
 @json_option
 @exit_codes
 def bench(
@@ -58,6 +59,8 @@ def bench(
 
     if url and (store or sizes):
         raise InvalidInputError("--url measures what is there: leave --store and --size out")
+    if plot and not sweep and len(set(sizes)) < 2:
+        raise InvalidInputError("--plot draws sweeps: leave --no-sweep out, or give two values of --size")
     if not sweep:
         numbers |= {"sweep_coarse_k": (), "sweep_factors": (), "sweep_batch": ()}
     if sizes:
@@ -73,11 +76,15 @@ def bench(
     else:
         load = random_model if model is None else partial(IMRNNModel.from_pretrained, model)
         report = bench_synthetic(options, store, progress, load(device=device, precision=precision))
-    if plot is not None:
-        report.plot(plot)
     if as_json:
         print_json(report.to_dict())
-        return
+    else:
+        _print(report)
+    if plot is not None:
+        report.plot(plot)
+
+
+def _print(report: BenchReport) -> None:
     out = console()
     out.print(" · ".join(f"{name} {value}" for name, value in report.setting.items()))
     for table in report.tables():

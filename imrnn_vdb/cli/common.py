@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import logging
+import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -25,6 +28,67 @@ FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+
+
+class OutFile(click.Path):
+    """A file to write: refused before any work is done, where it could not be written at its end."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, readable=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, if a file can be written there."""
+        path = cast("Path", super().convert(value, param, ctx))
+        if reason := unwritable(path):
+            self.fail(reason, param, ctx)
+        return path
+
+
+class OutFolder(click.Path):
+    """A folder to write, made with its parents if it is not there: refused before any work is done, if it cannot be.
+
+    Parameters
+    ----------
+    cache
+        Whether one that is there already may be read-only, for what is kept there may be all that is needed.
+    """
+
+    def __init__(self, *, cache: bool = False) -> None:
+        super().__init__(file_okay=False, path_type=Path)
+        self._cache = cache
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, if a folder is or can be made there."""
+        path = cast("Path", super().convert(value, param, ctx))
+        try:
+            if not (self._cache and path.is_dir()):
+                whole = path.absolute()
+                _write_into(next(folder for folder in (whole, *whole.parents) if folder.exists()))
+        except OSError as exc:
+            self.fail(f"{path} cannot be written: {_told(exc)}", param, ctx)
+        return path
+
+
+def unwritable(path: Path) -> str:
+    """Say why a file cannot be written; "" if it can be."""
+    try:
+        if path.exists() and not os.access(path, os.W_OK):
+            return f"{path} cannot be written: it is read-only"
+        if path.is_file() or not path.exists():  # else it is a device or a pipe
+            _write_into(path.resolve().parent)
+    except OSError as exc:
+        return f"{path} cannot be written: {_told(exc)}"
+    return ""
+
+
+def _write_into(folder: Path) -> None:
+    """Make something in a folder that is gone at once; `OSError` if that cannot be."""
+    try:
+        tempfile.TemporaryDirectory(prefix=".imrnn-", dir=folder).cleanup()
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, str(folder)) from exc
+
+
 model_option = click.option(
     "--model", default="minilm", show_default=True, help="Checkpoint: a shipped name, a folder or a hub repo id."
 )
@@ -87,7 +151,7 @@ def _with_attachment(command: Command) -> Command:
 
 
 def exit_codes(command: Command) -> Command:
-    """Turn our errors into one line on standard error and an exit code, without a stack trace."""
+    """Turn our errors, and those of files, into one line on standard error and an exit code, without a stack trace."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -100,6 +164,14 @@ def exit_codes(command: Command) -> Command:
         except IMRNNError as exc:
             click.echo(f"error: {exc}", err=True)
             sys.exit(_exit_code(exc))
+        except OSError as exc:
+            if exc.errno == errno.EPIPE:  # whoever read our output has read enough; click ends without a word
+                raise
+            click.echo(f"error: {_told(exc)}", err=True)
+            sys.exit(WRONG_INPUT)
+        except UnicodeError as exc:
+            click.echo(f"error: {exc}", err=True)
+            sys.exit(WRONG_INPUT)
 
     return wrapped  # type: ignore[return-value]
 
@@ -119,6 +191,12 @@ def console() -> Console:
     """Return a console on standard output: colours only on a terminal, room for tables elsewhere."""
     out = Console(highlight=False)
     return out if out.is_terminal else Console(highlight=False, width=_WIDTH_OF_FILES)
+
+
+def _told(error: OSError) -> str:
+    """Name the file first, where the error has one."""
+    name = error.filename2 or error.filename
+    return f"{os.fsdecode(name)}: {error.strerror}" if isinstance(name, str | bytes) else str(error)
 
 
 def _exit_code(error: IMRNNError) -> int:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFile, console, exit_codes, json_option, print_json
+from imrnn_vdb.files import replace_file
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 @click.option("--model", default="pydocs", show_default=True, help="Checkpoint.")
 @click.option(
     "--report",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutFile(),
     default=Path("imrnn-demo.html"),
     show_default=True,
     help="HTML file to write.",
@@ -42,11 +43,10 @@ def demo(store: str, model: str, report: Path, as_json: bool) -> None:
         outcome = run_demo(cast("StoreName", store), model, Path(folder), lambda line: out.print(line, markup=False))
     for section in outcome.sections:
         show(out, section)
-    report.write_text(outcome.report, encoding="utf-8")
+    out.print(f"\n{outcome.gain}", markup=False)
     if as_json:
         print_json({**outcome.to_dict(), "report": str(report), "seconds": round(time.perf_counter() - started, 1)})
-        return
-    out.print(f"\n{outcome.gain}", markup=False)
+    replace_file(report, outcome.report.encode())
     out.print(f"\nreport with factor heatmaps: {report.resolve()}", markup=False, soft_wrap=True)
     out.print(f"done in {time.perf_counter() - started:.0f} s", markup=False)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFile, OutFolder, console, exit_codes, json_option, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,10 +22,8 @@ if TYPE_CHECKING:
 @click.option("--split", default="test", show_default=True, help="Judgements to measure against.")
 @click.option("--coarse-k", type=click.IntRange(1), default=100, show_default=True, help="Candidates per query.")
 @click.option("--passes", type=click.IntRange(1, 2), default=1, show_default=True, help="2 searches again, refined.")
-@click.option(
-    "--run", "run_file", type=click.Path(dir_okay=False, path_type=Path), help="Write the ranking, TREC format."
-)
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder for embeddings.")
+@click.option("--run", "run_file", type=OutFile(), help="Write the ranking, TREC format.")
+@click.option("--cache", type=OutFolder(cache=True), help="Folder for embeddings.")
 @json_option
 @exit_codes
 def evaluate(
@@ -54,12 +52,12 @@ def evaluate(
         raise InvalidInputError("this checkpoint names no encoder: give --encoder")
     embedded = embedded_data(data, as_encoder(source), EmbeddingCache(cache))
     result = measure(loaded, embedded, split, coarse_k, passes)
-    if run_file is not None:
-        write_run(run_file, result.runs["modulated"], f"imrnn-{loaded.model_id}")
     if as_json:
         print_json(result.to_dict())
     else:
         _print(result)
+    if run_file is not None:
+        write_run(run_file, result.runs["modulated"], f"imrnn-{loaded.model_id}")
 
 
 def _print(result: Evaluation) -> None:

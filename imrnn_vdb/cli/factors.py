@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.cli.common import (
+    OutFile,
+    OutFolder,
+    console,
+    exit_codes,
+    json_option,
+    model_option,
+    print_json,
+    url_options,
+)
 from imrnn_vdb.cli.factor_report import list_factors, report
 
 if TYPE_CHECKING:
@@ -44,7 +53,7 @@ factors.add_command(report)
 @click.option("--words", help="Weak rule: texts with most of these words carry the factor.")
 @click.option("--topics", type=_file, help="File of `factors topics --out`: NAME is one of its topics.")
 @click.option("--sample", type=click.IntRange(1), default=5000, show_default=True, help="Points read at most.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder for the model.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder for the model.")
 @json_option
 @exit_codes
 def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, **options: Any) -> None:
@@ -90,7 +99,7 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
 @click.option("--sample", type=click.IntRange(1), default=5000, show_default=True, help="Points read at most.")
 @click.option("--extend", type=_file, help="Topics found before: keep them, append what is new.")
 @click.option("--rename", multiple=True, metavar="OLD=NEW", help="Give a topic another name.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the topics.")
+@click.option("--out", type=OutFile(), help="JSON file for the topics.")
 @json_option
 @exit_codes
 def topics(
@@ -118,15 +127,15 @@ def topics(
     for pair in rename:
         old, _, new = pair.partition("=")
         found = found.renamed(old, new)
-    if out:
-        found.save(out)
     if as_json:
         print_json([{key: value for key, value in asdict(topic).items() if key != "centre"} for topic in found.topics])
-        return
-    for topic in found.level():
-        click.echo(f"{topic.count:>6}  {topic.name}: {', '.join(topic.terms)}")
-        for finer in found.level(topic.name):
-            click.echo(f"{finer.count:>10}  {finer.name}")
+    else:
+        for topic in found.level():
+            click.echo(f"{topic.count:>6}  {topic.name}: {', '.join(topic.terms)}")
+            for finer in found.level(topic.name):
+                click.echo(f"{finer.count:>10}  {finer.name}")
+    if out:
+        found.save(out)
 
 
 @factors.command()
@@ -188,4 +197,6 @@ def _codes(model: IMRNNModel, points: Points) -> FloatArray:
 
 
 def _lines(path: Path) -> list[str]:
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    from imrnn_vdb.datasets import read_lines
+
+    return [line for _, line in read_lines(path)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFolder, console, exit_codes, json_option, print_json
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _STDLIB = "stdlib"
 @click.option(
     "--min-auc", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Cross-validated, to keep."
 )
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the checkpoint.")
+@click.option("--out", type=OutFolder(), help="Folder for the checkpoint.")
 @json_option
 @exit_codes
 def fit(
@@ -56,8 +56,12 @@ def fit(
     as_json: bool,
 ) -> None:
     """Fit a factor space with named factors on texts, test it on other texts, and save it as a checkpoint."""
+    from torch import nn
+
+    from imrnn_vdb.checkpoint import move
     from imrnn_vdb.encoders import EncoderConfig, TransformerEncoder
 
+    move(nn.Linear(1, 1), device)  # before anything is read
     config = EncoderConfig(encoder)
     fitted = fit_texts(
         gather(text, stdlib, check),

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import click
 
-from imrnn_vdb.cli.common import exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFolder, exit_codes, json_option, print_json
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder to write.")
 @json_option
 @exit_codes
 def pydocs(out: Path, as_json: bool) -> None:

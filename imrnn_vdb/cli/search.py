@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imrnn_vdb.cli.common import (
+    OutFile,
     console,
     exit_codes,
     json_option,
@@ -18,6 +19,7 @@ from imrnn_vdb.cli.common import (
     url_options,
 )
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.files import replace_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,7 +51,7 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 @topics_option
 @click.option("--heatmap", is_flag=True, help="Show factors × results in one table.")
 @click.option("--trace", is_flag=True, help="Show how each step moved the results.")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Write all of it to one HTML file.")
+@click.option("--html", type=OutFile(), help="Write all of it to one HTML file.")
 @click.option(
     "--sample", type=click.IntRange(0), default=0, help="With --html: points read to show what latent factors order by."
 )
@@ -71,19 +73,17 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
     with IMRNNCollection.open(**options) as collection:
         if any(marks):
             asked["steer"] = _proposed(collection.search(query, **{**asked, "explain": True}), *marks)
-        if html is None:
-            response = collection.search(query, **asked)
-        else:
-            section = explain_search(collection, query, sample, **asked)
-            response = section.response
-            html.write_text(render_report(query, [section]), encoding="utf-8")
+        section = explain_search(collection, query, sample, **asked) if html else None
+        response = section.response if section else collection.search(query, **asked)
+    out = console()
+    out.quiet = as_json
+    parts = {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]}
     if as_json:
         print_json([result.to_dict() for result in response])
-        return
-    out = console()
-    parts = {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]}
-    _print(out, response, query, parts, collection.text_field)
-    if html is not None:
+    else:
+        _print(out, response, query, parts, collection.text_field)
+    if section and html:
+        replace_file(html, render_report(query, [section]).encode())
         out.print(f"report: {html}", markup=False, soft_wrap=True)
 
 

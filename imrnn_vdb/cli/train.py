@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFolder, exit_codes, json_option, print_json
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from imrnn_vdb.training.examples import Examples
     from imrnn_vdb.training.settings import Reporter, TrainingSettings
 
-_FOLDER = click.Path(file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _LIVE_ONLY = ("queries", "qrels", "triples", "api_key")
 _DATA_ONLY = ("split", "cache")
@@ -30,7 +29,7 @@ _DATA_ONLY = ("split", "cache")
 @click.option("--triples", type=_FILE, help="With --url, instead of --qrels: query, relevant and other id, by tabs.")
 @click.option("--api-key", envvar="IMRNN_API_KEY", help="With --url: secret; better in IMRNN_API_KEY.")
 @click.option("--encoder", default="minilm", show_default=True, help="What made the collection's vectors.")
-@click.option("--out", type=_FOLDER, required=True, help="Folder for the checkpoint.")
+@click.option("--out", type=OutFolder(), required=True, help="Folder for the checkpoint.")
 @click.option("--split", default="train", show_default=True, help="With --data: judgements to train on.")
 @click.option(
     "--space",
@@ -53,12 +52,22 @@ _DATA_ONLY = ("split", "cache")
 @click.option(
     "--replay", default=None, help="Data that checkpoint was trained on: an update that harms their queries is refused."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same model.")
+@click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="The same seed gives the same model.",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Of a whole model: most passes; cross-validation chooses.")
 @click.option("--steps", "num_steps", type=click.IntRange(0), help="Of a whole model: refinement steps T.")
 @click.option("--num-factors", type=click.IntRange(1), help="Factors m of a space that is trained.")
 @click.option("--coarse-k", type=click.IntRange(1), help="Candidates per query.")
-@click.option("--cache", type=_FOLDER, help="With --data: folder for embeddings; the user's cache folder if unset.")
+@click.option(
+    "--cache",
+    type=OutFolder(cache=True),
+    help="With --data: folder for embeddings; the user's cache folder if unset.",
+)
 @json_option
 @exit_codes
 def train(**options: Any) -> None:
