@@ -63,6 +63,7 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: bool, **options: Any) -> None:
     """Search the collection at URL for QUERY."""
     from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.heatmaps import heatmap as make_heatmap
     from imrnn_vdb.report import explain_search, render_report
 
     asked = {name: options.pop(name) for name in _ASKED}
@@ -79,7 +80,8 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
     out.quiet = as_json
     parts = {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]}
     if as_json:
-        print_json([result.to_dict() for result in response])
+        drawn = {"heatmap": make_heatmap(response).to_dict()} if heatmap else {}
+        print_json({**response.to_dict(), **drawn})
     else:
         _print(out, response, query, parts, collection.text_field)
     if section and html:

@@ -40,7 +40,9 @@ def url(tmp_path_factory) -> str:
 def test_search_prints_json_as_promised(url):
     done = run("search", url, "who was first on the moon?", "--limit", 2, "--coarse-k", 3, "--json")
     assert done.exit_code == 0, done.output
-    results = json.loads(done.stdout)
+    found = json.loads(done.stdout)
+    assert (found["candidates"], found["coarse_k"], found["plan"], found["trace"]) == (3, 3, None, None)
+    results = found["results"]
     assert results[0]["id"] == "c"
     assert len(results) == 2
     for result in results:
@@ -57,12 +59,29 @@ def test_search_filters_steers_and_says_what_ran_where(url):
     assert f"'database': '{name} >= 0" in done.stdout
     assert f"'here': 'top({name}, 26)'" in done.stdout
     plain, steered = (
-        json.loads(run("search", url, "small animals", "--modulate", "--explain", "--json", *extra).stdout)
+        json.loads(run("search", url, "small animals", "--modulate", "--explain", "--json", *extra).stdout)["results"]
         for extra in ((), ("--steer", f"{name}=2"))
     )
     before = {found["id"]: found["explanation"]["named"][name] for found in plain}
     for found in steered:
         assert found["explanation"]["named"][name] == pytest.approx(2 * before[found["id"]])
+
+
+def test_json_holds_all_that_a_table_shows(url):
+    condition = ("--factor-filter", "entity >= 0 and top(entity, 26)", "--steer", "entity=2")
+    done = run("search", url, "small animals", *condition, "--modulate", "--plan", "--trace", "--heatmap", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["plan"]["here"] == "top(entity, 26)"
+    assert found["growth"]["kept"] == len(found["results"])
+    assert found["steer"] == {"entity": 2.0}
+    assert found["trace"]["stages"][0]["stage"] == "database"
+    assert (found["modulated"], found["reason"]) == (True, None)
+    assert found["heatmap"]["ids"] == [result["id"] for result in found["results"]]
+    plain = json.loads(run("search", url, "small animals", "--no-modulate", "--json").stdout)
+    assert plain["modulated"] is False
+    assert plain["reason"] in run("search", url, "small animals", "--no-modulate").stdout
+    assert "heatmap" not in plain
 
 
 def test_a_filter_that_cannot_be_read_points_at_the_place(url):
@@ -107,7 +126,7 @@ def test_explain_says_why_a_point_stands_where_it_stands(url):
 
 
 def test_marked_results_steer_a_second_search(url):
-    plain = json.loads(run("search", url, "small animals", "--modulate", "--json").stdout)
+    plain = json.loads(run("search", url, "small animals", "--modulate", "--json").stdout)["results"]
     last = plain[-1]
     done = run("search", url, "small animals", "--modulate", "--good", last["id"], "--bad", plain[0]["id"])
     assert done.exit_code == 0, done.output
@@ -115,7 +134,7 @@ def test_marked_results_steer_a_second_search(url):
     marked = run("search", url, "small animals", "--modulate", "--good", last["id"], "--json")
     gaps = [
         rows[0]["score"] - next(row["score"] for row in rows if row["id"] == last["id"])
-        for rows in (plain, json.loads(marked.stdout))
+        for rows in (plain, json.loads(marked.stdout)["results"])
     ]
     assert gaps[1] < gaps[0]
     assert run("search", url, "small animals", "--good", "nonesuch").exit_code == 2
@@ -189,7 +208,7 @@ def test_index_again_replaces_and_keeps_other_fields(url, tmp_path):
     corpus.write_text(json.dumps({"_id": "a", "title": "Cats", "text": "Cats purr.", "tags": ["x"]}))
     done = run("index", url, "--input", corpus)
     assert "wrote 1 points; the collection holds 3" in done.output
-    (found, *_) = json.loads(run("search", url, "cats purr", "--json").stdout)
+    (found, *_) = json.loads(run("search", url, "cats purr", "--json").stdout)["results"]
     assert found["payload"] == {"title": "Cats", "text": "Cats purr.", "tags": ["x"]}
 
 

@@ -151,14 +151,14 @@ def test_the_command_line_finds_topics_and_adds_a_factor(tmp_path):
     assert added["auc"] > 0.9
     by_words = run("factors", "add", url, "ships", "--words", "ship harbour", "--out", tmp_path / "words")
     assert by_words["positives"] == 12
-    found = run("search", url, "a boat trip", "--model", tmp_path / "own", "--limit", 1)
+    found = run("search", url, "a boat trip", "--model", tmp_path / "own", "--limit", 1)["results"]
     assert found[0]["factors"]["seafaring"] > 0.5
     file, page = tmp_path / "topics.json", tmp_path / "page.html"
     [sea] = [topic["name"] for topic in topics if "harbour" in topic["terms"]]
     run("factors", "topics", url, "--coarse", 2, "--fine", 0, "--out", file)
     run("factors", "add", url, sea, "--topics", file, "--out", tmp_path / "topical")
     model = ("--model", tmp_path / "topical", "--topics", file)
-    found = run("search", url, "The ship left the harbour, day 3", *model, "--limit", 3, "--html", page)
+    found = run("search", url, "The ship left the harbour, day 3", *model, "--limit", 3, "--html", page)["results"]
     assert {sea} == set(found[0]["explanation"]["topics"]) == set(found[0]["explanation"]["of_topics"])
     assert f"Topics of the query: {sea}" in page.read_text(encoding="utf-8")
     assert f"topic {sea}" in page.read_text(encoding="utf-8")
