@@ -85,4 +85,4 @@ def explain(
 def _pick(response: SearchResponse, point_id: str) -> SearchResult:
     from imrnn_vdb.core import pick
 
-    return pick(response, *typed_ids(response, [point_id]))
+    return pick(response, *typed_ids((result.id for result in response), [point_id]))

@@ -15,7 +15,9 @@ from imrnn_vdb.cli.common import (
     exit_codes,
     json_option,
     model_option,
+    possible_ids,
     print_json,
+    typed_ids,
     url_options,
 )
 from imrnn_vdb.cli.factor_report import list_factors, report
@@ -166,7 +168,8 @@ def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:
     """Read points with their vectors; ids are typed, so a number may be one or a text."""
     from imrnn_vdb.errors import InvalidInputError
 
-    found = collection.fetch([int(value) if value.isdecimal() else value for value in ids], with_vectors=True)
+    known = collection.fetch(possible_ids(ids)).ids
+    found = collection.fetch(typed_ids(known, dict.fromkeys(ids)), with_vectors=True)
     missing = set(ids) - {str(point_id) for point_id in found.ids}
     if missing:
         raise InvalidInputError(f"no point has the id {', '.join(sorted(missing))}")

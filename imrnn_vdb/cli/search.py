@@ -114,7 +114,8 @@ def _proposed(response: SearchResponse, good: Sequence[str], bad: Sequence[str])
     """Propose weights for results marked by their ids."""
     from imrnn_vdb.steering import propose_steering
 
-    return propose_steering(response, typed_ids(response, good), typed_ids(response, bad))
+    known = [result.id for result in response]
+    return propose_steering(response, typed_ids(known, good), typed_ids(known, bad))
 
 
 def _weight(text: str) -> tuple[str, float]:

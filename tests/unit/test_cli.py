@@ -7,12 +7,17 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from factory import make_model
 from imrnn_vdb import __version__
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.cli import main
+from imrnn_vdb.cli.common import possible_ids, typed_ids
+from imrnn_vdb.collection import IMRNNCollection
+from imrnn_vdb.factors.own import add_factor
 
 CORPUS = [
     {"_id": "a", "title": "Cats", "text": "A cat is a small domesticated carnivore.", "year": 1999},
@@ -189,6 +194,29 @@ def test_examples_can_be_points(url, tmp_path):
     assert "at least 5" in done.stderr  # the two points were found, and are too few
     done = run("factors", "add", url, "mine", "--positive-id", "a", "--negative-id", "x", "--out", tmp_path / "m")
     assert "no point has the id x" in done.stderr
+
+
+def test_an_id_that_reads_as_a_number_may_be_a_text_or_one(tmp_path, rng):
+    """Of `index` all ids are texts; other writers have numbers, and Qdrant takes both in one collection."""
+    url, model = f"qdrant+edge:{tmp_path}/things", tmp_path / "model"
+    made = make_model()
+    made.save_pretrained(model)
+    vectors = rng.normal(size=(12, 32)).astype(np.float32)
+    with IMRNNCollection.create(url, made) as collection:
+        collection.upsert([*map(str, range(6)), *range(6, 11), 0], vectors=vectors)
+    assert typed_ids([0, "0", 7], ["0", "7", "x"]) == typed_ids(["0", 7, 0], ["0", "7", "x"]) == ["0", 7, "x"]
+    assert possible_ids(["007", "x", "9" * 5000]) == ["007", "x", "9" * 5000, 7]
+    chosen = [f"--{side}-id={i}" for side, ids in (("positive", range(5)), ("negative", range(5, 11))) for i in ids]
+    done = run("factors", "add", url, "mine", "--model", model, *chosen, "--out", tmp_path / "own", "--json")
+    assert done.exit_code == 0, done.output
+    assert [json.loads(done.stdout)[key] for key in ("positives", "negatives")] == [5, 6]
+    codes = made.space.encode(vectors).directions
+    expected = add_factor(made.space, "mine", codes[:5], codes[5:11], reference=codes).space
+    own = IMRNNModel.from_pretrained(tmp_path / "own").space
+    np.testing.assert_allclose(own.added, expected.added, atol=1e-2)
+    for point_id in ("00", "9" * 30):
+        done = run("factors", "add", url, "mine", "--model", model, *chosen, "--negative-id", point_id, "--out", model)
+        assert (done.exit_code, f"no point has the id {point_id}" in done.stderr) == (2, True), done.output
 
 
 def test_audit_says_whether_a_log_still_holds(url, tmp_path):
