@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.verify import VerifyReport
 
 _SHOWN = 20
+_NOT_WITH_UNDO = ("dry_run", "where", "limit", "rate", "batch_size", "code_vector")
+_NOT_WITH_VERIFY = ("rate", "code_vector")
 
 
 @click.command()
@@ -58,6 +61,12 @@ def backfill(
         raise InvalidInputError("--verify, --undo and --follow exclude one another")
     if (space and not undo) or (sample and not verify):
         raise InvalidInputError("--space belongs to --undo, and --sample to --verify")
+    if undo:
+        _refuse(_NOT_WITH_UNDO, "--undo removes all codes of a space, and can be neither bounded nor tried")
+    if verify:
+        _refuse(_NOT_WITH_VERIFY, "--verify writes nothing and has no pace")
+    if sample:
+        _refuse(("limit",), "--sample says already how many points --verify reads")
     names = ("batch_size", "rate", "limit", "dry_run", "in_place")
     how = {name: options.pop(name) for name in names}
     with IMRNNCollection.open(**options) as collection:
@@ -70,6 +79,15 @@ def backfill(
             _verify(collection, sample, how, as_json)
         else:
             _fill(collection, how, follow, as_json)
+
+
+def _refuse(names: Sequence[str], why: str) -> None:
+    """Refuse options that would be ignored, where they are given, be it with their default value."""
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in names if source(name) is not click.core.ParameterSource.DEFAULT]
+    if given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InvalidInputError(f"{why}: leave {options} out")
 
 
 def _fill(collection: IMRNNCollection, how: dict[str, Any], follow: float | None, as_json: bool) -> None:

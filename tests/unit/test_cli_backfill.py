@@ -60,6 +60,39 @@ def test_options_that_contradict_each_other_are_refused(where: tuple[str, Path],
     assert done.output.startswith("error: ")
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--undo", "--dry-run"), "--dry-run"),
+        (("--undo", "--where", '{"must": [{"has_id": [1]}]}', "--limit", 3), "leave --where, --limit out"),
+        (("--undo", "--rate", 5), "--rate"),
+        (("--undo", "--batch-size", 500), "--batch-size"),
+        (("--undo", "--code-vector"), "--code-vector"),
+        (("--undo", "--sample", 3), "--sample"),
+        (("--verify", "--sample", 3, "--limit", 2), "--limit"),
+        (("--verify", "--rate", 5), "--rate"),
+        (("--verify", "--code-vector"), "--code-vector"),
+    ],
+    ids=str,
+)
+def test_options_that_would_be_ignored_are_refused(
+    where: tuple[str, Path], options: tuple[object, ...], named: str
+) -> None:
+    url, model = where
+    assert run(url, "--model", model).exit_code == 0
+    done = run(url, "--model", model, *options)
+    assert done.exit_code == 2, done.output
+    assert named in done.stderr
+    with IMRNNCollection.open(url, str(model)) as collection:
+        assert collection.verify(None).intact
+
+
+def test_a_comparison_can_be_bounded(where: tuple[str, Path]) -> None:
+    url, model = where
+    assert json.loads(run(url, "--model", model, "--verify", "--limit", 4, "--json").stdout)["checked"] == 4
+    assert json.loads(run(url, "--model", model, "--verify", "--sample", 3, "--json").stdout)["checked"] == 3
+
+
 def test_points_that_come_and_change_are_followed(
     where: tuple[str, Path], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
