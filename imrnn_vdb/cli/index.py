@@ -37,14 +37,15 @@ def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
 
     with corpus.open("rb") as file:
         total = sum(1 for line in file if line.strip())
+    rows = _rows(corpus)
+    batch = list(islice(rows, _BATCH))  # before a collection is made: the first lines must be right
     try:
         collection = IMRNNCollection.open(**options)
     except CollectionNotFoundError:
         collection = IMRNNCollection.create(metric=metric, **options)
     written = 0
     with collection, track("encoding and writing", total) as advance:
-        rows = _rows(corpus)
-        while batch := list(islice(rows, _BATCH)):
+        while batch:
             collection.upsert(
                 [row.pop("_id") for row in batch],
                 vectors=collection.encode_passages([passage_text(row) for row in batch]),
@@ -52,6 +53,7 @@ def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
             )
             written += len(batch)
             advance(len(batch))
+            batch = list(islice(rows, _BATCH))
         count = collection.count()
     if as_json:
         print_json({"written": written, "count": count})
@@ -65,6 +67,11 @@ def _rows(corpus: Path) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError as exc:
             raise InvalidInputError(f"{corpus}, line {number}: not JSON ({exc})") from exc
-        if not isinstance(row, dict) or not row.get("_id") or not isinstance(row.get("text"), str):
+        if not isinstance(row, dict) or not _is_id(row.get("_id")) or not isinstance(row.get("text"), str):
             raise InvalidInputError(f"{corpus}, line {number}: an object with '_id' and 'text' is needed")
         yield {**row, "_id": str(row["_id"])}
+
+
+def _is_id(value: object) -> bool:
+    """Say whether a value can be an id: a text or a number, 0 included."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool) and value != ""

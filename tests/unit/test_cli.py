@@ -280,13 +280,37 @@ def test_an_empty_query_is_refused(url):
     assert (done.exit_code, "query 0 is empty" in done.output) == (2, True)
 
 
-@pytest.mark.parametrize("line", ["{", "[]", '{"text": "no id"}', '{"_id": "x"}', '{"_id": "x", "text": 3}'])
-def test_a_bad_line_is_named(url, tmp_path, line):
-    corpus = tmp_path / "bad.jsonl"
+BAD_LINES = ["{", "[]", '{"text": "no id"}', '{"_id": "x"}', '{"_id": "x", "text": 3}']
+BAD_LINES += [f'{{"_id": {value}, "text": "x"}}' for value in ('""', "null", "true", "[1]")]
+
+
+@pytest.mark.parametrize("line", BAD_LINES)
+def test_a_bad_line_is_named_and_leaves_no_empty_collection(tmp_path, line):
+    corpus, new = tmp_path / "bad.jsonl", f"qdrant+edge:{tmp_path}/new"
     corpus.write_text(line)
-    done = run("index", url, "--input", corpus)
+    done = run("index", new, "--input", corpus)
     assert done.exit_code == 2
     assert "bad.jsonl, line 1" in done.output
+    assert list(tmp_path.iterdir()) == [corpus]
+
+
+def test_an_id_may_be_zero(tmp_path):
+    corpus, new = tmp_path / "corpus.jsonl", f"qdrant+edge:{tmp_path}/new"
+    corpus.write_text('{"_id": 0, "text": "nought"}')
+    assert json.loads(run("index", new, "--input", corpus, "--json").stdout) == {"written": 1, "count": 1}
+    assert json.loads(run("explain", new, "nought", "0", "--json").stdout)["result"]["id"] == "0"
+
+
+def test_later_lines_are_read_while_earlier_ones_are_written(tmp_path, monkeypatch):
+    monkeypatch.setattr("imrnn_vdb.cli.index._BATCH", 2)
+    corpus, new = tmp_path / "corpus.jsonl", f"qdrant+edge:{tmp_path}/new"
+    rows = [json.dumps({"_id": f"{i}", "text": f"text {i}"}) for i in range(5)]
+    corpus.write_text("\n".join(rows))
+    assert json.loads(run("index", new, "--input", corpus, "--json").stdout) == {"written": 5, "count": 5}
+    corpus.write_text("\n".join([*rows, "{"]))
+    done = run("index", f"{new}er", "--input", corpus)
+    assert (done.exit_code, "corpus.jsonl, line 6" in done.stderr) == (2, True), done.output
+    assert json.loads(run("doctor", f"{new}er", "--json").stdout)["count"] == 4
 
 
 def test_a_corpus_that_is_not_utf8_is_said(url, tmp_path):
