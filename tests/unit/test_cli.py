@@ -118,6 +118,16 @@ def test_search_shows_heatmap_and_trace_and_writes_one_page(url, tmp_path):
         assert told in html, told
 
 
+def test_results_are_told_even_if_their_page_cannot_be_written(url, tmp_path, monkeypatch):
+    def full(path, data):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("imrnn_vdb.cli.search.replace_file", full)
+    done = run("search", url, "small animals", "--html", tmp_path / "x.html", "--json")
+    assert (done.exit_code, done.stderr) == (2, f"error: {tmp_path / 'x.html'}: No space left on device\n")
+    assert len(json.loads(done.stdout)["results"]) == 3
+
+
 def test_explain_says_why_a_point_stands_where_it_stands(url):
     done = run("explain", url, "moon landing", "c", "--against", "b", "--words", "--modulate")
     assert done.exit_code == 0, done.output

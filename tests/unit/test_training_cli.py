@@ -49,7 +49,9 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
-def test_train_and_evaluate_from_the_command_line(folder: Path, tmp_path: Path) -> None:
+def test_train_and_evaluate_from_the_command_line(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     cache, out = tmp_path / "cache", tmp_path / "model"
     options = ("--data", folder, "--cache", cache, "--out", out, "--epochs", 2, "--num-factors", 30)
     trained = run("train", *options, "--whole-model", "--train-basis", "--json")
@@ -69,6 +71,14 @@ def test_train_and_evaluate_from_the_command_line(folder: Path, tmp_path: Path) 
     assert set(figures["base"]) == {"ndcg@10", "recall@10", "recall@100", "mrr@10", "map"}
     assert figures["base"]["ndcg@10"] == 1.0
     assert len(read_run(tmp_path / "run.txt")) == len(_ANIMALS)
+
+    def full(path: Path, *_: object) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr("imrnn_vdb.datasets.write_run", full)
+    again = run("evaluate", "--data", folder, "--model", out, "--cache", cache, "--run", tmp_path / "2.txt", "--json")
+    assert (again.exit_code, again.stderr) == (2, f"error: {tmp_path / '2.txt'}: No space left on device\n")
+    assert json.loads(again.stdout)["base"] == figures["base"]
 
 
 def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path: Path) -> None:
