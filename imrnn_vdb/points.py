@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
@@ -18,6 +19,7 @@ PointId = int | str
 """A point's key: an integer or a string (UUIDs travel as their canonical text)."""
 Payload = dict[str, Any]
 T = TypeVar("T")
+_NUMBER = re.compile("0|-?[1-9][0-9]{0,19}")
 
 
 class LazyRows(Sequence[T]):
@@ -161,6 +163,15 @@ def normalize_id(value: object) -> PointId:
     if isinstance(value, str) and value:
         return valid_text(value)
     raise InvalidInputError(f"a point id is an integer of 64 bits, a non-empty string or a UUID, got {value!r}")
+
+
+def possible_ids(texts: Collection[str]) -> list[PointId]:
+    """Return all ids that may be meant where ids are written as text: each as it is and, where it reads so, a number.
+
+    A collection may know texts, numbers or both; those that it does not know do not exist.
+    """
+    numbers = [int(text) for text in texts if _NUMBER.fullmatch(text)]
+    return [*filter(None, texts), *(number for number in numbers if -(2**63) <= number < 2**64)]
 
 
 def normalize_ids(values: Iterable[object]) -> list[PointId]:

@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from imrnn_vdb.points import PointId
 
 _WIDTH_OF_FILES = 120
-_ID_DIGITS = 20  # of a 64-bit number
 FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -183,12 +182,6 @@ def typed_ids(known: Iterable[PointId], ids: Iterable[str]) -> list[PointId]:
     """
     meant = {str(value): value for value in sorted(known, key=lambda value: isinstance(value, str))}
     return [meant.get(value, value) for value in ids]
-
-
-def possible_ids(ids: Sequence[str]) -> list[PointId]:
-    """Return all ids that may be meant by what is typed: each as a text and, where it reads as one, as a number."""
-    numbers = [int(value) for value in ids if value.isdecimal() and len(value) <= _ID_DIGITS]
-    return [*ids, *(value for value in numbers if value < 2**64)]
 
 
 def print_json(value: Any) -> None:

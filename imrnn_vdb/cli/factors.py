@@ -15,7 +15,6 @@ from imrnn_vdb.cli.common import (
     exit_codes,
     json_option,
     model_option,
-    possible_ids,
     print_json,
     typed_ids,
     url_options,
@@ -167,6 +166,7 @@ def ends(factor: str, sample: int, count: int, as_json: bool, **options: Any) ->
 def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:
     """Read points with their vectors; ids are typed, so a number may be one or a text."""
     from imrnn_vdb.errors import InvalidInputError
+    from imrnn_vdb.points import possible_ids
 
     known = collection.fetch(possible_ids(ids)).ids
     found = collection.fetch(typed_ids(known, dict.fromkeys(ids)), with_vectors=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.datasets import Qrels, check_grades, read_lines
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.points import PointId
+from imrnn_vdb.points import PointId, possible_ids
 from imrnn_vdb.training.embeddings import unit_vectors
 from imrnn_vdb.training.examples import Examples, build_examples
 
@@ -27,8 +26,6 @@ _log = logging.getLogger("imrnn_vdb")
 _QUERY_BATCH, _FETCH_BATCH = 32, 500
 _UNIT_TOLERANCE = 1e-3
 _LEAST_SHARE = 0.5
-_ID_LIMIT = 2**64
-_NUMBER = re.compile("0|[1-9][0-9]{0,19}")
 Queries = Mapping[str, str] | Mapping[str, FloatArray]
 
 
@@ -65,7 +62,7 @@ def examples_from_collection(
     found = _search(collection, vectors, coarse_k)
     relevant = {key: None for name in labelled for key, grade in qrels[name].items() if grade > 0}
     wanted: dict[PointId, None] = dict.fromkeys(point_id for ids in found for point_id in ids)
-    wanted.update(dict.fromkeys(_point_ids(relevant)))
+    wanted.update(dict.fromkeys(possible_ids(relevant)))
     ids, table = _fetch(collection, list(wanted))
     rows = {point_id: row for row, point_id in enumerate(ids)}
     position = {str(point_id): row for point_id, row in rows.items()}
@@ -134,14 +131,6 @@ def _query_vectors(collection: IMRNNCollection, queries: Sequence[Any]) -> Float
         return np.stack([np.asarray(vector, np.float32) for vector in queries])
     except ValueError as exc:
         raise InvalidInputError(f"the query vectors differ in length: {exc}") from exc
-
-
-def _point_ids(keys: Iterable[str]) -> Iterator[PointId]:
-    """Yield the ids that keys may stand for: a collection may know texts, numbers or both."""
-    for key in filter(None, keys):
-        yield key
-        if _NUMBER.fullmatch(key) and int(key) < _ID_LIMIT:
-            yield int(key)
 
 
 def _of_one_length(rows: list[list[int]], names: list[str], collection: str) -> npt.NDArray[np.intp]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError
@@ -33,6 +33,11 @@ def native_id(value: PointId) -> int | str:
     if isinstance(value, int) or _is_canonical_uuid(value):
         return value
     return str(uuid.uuid5(_NAMESPACE, valid_text(value)))
+
+
+def native_ids(values: Iterable[PointId]) -> list[int | str]:
+    """Return the keys of points that are read or deleted; integers below 0 are left out, since no point has them."""
+    return [native_id(value) for value in values if not isinstance(value, int) or value >= 0]
 
 
 def id_fields(value: PointId) -> dict[str, str]:

@@ -36,7 +36,7 @@ from imrnn_vdb_qdrant.convert import (
 )
 from imrnn_vdb_qdrant.faults import PointVanishedError
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary, combine, guarded, payload_path
-from imrnn_vdb_qdrant.ids import key_of, native_id
+from imrnn_vdb_qdrant.ids import key_of, native_id, native_ids
 from imrnn_vdb_qdrant.schema import Schema
 
 _WRITE_ROUNDS = 3
@@ -244,7 +244,7 @@ class NativeStore(Store):
         if not len(ids):
             return points_of([], self.layout, "", with_vectors)
         base, wanted = yield from self._vectors_to_read(with_vectors)
-        keys = [native_id(value) for value in ids]
+        keys = native_ids(ids)
         own = self._own_paths if with_codes else [ID_FIELD]
         found: dict[NativeId, Any] = {}
         for part in _parts(list(dict.fromkeys(keys)), _MAX_KEYS):
@@ -324,7 +324,7 @@ class NativeStore(Store):
 
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
-        for part in _parts([native_id(value) for value in ids], _MAX_KEYS):
+        for part in _parts(native_ids(ids), _MAX_KEYS):
             yield from self._ask(self._delete(guarded(self._words, self._guard, self._words.has_id(part))))
 
     def prepare_codes(self, *, in_place: bool = False) -> Operation[bool]:  # noqa: ARG002 - keys are set one by one

@@ -9,12 +9,17 @@ import pytest
 
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.points import Candidates, normalize_ids
+from imrnn_vdb.points import Candidates, normalize_ids, possible_ids
 
 
 def test_ids_travel_as_integers_and_text() -> None:
     given = [0, -(2**63), 2**64 - 1, np.int32(-7), "a", uuid.UUID(int=1)]
     assert normalize_ids(given) == [0, -(2**63), 2**64 - 1, -7, "a", str(uuid.UUID(int=1))]
+
+
+def test_what_reads_as_a_number_may_be_one() -> None:
+    texts = ["7", "-7", "07", "1_0", "x", "", str(2**64), "9" * 5000]
+    assert possible_ids(texts) == ["7", "-7", "07", "1_0", "x", str(2**64), "9" * 5000, 7, -7]
 
 
 @pytest.mark.parametrize("value", ["abc", b"abc", 5, uuid.UUID(int=1), None])

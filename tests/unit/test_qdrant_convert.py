@@ -22,7 +22,7 @@ from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
 from imrnn_vdb_qdrant.convert import MAX_BATCH_BYTES, MAX_BATCH_POINTS, Row, batches, code_rows, oriented, rows_of
 from imrnn_vdb_qdrant.filters import Vocabulary, combine, payload_path
-from imrnn_vdb_qdrant.ids import id_fields, native_id, original_id
+from imrnn_vdb_qdrant.ids import id_fields, native_id, native_ids, original_id
 
 WORDS = Vocabulary(
     models.Filter,
@@ -49,6 +49,7 @@ def test_every_id_comes_back(value: int | str) -> None:
 def test_an_integer_below_zero_is_no_id() -> None:
     with pytest.raises(InvalidInputError, match="integers from 0 on"):
         native_id(-1)
+    assert native_ids([-1, 3]) == [3]
 
 
 @given(uuids)
