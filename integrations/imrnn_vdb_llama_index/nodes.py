@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llama_index.core.schema import BaseNode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from imrnn_vdb.core import Query
@@ -23,7 +23,7 @@ def node_of(result: SearchResult, text_field: str) -> NodeWithScore:
     """Return a result as a node: the very node, where one of LlamaIndex's vector stores wrote the payload."""
     payload = dict(result.payload)
     if "_node_content" in payload:
-        return NodeWithScore(node=with_details(metadata_dict_to_node(payload), details(result)), score=result.score)
+        return NodeWithScore(node=with_details(_stored(payload, text_field), details(result)), score=result.score)
     text = payload.pop(text_field, None)
     node = TextNode(id_=str(result.id), text="" if text is None else str(text), metadata=payload)
     return NodeWithScore(node=with_details(node, details(result)), score=result.score)
@@ -45,6 +45,15 @@ def point_id(node: BaseNode) -> PointId:
     own = node.metadata.get(METADATA_KEY) or {}
     found: PointId = own.get("id", node.node_id)
     return found
+
+
+def _stored(payload: dict[str, Any], text_field: str) -> BaseNode:
+    """Return the node of a payload; its text lies beside it where a store, such as Milvus's, keeps it only once."""
+    node = metadata_dict_to_node(payload)
+    text = payload.get(text_field)
+    if text is not None and not node.get_content(MetadataMode.NONE):
+        node.set_content(str(text))
+    return node
 
 
 def _with_key(keys: list[str]) -> list[str]:

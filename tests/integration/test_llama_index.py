@@ -12,12 +12,14 @@ pytest.importorskip(
 
 from llama_index.core.llms import MockLLM
 from llama_index.core.query_engine import RetrieverQueryEngine
-from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.schema import IndexNode, MetadataMode, Node, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.vector_stores.utils import node_to_metadata_dict
 
 from frames import QUERY, TEXTS, check_details, embed, filled, model, opened, payloads
 from imrnn_vdb import AsyncIMRNNCollection, InvalidInputError
+from imrnn_vdb.results import SearchResult
 from imrnn_vdb_llama_index import IMRNNRerank, IMRNNRetriever
+from imrnn_vdb_llama_index.nodes import node_of
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,34 @@ def test_nodes_as_llama_index_stores_them(tmp_path: Any) -> None:
         assert hit.metadata["source"] == "there"
     assert again.score == pytest.approx(found.score, abs=1e-6)
     assert "imrnn" not in node.metadata
+
+
+@pytest.mark.parametrize("kind", [TextNode, Node, IndexNode])
+def test_nodes_whose_text_lies_beside_them(tmp_path: Any, kind: type[Any]) -> None:
+    """As llama-index's Milvus store writes them: the text once, in a field of its own."""
+    made: dict[str, Any] = {"metadata": {"source": "there"}, **({"index_id": "other"} if kind is IndexNode else {})}
+    node = kind(**made)
+    node.set_content("a text")
+    stored = {**node_to_metadata_dict(node, remove_text=True), "text": node.get_content(MetadataMode.NONE)}
+    assert "a text" not in stored["_node_content"]
+    with opened(filled(tmp_path)) as collection:
+        collection.upsert([node.node_id], vectors=embed([QUERY]), payloads=[stored])
+        [found] = IMRNNRetriever(collection, similarity_top_k=1).retrieve(QUERY)
+    assert type(found.node) is kind
+    assert found.node.get_content(MetadataMode.NONE) == "a text"
+    assert (found.node_id, found.metadata["source"]) == (node.node_id, "there")
+
+
+def test_a_node_keeps_its_own_text_and_one_without_any_has_none() -> None:
+    def read(node: TextNode, **beside: Any) -> str:
+        payload = {**node_to_metadata_dict(node), **beside}
+        result = SearchResult("a", 1, 0.5, 1, 0.5, False, None, payload, {}, None)
+        return str(node_of(result, "body").node.get_content(MetadataMode.NONE))
+
+    assert read(TextNode(text="its own"), body="another") == "its own"
+    assert read(TextNode(text=""), body="beside it") == "beside it"
+    assert read(TextNode(text=""), text="of another field") == ""
+    assert read(TextNode(text=""), body=None) == ""
 
 
 def test_a_query_engine_retrieves_and_ranks(collection: Any) -> None:
