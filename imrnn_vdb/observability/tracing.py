@@ -38,7 +38,8 @@ class OpenTelemetryTracing:
     provider
         An ``opentelemetry.trace.TracerProvider``; None for the process's own.
     query_texts
-        Whether spans carry query texts; off, because texts may be personal.
+        Whether spans carry query texts, and what errors say, which may quote a filter; off, because both may be
+        personal.
     documents
         Results that a span lists, with ids and scores, at most.
     """
@@ -72,9 +73,16 @@ class OpenTelemetryTracing:
                 self._write_stages(span, observation.began, response.timings)
             span.set_attributes(attributes)
             if observation.error is not None:
-                span.record_exception(observation.error, timestamp=observation.ended)
-                span.set_status(StatusCode.ERROR, type(observation.error).__name__)
+                self._write_error(span, observation.error, observation.ended)
         span.end(observation.ended)
+
+    def _write_error(self, span: Any, error: BaseException, ended: int) -> None:
+        kind = type(error)
+        if self._query_texts:
+            span.record_exception(error, timestamp=ended)
+        else:  # neither message nor stack trace, whose last line is the message
+            span.add_event("exception", {"exception.type": f"{kind.__module__}.{kind.__qualname__}"}, timestamp=ended)
+        span.set_status(StatusCode.ERROR, kind.__name__)
 
     def _told(self, observation: Observation, response: SearchResponse) -> dict[str, Any]:
         attributes: dict[str, Any] = {

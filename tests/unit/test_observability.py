@@ -19,12 +19,14 @@ from opentelemetry.trace import StatusCode
 
 from factory import DIM, SlowModulator, make_model, make_space
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError, SpaceMismatchError
+from imrnn_vdb.errors import StoreError
 from imrnn_vdb.observability import Background, Judgement, Observers, OpenTelemetryTracing, PrometheusMetrics
 from imrnn_vdb.observability.drift import FactorDrift
 from imrnn_vdb.observability.feedback import judgements, quality
 from imrnn_vdb.observability.logs import REQUEST_IDS, JSONFormatter, TextFormatter
 from imrnn_vdb.observability.metrics import reason_label
-from imrnn_vdb.observability.observer import CALLERS, Caller
+from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
+from imrnn_vdb.options import SearchRequest
 
 POINTS = 30
 QUERIES = np.random.default_rng(2).normal(size=(3, DIM)).astype(np.float32)
@@ -334,6 +336,20 @@ def test_spans_of_a_batch_have_their_callers_as_parents_and_failures_are_told(ur
         assert span.parent.span_id == requests[request_id].context.span_id
         assert span.status.status_code is StatusCode.ERROR
     assert searches[-1].events[0].attributes["exception.type"].endswith("InvalidInputError")
+
+
+@pytest.mark.parametrize("query_texts", [False, True])
+def test_what_an_error_says_is_in_spans_only_where_texts_may_be(spans, query_texts):
+    provider, finished = spans
+    told = Observation("search", "articles", make_space(), ["a query"], SearchRequest())
+    tracing = OpenTelemetryTracing(provider, query_texts=query_texts)
+    with pytest.raises(StoreError), observing(tracing, told):
+        raise StoreError("no filter: email = john.doe@example.org") from ValueError("john.doe@example.org")
+    [span] = finished()
+    [event] = span.events
+    assert event.attributes["exception.type"] == "imrnn_vdb.errors.StoreError"
+    assert event.timestamp == span.end_time
+    assert ("john.doe" in span.to_json()) is query_texts
 
 
 def test_a_caller_is_understood_across_the_wire(spans):
