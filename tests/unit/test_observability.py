@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import threading
+import time
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from imrnn_vdb.observability.logs import REQUEST_IDS, JSONFormatter, TextFormatt
 from imrnn_vdb.observability.metrics import reason_label
 from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.time_limit import TimeLimit
 
 POINTS = 30
 QUERIES = np.random.default_rng(2).normal(size=(3, DIM)).astype(np.float32)
@@ -149,6 +151,17 @@ def test_in_the_background_what_is_too_much_is_dropped_and_counted(url, caplog):
     assert "some are dropped" in caplog.text
     go.set()
     behind.close()
+
+
+def test_times_are_a_monotonic_clocks(url, monkeypatch):
+    """A wall clock that is set back while a search runs makes nothing negative."""
+    observer, clock = Recorder(), iter(range(10**18, 0, -(10**12)))
+    with opened(url, observer) as collection:
+        monkeypatch.setattr(time, "time_ns", lambda: next(clock))
+        collection.search(QUERIES[0])
+    [seen] = observer.seen
+    assert seen.began > 10**17
+    assert 0 < seen.seconds < 60
 
 
 def test_metrics_of_searches(url):
