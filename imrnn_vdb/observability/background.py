@@ -8,7 +8,7 @@ import threading
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING
 
-from imrnn_vdb.observability.observer import tell
+from imrnn_vdb.observability.observer import tell, tell_lost
 
 if TYPE_CHECKING:
     from imrnn_vdb.observability.observer import Observation, Observer
@@ -25,7 +25,8 @@ class Background:
     observer
         Who is told, in the context in which the search ran, so that spans find their parents.
     capacity
-        Observations that wait at most; what comes beside them is dropped and counted.
+        Observations that wait at most; what comes beside them is dropped and counted, and ``observer.lost()`` called
+        where there is such a method.
     """
 
     def __init__(self, observer: Observer, capacity: int = 1_000) -> None:
@@ -33,17 +34,21 @@ class Background:
         self._waiting: queue.Queue[tuple[Context, Observation] | None] = queue.Queue(capacity)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="imrnn-observer", daemon=True)
-        self._thread.start()
+        self._counting = threading.Lock()
         self.dropped = 0
+        self._thread.start()
 
     def searched(self, observation: Observation) -> None:
         """Take note of a search, later."""
         try:
             self._waiting.put_nowait((copy_context(), observation))
         except queue.Full:
-            self.dropped += 1
-            if self.dropped == 1:
+            with self._counting:
+                self.dropped += 1
+                first = self.dropped == 1
+            if first:
                 _log.warning("observations come faster than they can be taken note of: some are dropped")
+            tell_lost(self._observer)
 
     def close(self) -> None:
         """Take note of what waits, and end the thread. What comes later stays where it is."""

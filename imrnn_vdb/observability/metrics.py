@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
+from imrnn_vdb.observability.codes import OK, code_of
 from imrnn_vdb.observability.drift import FactorDrift
 from imrnn_vdb.observability.feedback import Judgement, quality
 from imrnn_vdb.results import SearchResponse
@@ -44,15 +45,18 @@ class PrometheusMetrics:
     ----------
     registry
         Where the metrics are registered; None for a registry of their own, see :attr:`registry`.
+    process
+        Whether memory, CPU, open files, garbage collection and version of this process are registered there, too;
+        Prometheus' own default registry has them already.
     """
 
-    def __init__(self, registry: prometheus.CollectorRegistry | None = None) -> None:
+    def __init__(self, registry: prometheus.CollectorRegistry | None = None, *, process: bool = False) -> None:
         self.registry = registry if registry is not None else prometheus.CollectorRegistry()
         self._lock = threading.Lock()
         self._drift: dict[str, FactorDrift] = {}
         self._children: dict[tuple[object, ...], Any] = {}
         make = _Maker(self.registry)
-        self._searches = make.counter("imrnn_searches", "Queries answered", "collection", "kind", "outcome")
+        self._searches = make.counter("imrnn_searches", "Queries", "collection", "kind", "outcome", "code")
         self._stages = make.histogram("imrnn_stage_seconds", "Time of a stage", _SECONDS, "collection", "stage")
         self._candidates = make.histogram("imrnn_candidates", "Candidates of a query", _COUNTS, "collection")
         self._by_code = make.counter(
@@ -69,14 +73,19 @@ class PrometheusMetrics:
         self._ndcg = make.histogram(
             "imrnn_feedback_ndcg", "nDCG@10 of judged results", _SHARES, "collection", "ranking"
         )
-        self._requests = make.histogram("imrnn_request_seconds", "Time of a request", _SECONDS, "method", "outcome")
+        self._requests = make.histogram("imrnn_request_seconds", "Time of a request", _SECONDS, "method", "code")
+        self._dropped = make.counter("imrnn_observations_dropped", "Searches that none of this tells of")
         self.registry.register(_DriftCollector(self._drift, self._lock))
+        if process:
+            for collector in (prometheus.ProcessCollector, prometheus.PlatformCollector, prometheus.GCCollector):
+                collector(registry=self.registry)
 
     def searched(self, observation: Observation) -> None:
         """Count a search that is over."""
         name = observation.collection
         if observation.error is not None:
-            self._of(self._searches, name, observation.kind, "error").inc(max(1, len(observation.queries)))
+            failed = self._of(self._searches, name, observation.kind, "error", code_of(observation.error))
+            failed.inc(max(1, len(observation.queries)))
             return
         for stage, milliseconds in (observation.responses[0].timings if observation.responses else {}).items():
             self._of(self._stages, name, stage).observe(milliseconds / 1e3)
@@ -85,8 +94,12 @@ class PrometheusMetrics:
             self._count(name, observation.kind, response)
         self._count_factors(observation)
 
+    def lost(self) -> None:
+        """Count an observation that was dropped."""
+        self._dropped.inc()
+
     def _count(self, name: str, kind: str, response: SearchResponse) -> None:
-        self._of(self._searches, name, kind, "modulated" if response.modulated else "fallback").inc()
+        self._of(self._searches, name, kind, "modulated" if response.modulated else "fallback", OK).inc()
         if response.reason is not None:
             self._of(self._fallbacks, name, reason_label(response.reason)).inc()
         self._of(self._candidates, name).observe(response.candidates)
@@ -130,14 +143,16 @@ class PrometheusMetrics:
             self._of(self._ndcg, collection, ranking).observe(found.ndcg)
 
     @contextmanager
-    def request(self, method: str) -> Iterator[None]:
-        """Measure a request of the service."""
-        began, outcome = perf_counter(), "error"
+    def request(self, method: str, code_of: Callable[[BaseException | None], str] = code_of) -> Iterator[None]:
+        """Measure a request of the service; ``code_of`` says how it ended, in one of few words."""
+        began, error = perf_counter(), None
         try:
             yield
-            outcome = "ok"
+        except BaseException as exc:
+            error = exc
+            raise
         finally:
-            self._of(self._requests, method, outcome).observe(perf_counter() - began)
+            self._of(self._requests, method, code_of(error)).observe(perf_counter() - began)
 
     def serve(self, host: str, port: int) -> Callable[[], None]:
         """Answer Prometheus on an address, in a thread; returns what ends it.

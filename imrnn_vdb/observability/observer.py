@@ -82,7 +82,10 @@ class Observation:
 
 
 class Observer(Protocol):
-    """Is told of searches; pass one as ``observer=`` when a collection is opened."""
+    """Is told of searches; pass one as ``observer=`` when a collection is opened.
+
+    One that also has a method ``lost()`` is told by :class:`Background` of each observation that was dropped.
+    """
 
     def searched(self, observation: Observation) -> None:
         """Take note of a search that is over. Called in its thread: be quick. What it raises is logged, and no more."""
@@ -98,6 +101,11 @@ class Observers:
         """Tell each of them."""
         for member in self.members:
             tell(member, observation)
+
+    def lost(self) -> None:
+        """Tell those that count it of an observation that was dropped."""
+        for member in self.members:
+            tell_lost(member)
 
 
 @contextmanager
@@ -120,4 +128,15 @@ def tell(observer: Observer, observation: Observation) -> None:
     try:
         observer.searched(observation)
     except Exception as exc:  # noqa: BLE001 - who watches must never make a search fail
+        _log.warning("an observer failed: %s", exc, exc_info=True)
+
+
+def tell_lost(observer: Observer) -> None:
+    """Tell an observer that an observation was dropped, if it has a method ``lost``; its own failure is logged."""
+    lost = getattr(observer, "lost", None)
+    if lost is None:
+        return
+    try:
+        lost()
+    except Exception as exc:  # noqa: BLE001 - as above
         _log.warning("an observer failed: %s", exc, exc_info=True)

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imrnn_vdb.observability.background import Background
+from imrnn_vdb.observability.codes import OVERLOADED, code_of
 from imrnn_vdb.observability.observer import Caller, Observer, Observers
+from imrnn_vdb.serving.admission import OverloadedError
 
 if TYPE_CHECKING:
     from imrnn_vdb.observability.feedback import Judgement
@@ -51,7 +53,7 @@ class Instruments:
         if config.metrics:
             from imrnn_vdb.observability.metrics import PrometheusMetrics
 
-            metrics = PrometheusMetrics()
+            metrics = PrometheusMetrics(process=True)
         members: tuple[Observer, ...] = tuple(member for member in (tracing, metrics) if member is not None)
         return cls(tracing, metrics, Background(Observers(members)) if members else None)
 
@@ -60,7 +62,7 @@ class Instruments:
         """Watch a request while it is answered."""
         with ExitStack() as stack:
             if self.metrics is not None:
-                stack.enter_context(self.metrics.request(method))
+                stack.enter_context(self.metrics.request(method, _code_of))
             context = None
             if self.tracing is not None:
                 context = stack.enter_context(self.tracing.request(method, request_id, metadata))
@@ -77,3 +79,7 @@ class Instruments:
             self.observer.close()
         if self.tracing is not None:
             self.tracing.close()
+
+
+def _code_of(error: BaseException | None) -> str:
+    return OVERLOADED if isinstance(error, OverloadedError) else code_of(error)

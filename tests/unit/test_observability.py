@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
+import re
 import threading
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
@@ -19,18 +23,24 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from factory import DIM, SlowModulator, make_model, make_space
-from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError, SpaceMismatchError
-from imrnn_vdb.errors import StoreError
+from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError, SpaceMismatchError, errors
+from imrnn_vdb.errors import IMRNNError, StoreError, StoreUnavailableError
 from imrnn_vdb.observability import Background, Judgement, Observers, OpenTelemetryTracing, PrometheusMetrics
+from imrnn_vdb.observability.codes import CODES, code_of
 from imrnn_vdb.observability.drift import FactorDrift
 from imrnn_vdb.observability.feedback import judgements, quality
 from imrnn_vdb.observability.logs import REQUEST_IDS, JSONFormatter, TextFormatter
 from imrnn_vdb.observability.metrics import reason_label
 from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.serving.admission import OverloadedError
+from imrnn_vdb.serving.config import Telemetry
+from imrnn_vdb.serving.instruments import Instruments
+from imrnn_vdb.serving.status import status_of
 from imrnn_vdb.time_limit import TimeLimit
 
 POINTS = 30
+DASHBOARD = json.loads((Path(__file__).parents[2] / "docker/grafana/dashboards/imrnn_vdb.json").read_text())
 QUERIES = np.random.default_rng(2).normal(size=(3, DIM)).astype(np.float32)
 
 
@@ -153,6 +163,31 @@ def test_in_the_background_what_is_too_much_is_dropped_and_counted(url, caplog):
     behind.close()
 
 
+def test_what_is_dropped_is_told_to_those_who_count_it(url, caplog):
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow:
+        def searched(self, observation) -> None:
+            begun.set()
+            go.wait(10)
+
+        def lost(self) -> None:
+            raise RuntimeError("broken")
+
+    metrics = PrometheusMetrics()
+    assert values(metrics)[("imrnn_observations_dropped_total",)] == 0
+    behind = Background(Observers((Slow(), Recorder(), metrics)), capacity=1)
+    with opened(url, behind) as collection:
+        collection.search(QUERIES[0])
+        assert begun.wait(10)
+        for _ in range(3):
+            assert len(collection.search(QUERIES[0])) == 10
+    assert values(metrics)[("imrnn_observations_dropped_total",)] == behind.dropped == 2
+    assert "an observer failed: broken" in caplog.text
+    go.set()
+    behind.close()
+
+
 def test_times_are_a_monotonic_clocks(url, monkeypatch):
     """A wall clock that is set back while a search runs makes nothing negative."""
     observer, clock = Recorder(), iter(range(10**18, 0, -(10**12)))
@@ -164,6 +199,51 @@ def test_times_are_a_monotonic_clocks(url, monkeypatch):
     assert 0 < seen.seconds < 60
 
 
+ERRORS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, IMRNNError)]
+
+
+@pytest.mark.parametrize("kind", [*ERRORS, GeneratorExit, OSError])
+def test_codes_are_few_and_those_that_the_service_answers_with(kind):
+    error = kind.__new__(kind)
+    code = code_of(error)
+    assert code in CODES
+    assert grpc.StatusCode[code]
+    if isinstance(error, IMRNNError):
+        assert code == status_of(error).name
+
+
+def test_outcomes_of_requests_can_be_told_apart():
+    metrics = PrometheusMetrics()
+    watched = Instruments(metrics=metrics)
+    expected = {
+        "OK": None,
+        "RESOURCE_EXHAUSTED": OverloadedError(),
+        "INVALID_ARGUMENT": InvalidInputError("a"),
+        "DEADLINE_EXCEEDED": asyncio.TimeoutError(),
+        "CANCELLED": asyncio.CancelledError(),
+        "UNAVAILABLE": StoreUnavailableError("a"),
+        "INTERNAL": ZeroDivisionError(),
+    }
+    for error in expected.values():
+        with suppress(BaseException), watched.request("Search", "r", {}):
+            if error is not None:
+                raise error
+    found = values(metrics)
+    for code in expected:
+        assert found[("imrnn_request_seconds_count", *sorted((code, "Search")))] == 1
+
+
+def test_the_process_itself_is_measured_where_that_is_asked_for():
+    def names(metrics: PrometheusMetrics) -> set[str]:
+        return {family.name.partition("_")[0] for family in metrics.registry.collect()}
+
+    assert names(PrometheusMetrics()) == {"imrnn"}
+    assert names(PrometheusMetrics(process=True)) == {"imrnn", "process", "python"}
+    served = Instruments.from_config(Telemetry(metrics="127.0.0.1:0"))
+    served.close()
+    assert names(served.metrics) == {"imrnn", "process", "python"}
+
+
 def test_metrics_of_searches(url):
     metrics = PrometheusMetrics()
     with opened(url, metrics) as collection:
@@ -172,9 +252,9 @@ def test_metrics_of_searches(url):
         with pytest.raises(InvalidInputError):
             collection.search(QUERIES[0] * 0)
     found = values(metrics)
-    assert found["imrnn_searches_total", "articles", "modulated", "search"] == 3
-    assert found["imrnn_searches_total", "articles", "fallback", "search"] == 1
-    assert found["imrnn_searches_total", "articles", "error", "search"] == 1
+    assert found["imrnn_searches_total", "OK", "articles", "modulated", "search"] == 3
+    assert found["imrnn_searches_total", "OK", "articles", "fallback", "search"] == 1
+    assert found["imrnn_searches_total", "INVALID_ARGUMENT", "articles", "error", "search"] == 1
     assert found["imrnn_fallbacks_total", "articles", "not switched on"] == 1
     assert found["imrnn_candidate_codes_total", "articles", "current"] == 4 * POINTS
     assert found["imrnn_candidates_sum", "articles"] == 4 * POINTS
@@ -278,7 +358,8 @@ def test_metrics_are_served(url):
         with opened(url, metrics) as collection:
             collection.search(QUERIES[0])
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-            assert b'imrnn_searches_total{collection="articles",kind="search",outcome="modulated"} 1.0' in answer.read()
+            sample = 'imrnn_searches_total{code="OK",collection="articles",kind="search",outcome="modulated"} 1.0'
+            assert sample in answer.read().decode()
         with pytest.raises(InvalidInputError, match="cannot be served"):
             PrometheusMetrics().serve("127.0.0.1", port)
     finally:
@@ -286,23 +367,38 @@ def test_metrics_are_served(url):
 
 
 def test_the_dashboard_shows_only_metrics_that_exist():
-    import re
-
-    folder = Path(__file__).parents[2] / "docker/grafana/dashboards"
-    dashboard = json.loads((folder / "imrnn_vdb.json").read_text())
-    metrics = PrometheusMetrics()
-    names = {family.name for family in metrics.registry.collect()} | {"imrnn_factor_drift", "imrnn_factor_mean"}
-    known = names | {f"{name}{end}" for name in names for end in ("_total", "_bucket", "_sum", "_count")}
+    everything = {family.name for family in PrometheusMetrics(process=True).registry.collect()}
+    everything |= {"imrnn_factor_drift", "imrnn_factor_mean"}
+    names = {name for name in everything if name.startswith("imrnn_")}
+    known = everything | {f"{name}{end}" for name in everything for end in ("_total", "_bucket", "_sum", "_count")}
     used = {
         name
-        for panel in dashboard["panels"]
+        for panel in DASHBOARD["panels"]
         for target in panel.get("targets", ())
-        for name in re.findall(r"imrnn_\w+", target["expr"])
+        for name in re.findall(r"\b(?:imrnn|process|python)_\w+", target["expr"])
     }
     assert used <= known, used - known
     plain = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in used}
     assert names <= plain | {"imrnn_first_changed"}, "each metric is shown"
-    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
+
+
+def test_the_dashboard_asks_for_labels_that_the_metrics_have(url):
+    metrics = PrometheusMetrics(process=True)
+    with opened(url, metrics) as collection:
+        for modulate in (True, False):
+            response = collection.search(QUERIES[0], modulate=modulate)
+    metrics.feedback("articles", judgements(response, {response[0].id: 1.0}))
+    with metrics.request("Search"):
+        pass
+    labels = {sample.name: set(sample.labels) for family in metrics.registry.collect() for sample in family.samples}
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            named = {label for name in re.findall(r"\b\w+_\w+", target["expr"]) for label in labels.get(name, ())}
+            asked = set(re.findall(r'(\w+)(?:=~|!=|=)"', target["expr"]))
+            asked |= {label for by in re.findall(r"by \(([^)]*)\)", target["expr"]) for label in by.split(", ")}
+            assert asked <= named | {"instance"}, (panel["title"], asked - named)
+            assert set(re.findall(r"{{(\w+)}}", target["legendFormat"])) <= named | {"instance"}, panel["title"]
 
 
 def test_spans_carry_the_attributes_of_rerankers(url, spans):
