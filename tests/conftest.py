@@ -15,11 +15,16 @@ from factory import make_model, make_space
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.space import FactorSpace
 from servers import *  # noqa: F403  (the fixtures of database servers)
-from servers import parametrize_servers
+from servers import arrange, parametrize_servers
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize_servers(metafunc)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    arrange(items)
 
 
 @pytest.fixture(autouse=True, scope="session")
