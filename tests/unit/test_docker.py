@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from imrnn_vdb.serving.config import load_config, split_address
+from servers import IMAGES, tag
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
@@ -39,6 +40,18 @@ def test_the_image_runs_without_rights_and_checks_its_health():
     copied = {word for line in lines if line.startswith("COPY") for word in line.split()[1:-1]} - {"--from=build"}
     let_in = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
     assert copied - {"/opt/imrnn"} <= let_in
+
+
+def test_databases_are_those_that_the_tests_know_and_the_documentation_names():
+    for product, images in IMAGES.items():
+        compose = yaml.safe_load((DOCKER / product / "compose.yaml").read_text())
+        assert compose["services"][product]["image"] in images
+    tested = [
+        line for line in (ROOT / "docs/server-versions.md").read_text().splitlines() if line.startswith("| tested")
+    ]
+    for images, line in zip(IMAGES.values(), tested, strict=True):
+        named = set(re.findall(r"\d+\.\d+\.\d+", " ".join(re.findall(r"images [\d., ]+", line))))
+        assert named == {tag(image).removeprefix("v") for image in images}
 
 
 @pytest.mark.parametrize("store", ["qdrant", "milvus"])
