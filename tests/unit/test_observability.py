@@ -37,7 +37,6 @@ from imrnn_vdb.serving.admission import OverloadedError
 from imrnn_vdb.serving.config import Telemetry
 from imrnn_vdb.serving.instruments import Instruments
 from imrnn_vdb.serving.status import status_of
-from imrnn_vdb.time_limit import TimeLimit
 
 POINTS = 30
 DASHBOARD = json.loads((Path(__file__).parents[2] / "docker/grafana/dashboards/imrnn_vdb.json").read_text())
