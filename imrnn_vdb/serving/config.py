@@ -60,7 +60,8 @@ class Limits:
     queries
         Queries of one SearchBatch, at most.
     deadline_s
-        Seconds for a request that has no deadline of its own.
+        Seconds for a request that has no deadline of its own, a whole SearchBatch included, and for a client that reads
+        nothing of its stream.
     """
 
     in_flight: int = 64

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -57,6 +58,8 @@ SERVICE_NAME = "imrnn_vdb.v1.Retrieval"
 _REQUEST_ID_CHARS = 128
 _LONG_FILTER_CHARS = 4_096
 """Of a payload filter; pydantic reads about as many in a tenth of a millisecond."""
+_LAST_WORD_S = 1.0
+"""How long the end of a call may wait for its client to take what comes before it."""
 _FETCHING = ("payload_filter", "coarse_k", "max_coarse_k", "passes", "plan", "trace")
 
 
@@ -102,18 +105,21 @@ class Retrieval:
     async def Search(self, request: pb.SearchRequest, context: Any) -> pb.SearchResponse:  # noqa: N802
         """Search one collection."""
         async with self._answering("Search", request, context) as caller:
+            ends = self._ends(context)
             with self._registry.use(request.collection) as hosted:
                 query = read_query(request.query, hosted.model.space.dim)
                 ask = _ask(hosted, request.options, isinstance(query, str))
                 with self.admission.enter(_kind("Search", ask)):
-                    await self._read_filter(context, ask)
-                    return await self._in_time(context, self._searches.submit(ask, (query, caller)))
+                    await self._read_filter(ends, ask)
+                    return await self._in_time(ends, self._searches.submit(ask, (query, caller)))
 
-    async def SearchBatch(  # noqa: N802
-        self, request: pb.SearchBatchRequest, context: Any
-    ) -> AsyncIterator[pb.SearchBatchResponse]:
-        """Search for many queries, in batches of bounded size, and answer as they are found."""
+    async def SearchBatch(self, request: pb.SearchBatchRequest, context: Any) -> None:  # noqa: N802
+        """Search for many queries, in batches of bounded size, and answer as they are found.
+
+        The whole of it has one end, and a client that reads nothing for as long as ``deadline_s`` is not waited for.
+        """
         async with self._answering("SearchBatch", request, context) as caller:
+            ends = self._ends(context)
             with self._registry.use(request.collection) as hosted:
                 if len(request.queries) > self._limits.queries:
                     raise InvalidInputError(f"a SearchBatch has at most {self._limits.queries} queries")
@@ -123,24 +129,26 @@ class Retrieval:
                     raise InvalidInputError("the queries of a batch are all texts or all vectors")
                 ask = _ask(hosted, request.options, any(texts))
                 with self.admission.enter():
-                    await self._read_filter(context, ask)
+                    await self._read_filter(ends, ask)
                     for first in range(0, len(queries), self._limits.batch):
                         part = [(query, caller) for query in queries[first : first + self._limits.batch]]
-                        found = await self._in_time(context, self._search_batch(ask, part))
+                        found = await self._in_time(ends, self._search_batch(ask, part))
                         for index, response in enumerate(found, first):
-                            yield pb.SearchBatchResponse(index=index, response=response)
+                            message = pb.SearchBatchResponse(index=index, response=response)
+                            await self._in_time(min(ends, self._later()), context.write(message))
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
         """Take one point's score apart."""
         async with self._answering("Explain", request, context) as caller:
+            ends = self._ends(context)
             with self._registry.use(request.collection) as hosted:
                 query = read_query(request.query, hosted.model.space.dim)
                 ask = _ask(hosted, request.options, isinstance(query, str))
                 point_id = read_id(request.id)
                 with self.admission.enter(_kind("Explain", ask)), _called_by([caller]):
-                    await self._read_filter(context, ask)
+                    await self._read_filter(ends, ask)
                     explain = partial(hosted.searched().explain, query, point_id, **ask.options)
-                    result = await self._in_time(context, self._work(explain))
+                    result = await self._in_time(ends, self._work(explain))
                     space = hosted.model.space
                     return pb.ExplainResponse(
                         result=result_message(result),
@@ -153,13 +161,14 @@ class Retrieval:
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.SearchResponse:  # noqa: N802
         """Score candidates that the caller fetched."""
         async with self._answering("Rerank", request, context) as caller:
+            ends = self._ends(context)
             with self._registry.use(request.collection) as hosted:
                 space = hosted.model.space
                 query = read_vector(request.query, space.dim)
                 ask = _ask_rerank(hosted, request)
                 with self.admission.enter(("Rerank", hosted.name, len(request.candidates).bit_length())):
                     item = (query, read_candidates(request.candidates, space), caller)
-                    return await self._in_time(context, self._reranks.submit(ask, item))
+                    return await self._in_time(ends, self._reranks.submit(ask, item))
 
     async def Factors(self, request: pb.FactorsRequest, context: Any) -> pb.FactorsResponse:  # noqa: N802
         """Describe the factors of one collection, or of all."""
@@ -178,14 +187,14 @@ class Retrieval:
                 self._instruments.feedback(request.collection, relevant)
             return pb.FeedbackResponse()
 
-    async def _read_filter(self, context: Any, ask: _Ask) -> None:
+    async def _read_filter(self, ends: float, ask: _Ask) -> None:
         """Read a request's payload filter, once it is accepted; one that is long is read in a worker thread."""
         text = ask.options.get("payload_filter")
         if text is None:
             return
         read = partial(ask.hosted.searched().parse_filter, text)
         long = len(text) > _LONG_FILTER_CHARS
-        ask.options["payload_filter"] = await self._in_time(context, self._work(read)) if long else read()
+        ask.options["payload_filter"] = await self._in_time(ends, self._work(read)) if long else read()
 
     async def _search_batch(self, ask: _Ask, items: list[_Search]) -> list[pb.SearchResponse]:
         with _called_by([caller for _, caller in items]):
@@ -245,20 +254,38 @@ class Retrieval:
             else:
                 _log.info("%s: %s", method, told)
             trailing.append((ERROR_KEY, type(exc).__name__))
-            await context.abort(status_of(exc), told, tuple(trailing))
+            await _abort(context, status_of(exc), told, trailing)
         except asyncio.TimeoutError:
-            await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "the service's own deadline has passed")
+            told = "the service's own deadline has passed"
+            await _abort(context, grpc.StatusCode.DEADLINE_EXCEEDED, told, trailing)
         except Exception as exc:
             if isinstance(exc, grpc.aio.AbortError):
                 raise
             _log.exception("%s failed", method)  # the caller learns nothing of the inside but where to look
-            await context.abort(grpc.StatusCode.INTERNAL, f"internal error; see the service's log for {request_id}")
+            told = f"internal error; see the service's log for {request_id}"
+            await _abort(context, grpc.StatusCode.INTERNAL, told, trailing)
 
-    async def _in_time(self, context: Any, answer: Coroutine[Any, Any, Answer]) -> Answer:
-        """Await an answer; a request without a deadline gets the service's. gRPC itself cancels the others in time."""
-        if context.time_remaining() is not None:
+    def _later(self) -> float:
+        """Return when the service's own deadline passes for what begins now, by the loop's clock."""
+        return asyncio.get_running_loop().time() + self._limits.deadline_s
+
+    def _ends(self, context: Any) -> float:
+        """Return when a request that begins now must have ended; infinity where it has a deadline, as gRPC ends it."""
+        return self._later() if context.time_remaining() is None else math.inf
+
+    async def _in_time(self, ends: float, answer: Coroutine[Any, Any, Answer]) -> Answer:
+        """Await an answer until then."""
+        if ends == math.inf:
             return await answer
-        return await asyncio.wait_for(answer, self._limits.deadline_s)
+        return await asyncio.wait_for(answer, max(0.0, ends - asyncio.get_running_loop().time()))
+
+
+async def _abort(context: Any, code: grpc.StatusCode, told: str, trailing: Sequence[tuple[str, str]]) -> None:
+    """End a call with a status; where its client takes nothing, the status lies there for it and is not waited for."""
+    try:
+        await asyncio.wait_for(context.abort(code, told, tuple(trailing)), _LAST_WORD_S)
+    except asyncio.TimeoutError:
+        raise asyncio.CancelledError from None
 
 
 def _parsed(kind: Any, data: bytes) -> Any:

@@ -34,6 +34,7 @@ from imrnn_vdb.serving.convert import query_message
 from imrnn_vdb.serving.hosted import open_hosted
 from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
+from imrnn_vdb.serving.proto.imrnn_vdb_pb2_grpc import RetrievalStub
 from imrnn_vdb.serving.server import _reload
 from imrnn_vdb.serving.status import details_of
 from servers import free_ports
@@ -458,6 +459,46 @@ def test_the_services_deadline_is_for_requests_that_have_none(folder):
         request = pb.SearchRequest(collection="articles", query=query_message(QUERIES[0]))
         with pytest.raises(grpc.RpcError) as caught:
             client._stub.Search(request)
+        assert caught.value.code().name == "DEADLINE_EXCEEDED"
+
+
+@pytest.mark.parametrize("timeout", [None, 60.0])
+def test_a_stream_that_nobody_reads_gives_its_place_back(folder, timeout):
+    config = config_of(folder, limits=Limits(slowdown=0.0, in_flight=1, deadline_s=1.0))
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.use_local_subchannel_pool", 1)]  # 64 KiB are read ahead, no more
+    request = pb.SearchBatchRequest(
+        collection="articles",
+        queries=[query_message(query) for query in np.tile(QUERIES, (200, 1))],
+        options=pb.SearchOptions(limit=POINTS, explain=True),
+    )
+    with running(config) as (server, _), grpc.insecure_channel(f"127.0.0.1:{server.port}", options=options) as channel:
+        call, began = RetrievalStub(channel).SearchBatch(request, timeout=timeout), time.monotonic()
+        assert len(next(call).response.results) == POINTS
+        assert server._service.admission.running == 1
+        while server._service.admission.running and time.monotonic() < began + 20:
+            time.sleep(0.05)
+        assert time.monotonic() - began < 10
+        with ServiceClient(f"127.0.0.1:{server.port}") as other:
+            assert len(other.search("articles", QUERIES[0])) == 10
+        with pytest.raises(grpc.RpcError) as caught:  # what lies there is read, and then the end
+            list(call)
+        assert caught.value.code().name == "DEADLINE_EXCEEDED"
+        assert "the service's own deadline" in caught.value.details()
+
+
+def test_a_stream_ends_with_the_services_deadline_though_it_is_read(folder):
+    config = config_of(folder, limits=Limits(slowdown=0.0, deadline_s=0.5, batch=1))
+    request = pb.SearchBatchRequest(collection="articles", queries=[query_message(query) for query in QUERIES])
+    with running(config) as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+        search = server._service._search_batch
+
+        async def slow(ask, items):
+            await asyncio.sleep(0.2)  # less than the deadline, each
+            return await search(ask, items)
+
+        server._service._search_batch = slow
+        with pytest.raises(grpc.RpcError) as caught:
+            list(client._stub.SearchBatch(request))
         assert caught.value.code().name == "DEADLINE_EXCEEDED"
 
 
