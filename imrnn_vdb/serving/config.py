@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.options import DEFAULT_COARSE_K
 from imrnn_vdb.urls import is_this_machine, parse_url
 
 TOKEN_VARIABLE = "IMRNN_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -58,7 +59,10 @@ class Limits:
     message_mb
         Largest request, in MiB.
     queries
-        Queries of one SearchBatch, at most.
+        Queries of one SearchBatch, and judgements of one Feedback, at most.
+    coarse_k
+        Candidates of one query, at most: what ``limit``, ``coarse_k`` and ``max_coarse_k`` may ask for, and what a
+        Rerank may bring. Where ``max_coarse_k`` is not given, a window grows no further.
     deadline_s
         Seconds for a request that has no deadline of its own, a whole SearchBatch included, and for a client that reads
         nothing of its stream.
@@ -71,11 +75,14 @@ class Limits:
     batch_wait_ms: float = 2.0
     message_mb: float = 8.0
     queries: int = 10_000
+    coarse_k: int = 10_000
     deadline_s: float = 30.0
 
     def __post_init__(self) -> None:
         if self.in_flight < 1 or self.workers < 1 or self.batch < 1 or self.queries < 1:
             raise InvalidInputError("[limits]: in_flight, workers, batch and queries are at least 1")
+        if self.coarse_k < DEFAULT_COARSE_K:
+            raise InvalidInputError(f"[limits]: coarse_k is at least {DEFAULT_COARSE_K}, the window of a plain search")
         if (self.slowdown and self.slowdown <= 1) or self.batch_wait_ms < 0:
             raise InvalidInputError("[limits]: slowdown is above 1, or 0 for none; batch_wait_ms is at least 0")
         if not (self.message_mb > 0 and 0 < self.deadline_s < float("inf")):

@@ -95,6 +95,8 @@ def read_vector(message: pb.Vector, dim: int) -> FloatArray:
     """Return a checked vector of shape (d,)."""
     if not message.values:
         raise InvalidInputError("the query is empty: give a text or a vector")
+    if len(message.values) != dim:
+        check_vectors(np.empty((1, len(message.values)), np.float32), dim)  # says so, before all are read
     vector: FloatArray = check_vectors(np.array(message.values, np.float32)[None], dim)[0]
     return vector
 

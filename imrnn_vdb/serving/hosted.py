@@ -17,6 +17,7 @@ from imrnn_vdb.audit import AuditLog
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, MissingExtraError, UnsupportedError
+from imrnn_vdb.filter_text import parse_filter
 from imrnn_vdb.metric import Metric
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) 
     IMRNNError
         If the model cannot be loaded, the database not reached, or both do not fit.
     """
+    parse_filter("factor >= 0")  # its parser is built when it first reads
     if not config.searchable:
         model = IMRNNModel.from_pretrained(config.model or _MODEL, config.device)
         return Hosted(name, model, Metric(config.metric), topics=_topics(config, model))

@@ -28,6 +28,7 @@ from imrnn_vdb.observability.feedback import Judgement
 from imrnn_vdb.observability.logs import REQUEST_IDS
 from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
 from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.planning import largest_window
 from imrnn_vdb.rerank import rerank
 from imrnn_vdb.serving.admission import Admission, OverloadedError
 from imrnn_vdb.serving.batching import Batcher
@@ -56,8 +57,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger("imrnn_vdb.serving")
 SERVICE_NAME = "imrnn_vdb.v1.Retrieval"
 _REQUEST_ID_CHARS = 128
-_LONG_FILTER_CHARS = 4_096
-"""Of a payload filter; pydantic reads about as many in a tenth of a millisecond."""
+_LONG_PAYLOAD_FILTER, _LONG_FACTOR_FILTER, _MANY = 4_096, 256, 256
+"""Characters of a filter, and items of a list, that take half a millisecond at most; what is longer is read in a worker
+thread. Of a payload filter pydantic reads as many in a tenth of a millisecond."""
 _LAST_WORD_S = 1.0
 """How long the end of a call may wait for its client to take what comes before it."""
 _FETCHING = ("payload_filter", "coarse_k", "max_coarse_k", "passes", "plan", "trace")
@@ -106,12 +108,10 @@ class Retrieval:
         """Search one collection."""
         async with self._answering("Search", request, context) as caller:
             ends = self._ends(context)
-            with self._registry.use(request.collection) as hosted:
+            with self._registry.use(request.collection) as hosted, self.admission.enter(_kind("Search", request)):
                 query = read_query(request.query, hosted.model.space.dim)
-                ask = _ask(hosted, request.options, isinstance(query, str))
-                with self.admission.enter(_kind("Search", ask)):
-                    await self._read_filter(ends, ask)
-                    return await self._in_time(ends, self._searches.submit(ask, (query, caller)))
+                ask = await self._ask(ends, hosted, request.options, isinstance(query, str))
+                return await self._in_time(ends, self._searches.submit(ask, (query, caller)))
 
     async def SearchBatch(self, request: pb.SearchBatchRequest, context: Any) -> None:  # noqa: N802
         """Search for many queries, in batches of bounded size, and answer as they are found.
@@ -119,56 +119,51 @@ class Retrieval:
         The whole of it has one end, and a client that reads nothing for as long as ``deadline_s`` is not waited for.
         """
         async with self._answering("SearchBatch", request, context) as caller:
-            ends = self._ends(context)
-            with self._registry.use(request.collection) as hosted:
+            ends, batch = self._ends(context), self._limits.batch
+            with self._registry.use(request.collection) as hosted, self.admission.enter():
                 if len(request.queries) > self._limits.queries:
                     raise InvalidInputError(f"a SearchBatch has at most {self._limits.queries} queries")
-                queries = [read_query(query, hosted.model.space.dim) for query in request.queries]
-                texts = [isinstance(query, str) for query in queries]
-                if any(texts) and not all(texts):
-                    raise InvalidInputError("the queries of a batch are all texts or all vectors")
-                ask = _ask(hosted, request.options, any(texts))
-                with self.admission.enter():
-                    await self._read_filter(ends, ask)
-                    for first in range(0, len(queries), self._limits.batch):
-                        part = [(query, caller) for query in queries[first : first + self._limits.batch]]
-                        found = await self._in_time(ends, self._search_batch(ask, part))
-                        for index, response in enumerate(found, first):
-                            message = pb.SearchBatchResponse(index=index, response=response)
-                            await self._in_time(min(ends, self._later()), context.write(message))
+                read = partial(_read_queries, request.queries, hosted.model.space.dim)
+                queries = await self._read(ends, len(request.queries) > batch, read)
+                ask = await self._ask(ends, hosted, request.options, any(isinstance(query, str) for query in queries))
+                for first in range(0, len(queries), batch):
+                    part = [(query, caller) for query in queries[first : first + batch]]
+                    found = await self._in_time(ends, self._search_batch(ask, part))
+                    for index, response in enumerate(found, first):
+                        message = pb.SearchBatchResponse(index=index, response=response)
+                        await self._in_time(min(ends, self._later()), context.write(message))
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
         """Take one point's score apart."""
         async with self._answering("Explain", request, context) as caller:
             ends = self._ends(context)
-            with self._registry.use(request.collection) as hosted:
+            with self._registry.use(request.collection) as hosted, self.admission.enter(_kind("Explain", request)):
                 query = read_query(request.query, hosted.model.space.dim)
-                ask = _ask(hosted, request.options, isinstance(query, str))
-                point_id = read_id(request.id)
-                with self.admission.enter(_kind("Explain", ask)), _called_by([caller]):
-                    await self._read_filter(ends, ask)
-                    explain = partial(hosted.searched().explain, query, point_id, **ask.options)
+                ask = await self._ask(ends, hosted, request.options, isinstance(query, str))
+                explain = partial(hosted.searched().explain, query, read_id(request.id), **ask.options)
+                with _called_by([caller]):
                     result = await self._in_time(ends, self._work(explain))
-                    space = hosted.model.space
-                    return pb.ExplainResponse(
-                        result=result_message(result),
-                        factor_names=space.names,
-                        topic_names=topic_names(result),
-                        space_id=space.space_id,
-                        model_id=hosted.model.model_id,
-                    )
+                space = hosted.model.space
+                return pb.ExplainResponse(
+                    result=result_message(result),
+                    factor_names=space.names,
+                    topic_names=topic_names(result),
+                    space_id=space.space_id,
+                    model_id=hosted.model.model_id,
+                )
 
     async def Rerank(self, request: pb.RerankRequest, context: Any) -> pb.SearchResponse:  # noqa: N802
         """Score candidates that the caller fetched."""
         async with self._answering("Rerank", request, context) as caller:
-            ends = self._ends(context)
-            with self._registry.use(request.collection) as hosted:
-                space = hosted.model.space
-                query = read_vector(request.query, space.dim)
-                ask = _ask_rerank(hosted, request)
-                with self.admission.enter(("Rerank", hosted.name, len(request.candidates).bit_length())):
-                    item = (query, read_candidates(request.candidates, space), caller)
-                    return await self._in_time(ends, self._reranks.submit(ask, item))
+            ends, count = self._ends(context), len(request.candidates)
+            kind = ("Rerank", request.collection, count.bit_length())
+            with self._registry.use(request.collection) as hosted, self.admission.enter(kind):
+                if count > self._limits.coarse_k:
+                    raise InvalidInputError(f"a Rerank has at most {self._limits.coarse_k} candidates")
+                query = read_vector(request.query, hosted.model.space.dim)
+                long = count > _MANY or _is_long(request.options)
+                ask, candidates = await self._read(ends, long, partial(_read_rerank, hosted, request))
+                return await self._in_time(ends, self._reranks.submit(ask, (query, candidates, caller)))
 
     async def Factors(self, request: pb.FactorsRequest, context: Any) -> pb.FactorsResponse:  # noqa: N802
         """Describe the factors of one collection, or of all."""
@@ -182,19 +177,20 @@ class Retrieval:
     async def Feedback(self, request: pb.FeedbackRequest, context: Any) -> pb.FeedbackResponse:  # noqa: N802
         """Take note of what was clicked or judged relevant."""
         async with self._answering("Feedback", request, context):
-            with self._registry.use(request.collection):
-                relevant = [Judgement(one.rank, one.base_rank, one.gain) for one in request.relevant]
-                self._instruments.feedback(request.collection, relevant)
+            ends, count = self._ends(context), len(request.relevant)
+            with self._registry.use(request.collection), self.admission.enter():
+                if count > self._limits.queries:
+                    raise InvalidInputError(f"a Feedback has at most {self._limits.queries} judgements")
+                await self._read(ends, count > _MANY, partial(_note, self._instruments, request))
             return pb.FeedbackResponse()
 
-    async def _read_filter(self, ends: float, ask: _Ask) -> None:
-        """Read a request's payload filter, once it is accepted; one that is long is read in a worker thread."""
-        text = ask.options.get("payload_filter")
-        if text is None:
-            return
-        read = partial(ask.hosted.searched().parse_filter, text)
-        long = len(text) > _LONG_FILTER_CHARS
-        ask.options["payload_filter"] = await self._in_time(ends, self._work(read)) if long else read()
+    async def _ask(self, ends: float, hosted: Hosted, message: pb.SearchOptions, texts: bool) -> _Ask:
+        """Check the options of a search, so that one that is wrong never gets into a batch."""
+        return await self._read(ends, _is_long(message), partial(_ask, hosted, message, self._limits.coarse_k, texts))
+
+    async def _read(self, ends: float, long: bool, read: Callable[[], Answer]) -> Answer:
+        """Read a part of a request that was accepted; one that is long is read in a worker thread."""
+        return await self._in_time(ends, self._work(read)) if long else read()
 
     async def _search_batch(self, ask: _Ask, items: list[_Search]) -> list[pb.SearchResponse]:
         with _called_by([caller for _, caller in items]):
@@ -326,12 +322,27 @@ def _called_by(callers: Sequence[Caller]) -> Iterator[None]:
         REQUEST_IDS.reset(tokens[1])
 
 
-def _ask(hosted: Hosted, message: pb.SearchOptions, texts: bool) -> _Ask:
-    """Check the options of a search, so that one that is wrong never gets into a batch; its payload filter is text."""
+def _is_long(options: pb.SearchOptions) -> bool:
+    """Say whether reading options takes longer than handing them to a thread."""
+    return (
+        len(options.payload_filter) > _LONG_PAYLOAD_FILTER
+        or len(options.factor_filter) > _LONG_FACTOR_FILTER
+        or len(options.steer) > _MANY
+    )
+
+
+def _ask(hosted: Hosted, message: pb.SearchOptions, most: int, texts: bool) -> _Ask:
     options = _options(hosted, message)
+    for name in ("limit", "coarse_k", "max_coarse_k"):
+        if options.get(name, 0) > most:
+            raise InvalidInputError(f"{name} is {options[name]}, and this service fetches at most {most} candidates")
     if hosted.audit is not None:
         options["audit"] = hosted.audit
-    SearchRequest(**options)
+    request = SearchRequest(**options)
+    options["factor_filter"] = request.factor_filter  # it is read once
+    options.setdefault("max_coarse_k", largest_window(request.window, None, most))
+    if request.payload_filter is not None:
+        options["payload_filter"] = hosted.searched().parse_filter(request.payload_filter)
     return _Ask(hosted, message.SerializeToString(deterministic=True), texts, options)
 
 
@@ -342,7 +353,14 @@ def _options(hosted: Hosted, message: pb.SearchOptions) -> dict[str, Any]:
     return options
 
 
-def _ask_rerank(hosted: Hosted, request: pb.RerankRequest) -> _Ask:
+def _read_queries(messages: Sequence[pb.Query], dim: int) -> list[str | FloatArray]:
+    queries = [read_query(message, dim) for message in messages]
+    if len({isinstance(query, str) for query in queries}) > 1:
+        raise InvalidInputError("the queries of a batch are all texts or all vectors")
+    return queries
+
+
+def _read_rerank(hosted: Hosted, request: pb.RerankRequest) -> tuple[_Ask, Candidates]:
     options = _options(hosted, request.options)
     foreign = [name for name in _FETCHING if options.get(name)]
     if foreign:
@@ -352,15 +370,22 @@ def _ask_rerank(hosted: Hosted, request: pb.RerankRequest) -> _Ask:
     given["coarse_k"] = max(count, given["limit"] + given["offset"])
     made = SearchRequest(**given)
     encoded = request.options.SerializeToString(deterministic=True) + b"%d" % count
-    return _Ask(hosted, encoded, False, {"request": made})
+    ask = _Ask(hosted, encoded, False, {"request": made})
+    return ask, read_candidates(request.candidates, hosted.model.space)
 
 
-def _kind(method: str, ask: _Ask) -> Hashable:
+def _note(instruments: Instruments, request: pb.FeedbackRequest) -> None:
+    relevant = [Judgement(one.rank, one.base_rank, one.gain) for one in request.relevant]
+    instruments.feedback(request.collection, relevant)
+
+
+def _kind(method: str, request: pb.SearchRequest | pb.ExplainRequest) -> Hashable:
     """Say what makes the latency of searches comparable, coarsely, so that the kinds are few."""
-    options = ask.options
-    asked = [bool(options.get(name)) for name in ("payload_filter", "factor_filter", "only", "explain")]
-    window = options.get("coarse_k", options.get("limit", 10)).bit_length()
-    return (method, ask.hosted.name, ask.texts, *asked, window, options.get("passes", 1), options.get("modulate"))
+    options, texts = request.options, request.query.WhichOneof("kind") == "text"
+    asked = [bool(text) for text in (options.payload_filter, options.factor_filter, options.only)]
+    window = (options.coarse_k or options.limit or 10).bit_length()
+    modulate = options.modulate if options.HasField("modulate") else None
+    return (method, request.collection, texts, *asked, options.explain, window, options.passes or 1, modulate)
 
 
 def _request_id(metadata: dict[str, Any]) -> str:

@@ -69,6 +69,7 @@ def test_a_whole_file_is_read(load):
         ('[collections.a]\nurl = "qdrant://key@host/a"\n', "no user name or key"),
         ('listen = "nowhere"\n' + ONE, "is no address"),
         ("[limits]\nin_flight = 0\n" + ONE, "at least 1"),
+        ("[limits]\ncoarse_k = 99\n" + ONE, "coarse_k is at least 100"),
         ("[limits]\nslowdown = 0.5\n" + ONE, "slowdown is above 1"),
         ("[limits]\nbatch = 2.5\n" + ONE, "batch is a int"),
         ("[tls]\nkey = 'k'\n" + ONE, "certificate is missing"),

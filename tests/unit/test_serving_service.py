@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from factory import DIM, make_model
 from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, factor, match
+from imrnn_vdb import options as search_options
 from imrnn_vdb.codec import encode_texts
 from imrnn_vdb.errors import (
     AuditError,
@@ -28,7 +29,8 @@ from imrnn_vdb.errors import (
     UnsupportedError,
 )
 from imrnn_vdb.factors.topics import find_topics
-from imrnn_vdb.serving import AsyncServiceClient, ServiceClient
+from imrnn_vdb.filter_text import _parser
+from imrnn_vdb.serving import AsyncServiceClient, ServiceClient, service
 from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig, Telemetry
 from imrnn_vdb.serving.convert import query_message
 from imrnn_vdb.serving.hosted import open_hosted
@@ -330,6 +332,12 @@ def test_a_full_service_says_so(folder):
                 client.rerank("model", QUERIES[0], ["a"], [0.5], vectors=[[1.0]])
             with pytest.raises(StoreUnavailableError, match="at its limit"):  # and before the payload filter is read
                 client.search("articles", QUERIES[0], payload_filter="no filter")
+            with pytest.raises(StoreUnavailableError, match="at its limit"):  # the factor filter
+                client.search("articles", QUERIES[0], factor_filter="no filter")
+            with pytest.raises(StoreUnavailableError, match="at its limit"):  # the queries of a batch
+                list(client.search_batch("articles", [[1.0]]))
+            with pytest.raises(StoreUnavailableError, match="at its limit"):
+                client._call(client._stub.Feedback, pb.FeedbackRequest(collection="articles"), None)
             server._service.admission.running = 0
             assert len(client.search("articles", QUERIES[0])) == 10
 
@@ -357,6 +365,85 @@ def test_long_payload_filters_are_read_off_the_loop_and_say_what_short_ones_say(
         assert server._service.admission.running == 0
     assert [length for length, _ in seen] == [*[len(texts[0])] * 3, *[len(texts[1])] * 3, len(texts[1]) - 1]
     assert [name.startswith("imrnn-search") for _, name in seen] == [False] * 3 + [True] * 4
+
+
+def test_what_is_long_is_read_off_the_loop_and_what_is_short_on_it(folder, monkeypatch):
+    seen: list[tuple[str, bool]] = []
+
+    def watched(module, name: str, function) -> None:
+        def wrapper(*args):
+            seen.append((name, threading.current_thread().name.startswith("imrnn-search")))
+            return function(*args)
+
+        monkeypatch.setattr(module, name, wrapper)
+
+    for name in ("read_candidates", "read_query", "Judgement"):
+        watched(service, name, getattr(service, name))
+    watched(search_options, "parse_filter", search_options.parse_filter)
+    many = 300
+    with running(config_of(folder)) as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+
+        def threads(name: str, call) -> set[bool]:
+            seen.clear()
+            call()
+            return {off for seen_name, off in seen if seen_name == name}
+
+        def reranked(count: int):
+            return lambda: client.rerank("model", QUERIES[0], range(count), [0.5] * count, limit=1)
+
+        def noted(count: int):
+            relevant = [pb.Judgement(rank=i + 1, base_rank=i + 1, gain=1) for i in range(count)]
+            return lambda: client._stub.Feedback(pb.FeedbackRequest(collection="model", relevant=relevant))
+
+        def filtered(count: int):
+            text = " and ".join(["entity >= 0.0"] * count)
+            return lambda: client.search("articles", QUERIES[0], factor_filter=text)
+
+        for name, short, long in (
+            ("read_candidates", reranked(10), reranked(many)),
+            ("Judgement", noted(10), noted(many)),
+            ("parse_filter", filtered(1), filtered(30)),
+            (
+                "read_query",
+                lambda: list(client.search_batch("articles", QUERIES)),
+                lambda: list(client.search_batch("articles", np.tile(QUERIES, (3, 1)))),
+            ),
+        ):
+            assert threads(name, short) == {False}, name
+            assert threads(name, long) == {True}, name
+        filtered(1)()
+        assert sum(name == "parse_filter" for name, _ in seen) == 1, "and once"
+
+
+def test_the_first_request_finds_the_parser_of_factor_filters_built(folder):
+    for name, table in config_of(folder).collections.items():
+        _parser.cache_clear()
+        open_hosted(name, table, None).close()
+        assert _parser.cache_info().currsize == 1, name
+
+
+def test_what_one_request_may_cost_is_bounded(folder):
+    limits = Limits(slowdown=0.0, coarse_k=100, queries=5)
+    with running(config_of(folder, limits=limits)) as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
+        for wrong in ({"limit": 101}, {"coarse_k": 101}, {"max_coarse_k": 4_000_000_000}):
+            for call in (
+                lambda wrong=wrong: client.search("articles", QUERIES[0], **wrong),
+                lambda wrong=wrong: list(client.search_batch("articles", QUERIES[:2], **wrong)),
+                lambda wrong=wrong: client.explain("articles", QUERIES[0], 1, **wrong),
+            ):
+                with pytest.raises(InvalidInputError, match="this service fetches at most 100 candidates"):
+                    call()
+        with pytest.raises(InvalidInputError, match="a Rerank has at most 100 candidates"):
+            client.rerank("model", QUERIES[0], range(101), [0.5] * 101)
+        relevant = [pb.Judgement(rank=i + 1, base_rank=i + 1, gain=1) for i in range(6)]
+        with pytest.raises(grpc.RpcError) as caught:
+            client._stub.Feedback(pb.FeedbackRequest(collection="articles", relevant=relevant))
+        assert caught.value.details() == "a Feedback has at most 5 judgements"
+        assert len(client.search("articles", QUERIES[0], limit=100, coarse_k=100, max_coarse_k=100)) == POINTS
+        grown = {"factor_filter": match("entity").in_top(1), "plan": True}  # runs here, so that windows grow
+        assert client.search("articles", QUERIES[0], coarse_k=10, **grown).plan.largest_window == 80
+        assert client.search("articles", QUERIES[0], coarse_k=20, **grown).plan.largest_window == 100
+        assert client.search("articles", QUERIES[0], coarse_k=20, max_coarse_k=30, **grown).plan.largest_window == 30
 
 
 def test_tls_and_an_address_that_is_taken(folder, tmp_path):
