@@ -13,6 +13,7 @@ from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError
 from imrnn_vdb.observability.feedback import judgements
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, error_of
+from imrnn_vdb.serving.tls import channel_credentials
 from imrnn_vdb.urls import is_this_machine
 
 try:
@@ -53,15 +54,18 @@ class _Caller:
         token: str | None = None,
         tls: bool | None = None,
         ca: str | Path | None = None,
+        certificate: str | Path | None = None,
+        key: str | Path | None = None,
         timeout: float = 10.0,
     ) -> None:
         self.target = target
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         host = target.rpartition(":")[0]
-        encrypted = tls if tls is not None else ca is not None or (bool(token) and not is_this_machine(host))
-        roots = Path(ca).read_bytes() if ca is not None else None
-        self._credentials = grpc.ssl_channel_credentials(roots) if encrypted else None
+        files = (ca, certificate, key)
+        wanted = any(file is not None for file in files) or (bool(token) and not is_this_machine(host))
+        encrypted = tls if tls is not None else wanted
+        self._credentials = channel_credentials(*files) if encrypted else None
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.target!r})"
@@ -136,11 +140,18 @@ class ServiceClient(_Caller):
     token
         What the service wants; keep it in a file or in the environment.
     tls
-        Whether to encrypt; None: where ``ca`` is given, or a token would travel to another machine.
+        Whether to encrypt; None: where a file is given, or a token would travel to another machine.
     ca
         PEM file of the authority that signed the service's certificate; None for those the system trusts.
+    certificate, key
+        PEM files of the client's own certificate chain and its private key, for a service with ``client_ca``.
     timeout
         Seconds for a call; the service ends its work for it then.
+
+    Raises
+    ------
+    InvalidInputError
+        If a PEM file cannot be read or used.
 
     Examples
     --------

@@ -67,7 +67,7 @@ class Server:
             from imrnn_vdb.serving.service import SERVICE_NAME, Retrieval
         except ImportError as exc:
             raise MissingExtraError(exc.name or "grpcio", "serve") from exc
-        token = config.token()
+        token, credentials = config.token(), _credentials(config)
         instruments = Instruments.from_config(config.telemetry)
         registry = Registry(instruments.observer)
         await registry.load(config.collections)
@@ -79,7 +79,7 @@ class Server:
         if config.reflection:
             _reflect(server)
         try:
-            port = _listen(server, config)
+            port = _listen(server, config.listen, credentials)
             close_metrics = _serve_metrics(config, instruments)
             await server.start()
         except BaseException:
@@ -183,27 +183,27 @@ def _interceptors(token: str | None) -> list[Any]:
     return [TokenInterceptor(token)]
 
 
-def _listen(server: Any, config: ServiceConfig) -> int:
+def _listen(server: Any, address: str, credentials: Any) -> int:
     try:
-        if config.tls is None:
-            port = server.add_insecure_port(config.listen)
+        if credentials is None:
+            port = server.add_insecure_port(address)
         else:
-            port = server.add_secure_port(config.listen, _credentials(config))
+            port = server.add_secure_port(address, credentials)
     except RuntimeError as exc:
-        raise StoreUnavailableError(f"{config.listen} cannot be listened on: {exc}") from exc
+        raise StoreUnavailableError(f"{address} cannot be listened on: {exc}") from exc
     return int(port)
 
 
 def _credentials(config: ServiceConfig) -> Any:
-    import grpc
+    """Return what the service listens with; None without TLS. A file that cannot be used is an error of ``[tls]``."""
+    if config.tls is None:
+        return None
+    from imrnn_vdb.serving.tls import server_credentials
 
-    assert config.tls is not None  # noqa: S101 - asked for only with it
     try:
-        pair = Path(config.tls.key).read_bytes(), Path(config.tls.certificate).read_bytes()
-        roots = Path(config.tls.client_ca).read_bytes() if config.tls.client_ca else None
-    except OSError as exc:
+        return server_credentials(config.tls.certificate, config.tls.key, config.tls.client_ca or None)
+    except InvalidInputError as exc:
         raise InvalidInputError(f"[tls]: {exc}") from exc
-    return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
 
 
 def _reflect(server: Any) -> None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -31,7 +34,7 @@ from imrnn_vdb.errors import (
 from imrnn_vdb.factors.topics import find_topics
 from imrnn_vdb.filter_text import _parser
 from imrnn_vdb.serving import AsyncServiceClient, ServiceClient, service
-from imrnn_vdb.serving.config import CollectionConfig, Limits, ServiceConfig, Telemetry
+from imrnn_vdb.serving.config import TLS, CollectionConfig, Limits, ServiceConfig, Telemetry
 from imrnn_vdb.serving.convert import query_message
 from imrnn_vdb.serving.hosted import open_hosted
 from imrnn_vdb.serving.probe import healthy
@@ -448,8 +451,6 @@ def test_what_one_request_may_cost_is_bounded(folder):
 
 def test_tls_and_an_address_that_is_taken(folder, tmp_path):
     certificate, key = self_signed(tmp_path)
-    from imrnn_vdb.serving.config import TLS
-
     config = config_of(folder, tls=TLS(str(certificate), str(key)))
     with running(config) as (server, _):
         with ServiceClient(f"localhost:{server.port}", ca=certificate) as client:
@@ -459,6 +460,60 @@ def test_tls_and_an_address_that_is_taken(folder, tmp_path):
         taken = config_of(folder, listen=f"127.0.0.1:{server.port}")
         with pytest.raises(StoreError, match="cannot be listened on"), running(taken):
             pass
+
+
+async def test_a_service_that_wants_certificates_takes_those_of_client_and_probe(folder, tmp_path):
+    for name in ("server", "client", "stranger"):
+        (tmp_path / name).mkdir()
+    server_pair, own, foreign = (self_signed(tmp_path / name) for name in ("server", "client", "stranger"))
+    ca = str(server_pair[0])
+    with running(config_of(folder, tls=TLS(*map(str, server_pair), client_ca=str(own[0])))) as (server, _):
+        target = f"localhost:{server.port}"
+        with ServiceClient(target, ca=ca, certificate=own[0], key=own[1]) as client:
+            assert len(client.search("articles", QUERIES[0])) == 10
+        async with AsyncServiceClient(target, ca=ca, certificate=own[0], key=own[1]) as asynchronous:
+            assert len(await asynchronous.search("articles", QUERIES[0])) == 10
+        for refused in ({}, {"certificate": foreign[0], "key": foreign[1]}):
+            with ServiceClient(target, ca=ca, timeout=2, **refused) as client, pytest.raises(StoreError):
+                client.search("articles", QUERIES[0])
+        assert healthy(target, ca, *map(str, own))
+        assert not healthy(target, ca)
+        asked = [sys.executable, "-m", "imrnn_vdb.serving.probe", target, ca, *map(str, own)]
+        assert subprocess.run(asked, timeout=60, check=False).returncode == 0
+
+
+def test_a_tls_file_that_is_wrong_is_named(folder, tmp_path):
+    (tmp_path / "other").mkdir()
+    certificate, key = map(str, self_signed(tmp_path))
+    _, foreign = map(str, self_signed(tmp_path / "other"))
+    garbage, missing = tmp_path / "garbage.pem", str(tmp_path / "none.pem")
+    garbage.write_text("no PEM")
+    for pair, wrong in (
+        ({"certificate": str(garbage), "key": key}, str(garbage)),
+        ({"certificate": certificate, "key": str(garbage)}, str(garbage)),
+        ({"certificate": certificate, "key": foreign}, foreign),
+        ({"certificate": certificate, "key": missing}, missing),
+    ):
+        with (
+            pytest.raises(InvalidInputError, match=rf"\[tls\]: .*{re.escape(wrong)}"),
+            running(config_of(folder, tls=TLS(**pair))),
+        ):
+            pass
+        with pytest.raises(InvalidInputError, match=re.escape(wrong)):
+            ServiceClient("localhost:1", **pair)
+    with (
+        pytest.raises(InvalidInputError, match=r"\[tls\]: .*garbage.pem holds no certificates"),
+        running(config_of(folder, tls=TLS(certificate, key, str(garbage)))),
+    ):
+        pass
+    with pytest.raises(InvalidInputError, match=r"garbage.pem holds no certificates"):
+        ServiceClient("localhost:1", ca=garbage)
+    with pytest.raises(InvalidInputError, match="given together"):
+        ServiceClient("localhost:1", certificate=certificate)
+    encrypted = tmp_path / "encrypted.pem"
+    subprocess.run(["openssl", "rsa", "-aes256", "-passout", "pass:x", "-in", key, "-out", encrypted], check=True)
+    with pytest.raises(InvalidInputError, match=r"encrypted.pem are no certificate and its key"):
+        ServiceClient("localhost:1", certificate=certificate, key=encrypted)
 
 
 def test_a_token_travels_to_other_machines_only_encrypted():
@@ -626,8 +681,6 @@ def filter_text(rows: list[int]) -> str:
 
 
 def self_signed(folder: Path) -> tuple[Path, Path]:
-    import subprocess
-
     certificate, key = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(certificate)]
