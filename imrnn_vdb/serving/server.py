@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("imrnn_vdb.serving")
 _LAST_CALL_S = 0.25
+_MARGIN_S = 60.0
+"""So that gRPC does not itself come to the end of the grace, where it must not be interrupted."""
 _SWITCH_S = 0.0005
 """How long a worker thread may keep the event loop from the interpreter; Python's own 5 ms are as long as a search."""
 
@@ -108,14 +110,25 @@ class Server:
         await self._health.enter_graceful_shutdown()
         self._service.ending = True  # what is on its way now hears UNAVAILABLE; gRPC alone would cancel it
         await asyncio.sleep(min(_LAST_CALL_S, self.config.grace_s))
-        await self._grpc.stop(self.config.grace_s)
-        await self._grpc.wait_for_termination()
+        await self._finish()
         await self._service.close()
         await self._registry.close()
         self._close_metrics()
         self._instruments.close()
         counts = self._service.admission
         _log.info("stopped: %d requests accepted, %d refused", counts.accepted, counts.refused)
+
+    async def _finish(self) -> None:
+        """Stop listening, and wait for the calls of our own; a health watch or a reflection stream has no end."""
+        grace = self.config.grace_s
+        closing = asyncio.ensure_future(self._grpc.stop(grace + _MARGIN_S))
+        last = asyncio.ensure_future(self._service.left())
+        await asyncio.wait({closing, last}, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+        for task in (closing, last):
+            task.cancel()
+        await asyncio.wait({closing, last})
+        await self._grpc.stop(min(_LAST_CALL_S, grace))  # for the last answers to be on their way
+        await self._grpc.wait_for_termination()
 
 
 async def serve(path: str | Path, ready: Callable[[Server], None] | None = None) -> None:

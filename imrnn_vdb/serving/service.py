@@ -98,6 +98,8 @@ class Retrieval:
         self._limits = limits
         self._instruments = instruments
         self.ending = False
+        self._calls, self._idle = 0, asyncio.Event()
+        self._idle.set()
         self.admission = Admission(limits.in_flight, limits.slowdown)
         self._workers = ThreadPoolExecutor(limits.workers, "imrnn-search")
         wait = limits.batch_wait_ms / 1e3
@@ -220,6 +222,20 @@ class Retrieval:
         run = partial(copy_context().run, function)
         return await asyncio.get_running_loop().run_in_executor(self._workers, run)
 
+    async def left(self) -> None:
+        """Wait until no call is open, its answer included."""
+        await self._idle.wait()
+
+    def _came(self, context: Any) -> None:
+        self._calls += 1
+        self._idle.clear()
+        context.add_done_callback(self._went)
+
+    def _went(self, _: Any) -> None:
+        self._calls -= 1
+        if not self._calls:
+            self._idle.set()
+
     async def close(self) -> None:
         """End the worker threads; what did not begin never will."""
         await asyncio.to_thread(self._workers.shutdown, cancel_futures=True)
@@ -227,6 +243,7 @@ class Retrieval:
     @asynccontextmanager
     async def _answering(self, method: str, request: Any, context: Any) -> AsyncIterator[Caller]:
         """Name the request, watch it, and turn what goes wrong into a status."""
+        self._came(context)
         metadata = dict(context.invocation_metadata() or ())
         request_id = _request_id(metadata)
         REQUEST_IDS.set((request_id,))  # each call has a task, and so a context, of its own

@@ -663,6 +663,37 @@ def test_the_end_waits_for_what_runs_and_not_on_the_loop(folder):
         assert waiting.cancelled(), "what did not begin never will"
 
 
+def test_the_end_waits_for_a_search_and_not_for_a_health_watch(folder):
+    config = config_of(folder, grace_s=20.0, limits=Limits(workers=1))
+    with running(config) as (server, run), grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        server._service._workers.submit(time.sleep, 2.0)
+        request = pb.SearchRequest(collection="articles", query=query_message(QUERIES[0]))
+        search = RetrievalStub(channel).Search.future(request, timeout=30)
+        while not server._service.admission.running:
+            time.sleep(0.01)
+        began = time.monotonic()
+        run(server.stop())
+        assert time.monotonic() - began < 10, "of 20 s of grace"
+        assert len(search.result().results) == 10
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def test_the_end_waits_no_longer_than_the_grace(folder):
+    config = config_of(folder, grace_s=0.5, limits=Limits(workers=1))
+    with running(config) as (server, run), grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        server._service._workers.submit(time.sleep, 4.0)
+        request = pb.SearchRequest(collection="articles", query=query_message(QUERIES[0]))
+        search = RetrievalStub(channel).Search.future(request, timeout=30)
+        while not server._service.admission.running:
+            time.sleep(0.01)
+        began = time.monotonic()
+        run(server._finish())
+        assert time.monotonic() - began < 3.0
+        assert search.code().name == "UNAVAILABLE"
+
+
 async def test_a_reload_that_fails_for_any_reason_is_told(tmp_path, caplog):
     class Broken:
         async def reload(self, config) -> None:
