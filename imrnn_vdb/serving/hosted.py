@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -184,7 +187,7 @@ class Registry:
         opened: dict[str, Hosted] = {}
         try:
             for name, config in configs.items():
-                opened[name] = await asyncio.to_thread(open_hosted, name, config, self.observer)
+                opened[name] = await _opened(partial(open_hosted, name, config, self.observer))
         except BaseException:
             for hosted in opened.values():
                 await _closed(hosted)
@@ -229,6 +232,26 @@ class Registry:
         for hosted in former.values():
             await _closed(hosted)
         await asyncio.gather(*self._closing)
+
+
+async def _opened(open_one: Callable[[], Hosted]) -> Hosted:
+    """Open in a thread that keeps no process from ending; what is open after nobody waits any more is closed."""
+    opening: Future[Hosted] = Future()
+
+    def work() -> None:
+        try:
+            hosted = open_one()
+        except BaseException as exc:  # noqa: BLE001 - whatever it is, who waits hears of it
+            if opening.set_running_or_notify_cancel():
+                opening.set_exception(exc)
+            return
+        if opening.set_running_or_notify_cancel():
+            opening.set_result(hosted)
+        else:
+            hosted.close()
+
+    threading.Thread(target=work, name="imrnn-open", daemon=True).start()
+    return await asyncio.wrap_future(opening)
 
 
 async def _closed(hosted: Hosted) -> None:

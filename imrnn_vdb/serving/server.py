@@ -72,7 +72,6 @@ class Server:
         token, credentials = config.token(), _credentials(config)
         instruments = Instruments.from_config(config.telemetry)
         registry = Registry(instruments.observer)
-        await registry.load(config.collections)
         service = Retrieval(registry, config.limits, instruments)
         server = grpc.aio.server(interceptors=_interceptors(token), options=_options(config))
         checks = health.aio.HealthServicer()
@@ -80,12 +79,18 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(checks, server)
         if config.reflection:
             _reflect(server)
+        close_metrics: Callable[[], None] = _nothing
         try:
+            await registry.load(config.collections)
             port = _listen(server, config.listen, credentials)
             close_metrics = _serve_metrics(config, instruments)
             await server.start()
         except BaseException:
+            await server.stop(None)
+            await service.close()
             await registry.close()
+            close_metrics()
+            instruments.close()
             raise
         for name in ("", SERVICE_NAME):
             await checks.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -134,6 +139,8 @@ class Server:
 async def serve(path: str | Path, ready: Callable[[Server], None] | None = None) -> None:
     """Run the service of a configuration file until SIGTERM or SIGINT; SIGHUP loads the collections anew.
 
+    Whether it was ready by then or not, it returns.
+
     Parameters
     ----------
     path
@@ -150,15 +157,20 @@ async def serve(path: str | Path, ready: Callable[[Server], None] | None = None)
     log_to_stderr(config.telemetry.log, config.telemetry.log_level)
     sys.setswitchinterval(_SWITCH_S)
     loop, ended, tasks = asyncio.get_running_loop(), asyncio.Event(), set[asyncio.Task[None]]()
-    server = await Server.start(config)
+    for number in (signal.SIGTERM, signal.SIGINT):  # at once: as the first process of a container it would ignore them
+        loop.add_signal_handler(number, ended.set)
+    loop.add_signal_handler(signal.SIGHUP, _log.info, "not reloaded: it is still starting")
+    _log.info("starting with %s", ", ".join(config.collections))
+    server = await _started(config, ended)
+    if server is None:
+        _log.info("stopped before it was ready")
+        return
 
     def reload() -> None:
         task = loop.create_task(_reload(server, path))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
     loop.add_signal_handler(signal.SIGHUP, reload)
     _log.info("listening on %s with %s", _address(config, server.port), ", ".join(config.collections))
     if ready is not None:
@@ -166,6 +178,20 @@ async def serve(path: str | Path, ready: Callable[[Server], None] | None = None)
     await ended.wait()
     _log.info("stopping: finishing what was accepted")
     await server.stop()
+
+
+async def _started(config: ServiceConfig, ended: asyncio.Event) -> Server | None:
+    """Start the service; None if it is ended before it is ready."""
+    starting, end = asyncio.ensure_future(Server.start(config)), asyncio.ensure_future(ended.wait())
+    try:
+        await asyncio.wait({starting, end}, return_when=asyncio.FIRST_COMPLETED)
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+        return None if starting.cancelled() else starting.result()
+    finally:
+        starting.cancel()
+        end.cancel()
 
 
 async def _reload(server: Server, path: str | Path) -> None:
@@ -230,9 +256,13 @@ def _reflect(server: Any) -> None:
     reflection.enable_server_reflection(names, server)
 
 
+def _nothing() -> None:
+    pass
+
+
 def _serve_metrics(config: ServiceConfig, instruments: Instruments) -> Callable[[], None]:
     if instruments.metrics is None:
-        return lambda: None
+        return _nothing
     host, port = split_address(config.telemetry.metrics)
     return instruments.metrics.serve(host.strip("[]"), port)
 

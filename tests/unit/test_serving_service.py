@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -33,14 +34,14 @@ from imrnn_vdb.errors import (
 )
 from imrnn_vdb.factors.topics import find_topics
 from imrnn_vdb.filter_text import _parser
-from imrnn_vdb.serving import AsyncServiceClient, ServiceClient, service
+from imrnn_vdb.serving import AsyncServiceClient, ServiceClient, hosted, service
 from imrnn_vdb.serving.config import TLS, CollectionConfig, Limits, ServiceConfig, Telemetry
 from imrnn_vdb.serving.convert import query_message
 from imrnn_vdb.serving.hosted import open_hosted
 from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.serving.proto.imrnn_vdb_pb2_grpc import RetrievalStub
-from imrnn_vdb.serving.server import _reload
+from imrnn_vdb.serving.server import Server, _reload
 from imrnn_vdb.serving.status import details_of
 from servers import free_ports
 from serving import running
@@ -692,6 +693,56 @@ def test_the_end_waits_no_longer_than_the_grace(folder):
         run(server._finish())
         assert time.monotonic() - began < 3.0
         assert search.code().name == "UNAVAILABLE"
+
+
+def test_signals_are_heard_while_it_starts(folder, tmp_path):
+    config, log = tmp_path / "service.toml", tmp_path / "log"
+    with socket.create_server(("127.0.0.1", 0)) as silent, log.open("w") as output:  # a database that never answers
+        url = f"qdrant://127.0.0.1:{silent.getsockname()[1]}/a"
+        config.write_text(
+            f'listen = "127.0.0.1:0"\n[collections.a]\nurl = "{url}"\nmodel = "{folder}/model"\ntimeout = 300\n'
+        )
+        command = [sys.executable, "-m", "imrnn_vdb", "serve", "--config", str(config)]
+        process = subprocess.Popen(command, stderr=output)
+
+        def wait_for(text: str) -> None:
+            until = time.monotonic() + 60
+            while text not in log.read_text():
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < until, log.read_text()
+                time.sleep(0.05)
+
+        try:
+            wait_for("starting with a")
+            process.send_signal(signal.SIGHUP)
+            wait_for("still starting")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            process.wait()
+    assert "stopped before it was ready" in log.read_text()
+
+
+async def test_what_opens_after_nobody_waits_any_more_is_closed(folder, monkeypatch):
+    going, go, closed = threading.Event(), threading.Event(), threading.Event()
+
+    def slow(name, *others):
+        going.set()
+        assert go.wait(30)
+        made = open_hosted(name, *others)
+        close = type(made).close
+        monkeypatch.setattr(type(made), "close", lambda self: (close(self), closed.set()))
+        return made
+
+    monkeypatch.setattr(hosted, "open_hosted", slow)
+    starting = asyncio.create_task(Server.start(config_of(folder)))
+    assert await asyncio.to_thread(going.wait, 30)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    go.set()
+    assert await asyncio.to_thread(closed.wait, 30)
 
 
 async def test_a_reload_that_fails_for_any_reason_is_told(tmp_path, caplog):
