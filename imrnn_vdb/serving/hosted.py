@@ -19,7 +19,7 @@ import numpy as np
 from imrnn_vdb.audit import AuditLog
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.collection import IMRNNCollection
-from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, MissingExtraError, UnsupportedError
+from imrnn_vdb.errors import AuditError, CollectionNotFoundError, InvalidInputError, MissingExtraError, UnsupportedError
 from imrnn_vdb.filter_text import parse_filter
 from imrnn_vdb.metric import Metric
 
@@ -102,15 +102,16 @@ def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) 
     Raises
     ------
     IMRNNError
-        If the model cannot be loaded, the database not reached, or both do not fit.
+        If the model cannot be loaded, the database not reached, or both do not fit; if its searches could not be
+        recorded.
     """
     parse_filter("factor >= 0")  # its parser is built when it first reads
     if not config.searchable:
         model = IMRNNModel.from_pretrained(config.model or _MODEL, config.device)
         return Hosted(name, model, Metric(config.metric), topics=_topics(config, model))
     named = _Named(observer, name) if observer is not None else None
+    audit = open_audit(config)
     collection = _open(config, named)
-    audit = AuditLog(Path(config.audit), "text" if config.audit_texts else "hash") if config.audit else None
     try:
         topics = _topics(config, collection.model)
         _warm_up(collection, config.encode)
@@ -120,6 +121,24 @@ def open_hosted(name: str, config: CollectionConfig, observer: Observer | None) 
     if named is not None:
         named.warm = True
     return Hosted(name, collection.model, collection.metric, collection, audit, topics)
+
+
+def open_audit(config: CollectionConfig) -> AuditLog | None:
+    """Return the audit log, tried as each search will write it, and made where there is none.
+
+    Raises
+    ------
+    InvalidInputError
+        If it cannot be written.
+    """
+    if not config.audit:
+        return None
+    log = AuditLog(Path(config.audit), "text" if config.audit_texts else "hash")
+    try:
+        log.append([])
+    except AuditError as exc:
+        raise InvalidInputError(f"the audit log {log.path} cannot be written: {exc.__cause__}") from exc
+    return log
 
 
 def _open(config: CollectionConfig, observer: Observer | None) -> IMRNNCollection:

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError, StoreUnavailableError
+from imrnn_vdb.errors import IMRNNError, MissingExtraError, StoreUnavailableError
 from imrnn_vdb.observability.logs import log_to_stderr
 from imrnn_vdb.serving.config import ServiceConfig, load_config, split_address
 from imrnn_vdb.serving.instruments import Instruments
+from imrnn_vdb.serving.tls import server_credentials
 
 if TYPE_CHECKING:
     from imrnn_vdb.serving.hosted import Registry
@@ -69,7 +70,8 @@ class Server:
             from imrnn_vdb.serving.service import SERVICE_NAME, Retrieval
         except ImportError as exc:
             raise MissingExtraError(exc.name or "grpcio", "serve") from exc
-        token, credentials = config.token(), _credentials(config)
+        token = config.token()
+        credentials = None if config.tls is None else server_credentials(config.tls)
         instruments = Instruments.from_config(config.telemetry)
         registry = Registry(instruments.observer)
         service = Retrieval(registry, config.limits, instruments)
@@ -231,18 +233,6 @@ def _listen(server: Any, address: str, credentials: Any) -> int:
     except RuntimeError as exc:
         raise StoreUnavailableError(f"{address} cannot be listened on: {exc}") from exc
     return int(port)
-
-
-def _credentials(config: ServiceConfig) -> Any:
-    """Return what the service listens with; None without TLS. A file that cannot be used is an error of ``[tls]``."""
-    if config.tls is None:
-        return None
-    from imrnn_vdb.serving.tls import server_credentials
-
-    try:
-        return server_credentials(config.tls.certificate, config.tls.key, config.tls.client_ca or None)
-    except InvalidInputError as exc:
-        raise InvalidInputError(f"[tls]: {exc}") from exc
 
 
 def _reflect(server: Any) -> None:

@@ -7,24 +7,35 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imrnn_vdb.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from imrnn_vdb.serving.config import TLS
 
 AnyPath = str | Path
 
 
-def server_credentials(certificate: AnyPath, key: AnyPath, client_ca: AnyPath | None = None) -> Any:
-    """Return what a server listens with; with ``client_ca``, its clients need a certificate.
+def server_files(tls: TLS) -> tuple[tuple[bytes, bytes], bytes | None]:
+    """Return key and certificate, and whom clients' certificates must be signed by; None where they need none.
 
     Raises
     ------
     InvalidInputError
         If a file cannot be read, or is not what it should be.
     """
+    try:
+        return _pair(tls.certificate, tls.key), _authorities(tls.client_ca or None)
+    except InvalidInputError as exc:
+        raise InvalidInputError(f"[tls]: {exc}") from exc
+
+
+def server_credentials(tls: TLS) -> Any:
+    """Return what a server listens with; raises as :func:`server_files` does."""
     import grpc
 
-    pair, roots = _pair(certificate, key), _authorities(client_ca)
+    pair, roots = server_files(tls)
     return grpc.ssl_server_credentials([pair], roots, require_client_auth=roots is not None)
 
 

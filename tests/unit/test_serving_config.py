@@ -111,3 +111,34 @@ def test_the_command_checks_a_file(tmp_path):
     assert (done.exit_code, done.output) == (0, f"{path}: a on 127.0.0.1:50061\n")
     path.write_text("listen = 3")
     assert CliRunner().invoke(main, ["serve", "--config", str(path)]).exit_code == 2
+
+
+def test_the_command_checks_the_files_that_are_named(tmp_path):
+    path, log, link = tmp_path / "service.toml", tmp_path / "audit.jsonl", tmp_path / "link.jsonl"
+    (tmp_path / "garbage").write_text("nothing of ours")
+    link.symlink_to(log)
+
+    def checked(text: str):
+        path.write_text(text)
+        return CliRunner().invoke(main, ["serve", "--config", str(path), "--check"])
+
+    garbage, none = tmp_path / "garbage", tmp_path / "none" / "file"
+    for text, complaint in (
+        (f'[tls]\ncertificate = "{none}"\nkey = "{none}"\n' + ONE, f"[tls]: {none} cannot be read"),
+        (f'[tls]\ncertificate = "{garbage}"\nkey = "{garbage}"\n' + ONE, "[tls]: "),
+        (f'[collections.a]\nattachment = "{none}"\n', f"[collections.a]: {none} is no attachment"),
+        (f'[collections.a]\nattachment = "{garbage}"\n', f"[collections.a]: {garbage} is no attachment"),
+        ('[collections.a]\nattachment = "qdrant://key@host/a"\n', "[collections.a]: "),
+        (ONE + f'topics = "{garbage}"\n', f"[collections.a]: {garbage} does not hold topics"),
+        (ONE + f'audit = "{none}"\n', f"[collections.a]: the audit log {none} cannot be written"),
+        (ONE + f'audit = "{link}"\n', f"[collections.a]: the audit log {link} cannot be written"),
+    ):
+        done = checked(text)
+        assert done.exit_code == 2, (text, done.output)
+        assert complaint in done.output
+    for text in (ONE + f'audit = "{log}"\n', '[collections.a]\nattachment = "milvus://host:19530/a"\n'):
+        assert checked(text).exit_code == 0, text
+    assert not log.exists(), "a check makes no file"
+    log.touch(0o600)
+    assert checked(ONE + f'audit = "{log}"\n').exit_code == 0
+    assert not log.read_text()

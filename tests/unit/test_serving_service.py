@@ -774,7 +774,8 @@ def self_signed(folder: Path) -> tuple[Path, Path]:
 
 
 def test_searches_are_recorded_where_the_configuration_names_a_log(folder, own, tmp_path, caplog):
-    log, broken = tmp_path / "audit.jsonl", tmp_path / "none" / "audit.jsonl"
+    log, broken = tmp_path / "audit.jsonl", tmp_path / "gone" / "audit.jsonl"
+    broken.parent.mkdir()
     where = {"url": f"qdrant+edge:{folder}/articles", "model": str(folder / "model")}
     collections = {
         "kept": CollectionConfig(**where, audit=str(log)),
@@ -785,6 +786,8 @@ def test_searches_are_recorded_where_the_configuration_names_a_log(folder, own, 
         found = client.search("kept", QUERIES[0], limit=3)
         client.explain("kept", QUERIES[1], found[0].id)
         list(client.search_batch("kept", QUERIES[2:4], limit=2))
+        broken.unlink()
+        broken.parent.rmdir()
         with pytest.raises(AuditError, match="not answered") as failure:
             client.search("broken", QUERIES[0])
     assert str(tmp_path) not in str(failure.value)
@@ -793,3 +796,17 @@ def test_searches_are_recorded_where_the_configuration_names_a_log(folder, own, 
     assert len(lines) == 4, "and none of the warm-up"
     assert [result["id"] for result in lines[0]["results"]] == [result.id for result in found]
     assert own.verify_audit(log).holds
+
+
+def test_a_log_that_cannot_be_written_stops_start_and_reload(folder, tmp_path):
+    where = {"url": f"qdrant+edge:{folder}/articles", "model": str(folder / "model")}
+    open_to_all = tmp_path / "shared.jsonl"
+    open_to_all.touch(0o644)
+    for log in (tmp_path / "none" / "audit.jsonl", open_to_all, tmp_path):
+        wrong = config_of(folder, collections={"articles": CollectionConfig(**where, audit=str(log))})
+        with pytest.raises(InvalidInputError, match=r"the audit log .* cannot be written: "), running(wrong):
+            pass
+        with running(config_of(folder)) as (server, run), ServiceClient(f"127.0.0.1:{server.port}") as client:
+            with pytest.raises(InvalidInputError, match="cannot be written"):
+                run(server.reload(wrong))
+            assert len(client.search("articles", QUERIES[0])) == 10
