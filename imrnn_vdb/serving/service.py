@@ -265,7 +265,8 @@ class Retrieval:
             if isinstance(exc, AuditError):
                 _log.error("%s: %s", method, exc)
             else:
-                _log.info("%s: %s", method, told)
+                _log.info("%s: %s", method, type(exc).__name__)
+                _log.debug("%s: %s", method, told)  # it may hold what the caller sent
             trailing.append((ERROR_KEY, type(exc).__name__))
             await _abort(context, status_of(exc), told, trailing)
         except asyncio.TimeoutError:

@@ -745,6 +745,20 @@ async def test_what_opens_after_nobody_waits_any_more_is_closed(folder, monkeypa
     assert await asyncio.to_thread(closed.wait, 30)
 
 
+def test_what_a_caller_sent_is_told_to_the_caller_and_not_to_the_log(client, caplog):
+    private = "jane.doe@example.org"
+    wrong = json.dumps({"must": [{"key": "email", "match": {"value": private}, "colour": 1}]})
+    for level, told in (("INFO", False), ("DEBUG", True)):
+        caplog.clear()
+        with caplog.at_level(level, "imrnn_vdb"):
+            for options in ({"payload_filter": wrong}, {"factor_filter": f'"{private}" >= 0'}, {"only": private}):
+                with pytest.raises(InvalidInputError, match=re.escape(private)):
+                    client.search("articles", QUERIES[0], **options)
+        lines = [record.getMessage() for record in caplog.records if record.name == "imrnn_vdb.serving"]
+        assert "Search: InvalidInputError" in lines
+        assert (private in caplog.text) == told
+
+
 async def test_a_reload_that_fails_for_any_reason_is_told(tmp_path, caplog):
     class Broken:
         async def reload(self, config) -> None:
