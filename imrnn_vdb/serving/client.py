@@ -70,9 +70,10 @@ class _Caller:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.target!r})"
 
-    def _sent(self, request_id: str | None) -> dict[str, Any]:
+    def _sent(self, request_id: str | None, timeout: float | None = None) -> dict[str, Any]:
         named = ((REQUEST_ID_KEY, request_id),) if request_id else ()
-        return {"timeout": self._timeout, "metadata": (*self._metadata, *named)}
+        seconds = self._timeout if timeout is None else timeout
+        return {"timeout": seconds, "metadata": (*self._metadata, *named)}
 
 
 def _search(collection: str, query: Query, options: ServiceOptions) -> pb.SearchRequest:
@@ -146,7 +147,7 @@ class ServiceClient(_Caller):
     certificate, key
         PEM files of the client's own certificate chain and its private key, for a service with ``client_ca``.
     timeout
-        Seconds for a call; the service ends its work for it then.
+        Seconds for a call; the service ends its work for it then. ``search_batch`` takes one of its own.
 
     Raises
     ------
@@ -188,13 +189,36 @@ class ServiceClient(_Caller):
         collection: str,
         queries: Sequence[Query],
         *,
+        timeout: float | None = None,
         request_id: str | None = None,
         **options: Unpack[ServiceOptions],
     ) -> Iterator[SearchResponse]:
-        """Search for n texts or n vectors; yields n responses, in their order, as they are found."""
+        """Search for n texts or n vectors; yields n responses, in their order, as they are found.
+
+        Parameters
+        ----------
+        collection
+            Its name.
+        queries
+            n texts or n vectors.
+        timeout
+            Seconds for all of them, and for reading what is found; None for those of the client, which are meant for
+            one call. Give more for thousands of queries.
+        request_id
+            Names the request in the service's log.
+        options
+            As for :meth:`search`.
+
+        Raises
+        ------
+        StoreTimeoutError
+            If the time is up before the last response; those before it were yielded.
+        IMRNNError
+            The error that a search met.
+        """
         request = _search_batch(collection, queries, options)
         try:
-            for message in self._stub.SearchBatch(request, **self._sent(request_id)):
+            for message in self._stub.SearchBatch(request, **self._sent(request_id, timeout)):
                 yield read_response(message.response)
         except grpc.RpcError as exc:
             raise _error(exc) from exc
@@ -294,13 +318,14 @@ class AsyncServiceClient(_Caller):
         collection: str,
         queries: Sequence[Query],
         *,
+        timeout: float | None = None,
         request_id: str | None = None,
         **options: Unpack[ServiceOptions],
     ) -> AsyncIterator[SearchResponse]:
         """Search for many queries; see :meth:`ServiceClient.search_batch`."""
         request = _search_batch(collection, queries, options)
         try:
-            async for message in self._stub.SearchBatch(request, **self._sent(request_id)):
+            async for message in self._stub.SearchBatch(request, **self._sent(request_id, timeout)):
                 yield read_response(message.response)
         except grpc.RpcError as exc:
             raise _error(exc) from exc

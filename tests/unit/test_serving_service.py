@@ -537,6 +537,27 @@ def test_an_errors_text_is_cut_so_that_it_arrives():
     assert details_of(InvalidInputError("\ud800")) == "?"
 
 
+async def test_a_batch_has_a_timeout_of_its_own(folder, monkeypatch):
+    search = service._search
+
+    def slow(*args):
+        time.sleep(0.4)
+        return search(*args)
+
+    with running(config_of(folder, limits=Limits(slowdown=0.0, batch=2))) as (server, _):
+        target = f"127.0.0.1:{server.port}"
+        monkeypatch.setattr(service, "_search", slow)
+        with ServiceClient(target, timeout=1.0) as client:
+            found = []
+            with pytest.raises(StoreTimeoutError):
+                found.extend(client.search_batch("articles", QUERIES))
+            assert len(found) < len(QUERIES)
+            assert len(list(client.search_batch("articles", QUERIES, timeout=30.0))) == len(QUERIES)
+        async with AsyncServiceClient(target, timeout=1.0) as client:
+            found = [one async for one in client.search_batch("articles", QUERIES, timeout=30.0)]
+            assert len(found) == len(QUERIES)
+
+
 def test_a_text_is_no_batch(client):
     with pytest.raises(InvalidInputError, match="takes a list of queries"):
         list(client.search_batch("articles", "abc"))
