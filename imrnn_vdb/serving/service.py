@@ -133,7 +133,7 @@ class Retrieval:
                     found = await self._in_time(ends, self._search_batch(ask, part))
                     for index, response in enumerate(found, first):
                         message = pb.SearchBatchResponse(index=index, response=response)
-                        await self._in_time(min(ends, self._later()), context.write(message))
+                        await self._in_time(min(ends, self._later()), _write(context, message))
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.ExplainResponse:  # noqa: N802
         """Take one point's score apart."""
@@ -292,6 +292,14 @@ class Retrieval:
         if ends == math.inf:
             return await answer
         return await asyncio.wait_for(answer, max(0.0, ends - asyncio.get_running_loop().time()))
+
+
+async def _write(context: Any, message: pb.SearchBatchResponse) -> None:
+    """Send a message of a stream; a client that has left ends the call, as where gRPC notices it first."""
+    try:
+        await context.write(message)
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 async def _abort(context: Any, code: grpc.StatusCode, told: str, trailing: Sequence[tuple[str, str]]) -> None:

@@ -650,6 +650,22 @@ def test_a_stream_that_nobody_reads_gives_its_place_back(folder, timeout):
         assert "the service's own deadline" in caught.value.details()
 
 
+def test_a_stream_that_its_client_leaves_ends_without_an_error(folder, caplog):
+    queries = [query_message(query) for query in np.tile(QUERIES, (100, 1))]
+    request = pb.SearchBatchRequest(collection="articles", queries=queries, options=pb.SearchOptions(limit=1))
+    config = config_of(folder, limits=Limits(slowdown=0.0))
+    with running(config) as (server, _), grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        for _ in range(10):
+            call = RetrievalStub(channel).SearchBatch(request, timeout=30)
+            next(call)
+            call.cancel()
+        until = time.monotonic() + 20
+        while server._service._calls and time.monotonic() < until:
+            time.sleep(0.05)
+        assert (server._service._calls, server._service.admission.running) == (0, 0)
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == []
+
+
 def test_a_stream_ends_with_the_services_deadline_though_it_is_read(folder):
     config = config_of(folder, limits=Limits(slowdown=0.0, deadline_s=0.5, batch=1))
     request = pb.SearchBatchRequest(collection="articles", queries=[query_message(query) for query in QUERIES])
