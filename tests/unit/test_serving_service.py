@@ -22,7 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from factory import DIM, make_model
 from imrnn_vdb import IMRNNCollection, InvalidInputError, SpaceMismatchError, factor, match
-from imrnn_vdb import options as search_options
+from imrnn_vdb import filter_text as filters_as_text
 from imrnn_vdb.codec import encode_texts
 from imrnn_vdb.errors import (
     AuditError,
@@ -383,7 +383,7 @@ def test_what_is_long_is_read_off_the_loop_and_what_is_short_on_it(folder, monke
 
     for name in ("read_candidates", "read_query", "Judgement"):
         watched(service, name, getattr(service, name))
-    watched(search_options, "parse_filter", search_options.parse_filter)
+    watched(filters_as_text, "parse_filter", filters_as_text.parse_filter)
     many = 300
     with running(config_of(folder)) as (server, _), ServiceClient(f"127.0.0.1:{server.port}") as client:
 
