@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from imrnn_vdb import errors
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError
+from imrnn_vdb.observability.codes import code_of
 
 if TYPE_CHECKING:
     import grpc
@@ -16,15 +17,6 @@ REQUEST_ID_KEY = "x-request-id"
 _TOLD_CHARS, _TOLD_BYTES = 1_000, 2_000
 """Of an error's text. gRPC sends it as metadata, up to three characters a byte, and drops what nears 8 KiB."""
 
-_CODES: tuple[tuple[type[IMRNNError], str], ...] = (  # the first that fits
-    (InvalidInputError, "INVALID_ARGUMENT"),
-    (errors.SpaceMismatchError, "INVALID_ARGUMENT"),
-    (errors.CollectionNotFoundError, "NOT_FOUND"),
-    (errors.UnsupportedError, "UNIMPLEMENTED"),
-    (StoreTimeoutError, "DEADLINE_EXCEEDED"),
-    (StoreUnavailableError, "UNAVAILABLE"),
-    (IMRNNError, "INTERNAL"),
-)
 _OTHER_ERRORS: dict[str, type[IMRNNError]] = {  # of statuses that are gRPC's own
     "RESOURCE_EXHAUSTED": InvalidInputError,  # a message that is too large
     "UNAVAILABLE": StoreUnavailableError,
@@ -36,8 +28,7 @@ def status_of(error: IMRNNError) -> grpc.StatusCode:
     """Return the status that stands for an error."""
     import grpc
 
-    name = next(code for kind, code in _CODES if isinstance(error, kind))
-    return grpc.StatusCode[name]
+    return grpc.StatusCode[code_of(error)]
 
 
 def details_of(error: IMRNNError) -> str:
