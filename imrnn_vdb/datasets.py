@@ -220,11 +220,7 @@ def _of_known_queries(qrels: Qrels, queries: Mapping[str, str], documents: Mappi
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in read_lines(path):
-        try:
-            row = json.loads(line)
-        except ValueError as exc:
-            raise InvalidInputError(f"{path}, line {number}: not JSON ({exc})") from exc
+    for number, row in read_json_lines(path):
         if not isinstance(row, dict) or "_id" not in row or not isinstance(row.get("text"), str):
             raise InvalidInputError(f"{path}, line {number}: an object with '_id' and 'text' is needed")
         yield str(row["_id"]), row
@@ -247,6 +243,15 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InvalidInputError(f"{path} cannot be read: {exc.strerror or exc}") from exc
     except UnicodeDecodeError as exc:  # it was met anywhere in a block of many lines
         raise InvalidInputError(f"{path}, line {_undecodable(path)}: not UTF-8 text ({exc.reason})") from exc
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield what the lines of a file hold, as :func:`read_lines`; `InvalidInputError` for one that is not JSON."""
+    for number, line in read_lines(path):
+        try:
+            yield number, json.loads(line)
+        except ValueError as exc:
+            raise InvalidInputError(f"{path}, line {number}: not JSON ({exc})") from exc
 
 
 def _undecodable(path: Path) -> int:

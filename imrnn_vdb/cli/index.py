@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import click
 
 from imrnn_vdb.cli.common import exit_codes, json_option, model_option, print_json, url_options
-from imrnn_vdb.datasets import passage_text, read_lines
+from imrnn_vdb.datasets import passage_text, read_json_lines
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError
 from imrnn_vdb.progress import track
 
@@ -62,11 +61,7 @@ def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
 
 
 def _rows(corpus: Path) -> Iterator[dict[str, Any]]:
-    for number, line in read_lines(corpus):
-        try:
-            row = json.loads(line)
-        except ValueError as exc:
-            raise InvalidInputError(f"{corpus}, line {number}: not JSON ({exc})") from exc
+    for number, row in read_json_lines(corpus):
         if not isinstance(row, dict) or not _is_id(row.get("_id")) or not isinstance(row.get("text"), str):
             raise InvalidInputError(f"{corpus}, line {number}: an object with '_id' and 'text' is needed")
         yield {**row, "_id": str(row["_id"])}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.datasets import read_lines
+from imrnn_vdb.datasets import read_json_lines
 from imrnn_vdb.errors import InvalidInputError
 
 _PART_KEYS = ("source", "split")
@@ -100,11 +99,7 @@ class _Row:
 
 
 def _rows(path: Path) -> Iterator[_Row]:
-    for number, line in read_lines(path):
-        try:
-            fields = json.loads(line)
-        except ValueError as exc:
-            raise InvalidInputError(f"{path}, line {number}: not JSON: {exc}") from exc
+    for number, fields in read_json_lines(path):
         row = _Row(path, number, fields)
         if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
             raise row.wrong("needs an object with a string under 'text'")
