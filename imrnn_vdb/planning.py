@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import format_filter
 from imrnn_vdb.filters import (
@@ -219,7 +218,7 @@ def passing(tree: FactorFilter, space: FactorSpace, candidates: Candidates, refi
     parts = None
     if not about_documents(tree):
         parts = dict(zip(space.names, refined.scored.part(count=len(space.names)).T, strict=True))
-    return np.asarray(matches(tree, scores, parts) & (refined.status == CodeStatus.CURRENT))
+    return np.asarray(matches(tree, scores, parts) & refined.usable)
 
 
 def _pushed_in(tree: FactorFilter, negated: bool = False) -> FactorFilter:

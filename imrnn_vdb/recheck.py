@@ -130,7 +130,7 @@ def _verdict(line: int, entry: dict[str, Any], refined: Refined, gone: int) -> A
         reasons.append(f"{apart} of {len(then)} scores come out otherwise, by up to {difference:.2g}")
     if gone:
         reasons.append(f"{gone} of the points are gone")
-    unusable = int((refined.status != CodeStatus.CURRENT).sum()) - gone
+    unusable = int((~refined.usable).sum()) - gone
     if unusable and apart:
         reasons.append(f"{unusable} have no usable code")
     wrong = _wrong_results(entry, refined)

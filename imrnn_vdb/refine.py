@@ -53,6 +53,11 @@ class Refined:
     modulated: npt.NDArray[np.bool_]
     failure: str | None
 
+    @property
+    def usable(self) -> npt.NDArray[np.bool_]:
+        """Shape (k,), bool: candidates with a current code; no other matches a factor filter."""
+        return np.asarray(self.status == CodeStatus.CURRENT)
+
 
 def refine(
     model: IMRNNModel, metric: Metric, query_vectors: FloatArray, batch: list[Candidates], active: bool

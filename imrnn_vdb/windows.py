@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.checkpoint import IMRNNModel
-from imrnn_vdb.codec import CodeStatus, FloatArray
+from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Operation
 from imrnn_vdb.hints import Hints
 from imrnn_vdb.metric import Metric
@@ -186,7 +186,7 @@ class WindowSearch:
         """Leave out what the database's factor filter let through by the scores of a code that is none any longer."""
         if self.plan.database is None:
             return window
-        keep = window.refined.status == CodeStatus.CURRENT
+        keep = window.refined.usable
         return window if keep.all() else replace(window, keep=keep)
 
     def _filtered(self, window: Window, before: tuple[int, ...]) -> Window:
