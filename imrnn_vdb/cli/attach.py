@@ -12,6 +12,7 @@ import click
 from imrnn_vdb.cli.common import (
     OutFolder,
     exit_codes,
+    given,
     json_option,
     model_option,
     print_json,
@@ -64,8 +65,7 @@ def attach(
     from imrnn_vdb.options import Settings
     from imrnn_vdb.urls import parse_url
 
-    asked = click.get_current_context().get_parameter_source("out") is not click.core.ParameterSource.DEFAULT
-    in_file = asked or not in_collection
+    in_file = bool(given("out")) or not in_collection
     if in_file and (reason := unwritable(out)):
         raise InvalidInputError(reason)
     settings = Settings(**options, guard=_guard(guard))

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option, print_json, url_options
+from imrnn_vdb.cli.common import (
+    console,
+    exit_codes,
+    flags,
+    given,
+    json_option,
+    model_option,
+    print_json,
+    url_options,
+)
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.progress import track
 
@@ -83,11 +92,8 @@ def backfill(
 
 def _refuse(names: Sequence[str], why: str) -> None:
     """Refuse options that would be ignored, where they are given, be it with their default value."""
-    source = click.get_current_context().get_parameter_source
-    given = [name for name in names if source(name) is not click.core.ParameterSource.DEFAULT]
-    if given:
-        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        raise InvalidInputError(f"{why}: leave {options} out")
+    if ignored := given(*names):
+        raise InvalidInputError(f"{why}: leave {flags(ignored)} out")
 
 
 def _fill(collection: IMRNNCollection, how: dict[str, Any], follow: float | None, as_json: bool) -> None:

@@ -129,14 +129,10 @@ def _with_attachment(command: Command) -> Command:
 
             how = {name: options[name] for name in ("api_key", "tls", "timeout")}
             attachment = find_attachment(options["url"], Settings(**how))
-            source = click.get_current_context().get_parameter_source
-            given: dict[str, Any] = {
-                name: options[name]
-                for name in ("vector_name", "text_field", "guard")
-                if name in options and source(name) is not click.core.ParameterSource.DEFAULT
-            }
-            options = {**options, **attachment.merged(given), "url": attachment.url}
-            if source("model") is click.core.ParameterSource.DEFAULT:
+            names = given("vector_name", "text_field", "guard")
+            own: dict[str, Any] = {name: options[name] for name in names if name in options}
+            options = {**options, **attachment.merged(own), "url": attachment.url}
+            if not given("model"):
                 options["model"] = attachment.model
                 command_name = click.get_current_context().info_name
                 if command_name == "doctor":  # which says it among the rest, as it does of a collection's own record
@@ -173,6 +169,20 @@ def exit_codes(command: Command) -> Command:
             sys.exit(WRONG_INPUT)
 
     return wrapped  # type: ignore[return-value]
+
+
+def given(*names: str) -> list[str]:
+    """Return those of these parameters that stand on the command line, be it with their default value.
+
+    A default does not, nor a key in the environment.
+    """
+    source = click.get_current_context().get_parameter_source
+    return [name for name in names if source(name) is click.core.ParameterSource.COMMANDLINE]
+
+
+def flags(names: Iterable[str]) -> str:
+    """Return parameters as they are typed."""
+    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 def typed_ids(known: Iterable[PointId], ids: Iterable[str]) -> list[PointId]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import OutFolder, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import OutFolder, exit_codes, flags, given, json_option, print_json
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -101,7 +101,7 @@ def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
     from imrnn_vdb.training.settings import TrainingSettings
 
     space, start = _origins(options)
-    given = {name: options[name] for name in ("epochs", "num_steps", "num_factors", "coarse_k")}
+    numbers = {name: options[name] for name in ("epochs", "num_steps", "num_factors", "coarse_k")}
     common: dict[str, Any] = {
         "base": IMRNNModel.from_pretrained(space) if space else None,
         "continue_from": IMRNNModel.from_pretrained(start) if start else None,
@@ -109,13 +109,13 @@ def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
             seed=options["seed"],
             train_basis=options["train_basis"],
             adapter=options["adapter"],
-            **{name: value for name, value in given.items() if value is not None},
+            **{name: value for name, value in numbers.items() if value is not None},
         ),
         "journal": out / ".training",
         "report": report,
     }
     if options["url"]:
-        encoder = EncoderConfig(options["encoder"]) if _given("encoder") else None
+        encoder = EncoderConfig(options["encoder"]) if given("encoder") else None
         examples = _live_examples(options, common, encoder)
         _check_followed(options, len(examples), common)
         return train_examples(examples, name=options["url"], encoder=encoder, **common)
@@ -123,11 +123,6 @@ def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
     _check_followed(options, len(data.split(options["split"])), common)
     source = {"replay": options["replay"], "split": options["split"], "cache": EmbeddingCache(options["cache"])}
     return train_model(data, options["encoder"], **source, **common)
-
-
-def _given(name: str) -> bool:
-    """Whether an option stands on the command line: a key in the environment, or a default, excludes nothing."""
-    return click.get_current_context().get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
 def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
@@ -138,10 +133,9 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
     space, start = options["space"], options["continue_from"]
     if bool(options["data"]) == bool(options["url"]):
         raise InvalidInputError("give either --data or --url")
-    foreign = [f"--{name.replace('_', '-')}" for name in (_DATA_ONLY if options["url"] else _LIVE_ONLY) if _given(name)]
-    if foreign:
+    if foreign := given(*(_DATA_ONLY if options["url"] else _LIVE_ONLY)):
         source, other = ("--url", "--data") if options["url"] else ("--data", "--url")
-        raise InvalidInputError(f"{', '.join(foreign)} cannot be used with {source}: that belongs to {other}")
+        raise InvalidInputError(f"{flags(foreign)} cannot be used with {source}: that belongs to {other}")
     if options["url"] and (not options["queries"] or bool(options["qrels"]) == bool(options["triples"])):
         raise InvalidInputError("--url needs --queries, and either --qrels or --triples")
     if space and start:
@@ -168,10 +162,10 @@ def _check_followed(options: dict[str, Any], queries: int, common: dict[str, Any
     settings: TrainingSettings = common["settings"]
     start: IMRNNModel | None = common["continue_from"]
     plan = planned(settings, queries, start)
-    flags = {"--epochs": options["epochs"], "--steps": options["num_steps"]}
+    asked = {"--epochs": options["epochs"], "--steps": options["num_steps"]}
     if options["adapter"] is False:
-        flags["--whole-model"] = 1
-    unused = [flag for flag, value in flags.items() if value is not None]
+        asked["--whole-model"] = 1
+    unused = [flag for flag, value in asked.items() if value is not None]
     if plan.adapter and unused:
         raise InvalidInputError(f"{', '.join(unused)} cannot be followed: {_why_adapter(settings, queries, start)}")
     origin = start if start is not None else common["base"]
