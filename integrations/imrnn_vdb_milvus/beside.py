@@ -36,29 +36,28 @@ class SidecarSteps(MilvusSteps):
     _loading = False
     """Whether the sidecar is new and not loaded yet: it takes writes, but no reads."""
 
-    def _look_beside(self, server: Server, writing: bool) -> Operation[Schema | None]:
-        """Find the sidecar; one that is not loaded, as a backfill may have left it when it was killed, is none yet.
+    def _look_beside(self, server: Server, schema: Schema, writing: bool) -> Operation[Schema | None]:
+        """Find the sidecar; to reads, one that is not loaded is none: a backfill that was killed may have left it.
 
-        One that is being loaded is filled by a backfill right now, so that what is written goes there as well.
+        What is written goes there all the same: a backfill may be filling it right now, and once it is loaded, again
+        after a restore or a release, its codes are those that count. One older than the collection belonged to an
+        earlier one of its name.
         """
-        name, self._loading = self._sidecar_name, False
+        name, self._loading = sidecar_name(schema.collection, self.layout.space_id), False
         if not (yield from self._about(name, "has_collection")):
             return None
         if server.lite:
             yield from self._about(name, "load_collection")
         else:
             state = (yield from self._about(name, "get_load_state"))["state"].name
-            self._loading = writing and state == "Loading"
+            self._loading = writing and state != "Loaded"
             if state != "Loaded" and not self._loading:
                 return None
-        return (yield from self._describe(name))
+        found = yield from self._describe(name)
+        return found if found.vectors and found.created >= schema.created else None
 
     def _may_have_sidecar(self, schema: Schema) -> bool:
         return schema.code_home(self.layout) not in {"vector", "column"}
-
-    @property
-    def _sidecar_name(self) -> str:
-        return sidecar_name(self.collection, self.layout.space_id)
 
     @property
     def _beside(self) -> Schema:
@@ -73,6 +72,9 @@ class SidecarSteps(MilvusSteps):
         """
         name, indexes = self._sidecar_name, sidecar_indexes(self.layout, server)
         exists = yield from self._about(name, "has_collection")
+        if exists and (yield from self._describe(name)).created < schema.created:
+            yield from self._about(name, "drop_collection")
+            exists = False
         if exists:
             if not (yield from self._about(name, "list_indexes")):
                 yield from self._about(name, "create_index", index_params=indexes, sync=False)
@@ -93,7 +95,7 @@ class SidecarSteps(MilvusSteps):
         self, schema: Schema, question: dict[str, Any], limit: int, given: str | None
     ) -> Operation[list[Candidates]]:
         """Search the base, then read the codes."""
-        params = search_params(schema.index_types[question["anns_field"]], limit)
+        params = search_params(schema, question["anns_field"], limit)
         reply = yield from self._hits(limit=limit, filter=given or "", search_params=params, **question)
         fields = [self._beside.key, self.layout.code_field]
         codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields)

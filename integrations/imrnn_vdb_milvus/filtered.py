@@ -144,7 +144,7 @@ class FilteredSteps(SidecarSteps):
         With 0 keys, the sidecar is asked about those in the window. None where more match than were read.
         """
         condition, most = among
-        params = search_params(schema.index_types[question["anns_field"]], window)
+        params = search_params(schema, question["anns_field"], window)
         whole = window <= _WITH_PAYLOAD * limit
         asked = question if whole else {**question, "output_fields": [schema.key]}
         search = self._hits(limit=window, filter=given or "", search_params=params, **asked)

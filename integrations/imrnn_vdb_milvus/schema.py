@@ -69,7 +69,7 @@ class Schema:
     Attributes
     ----------
     collection
-        Its name.
+        Its name, also where it was asked for by an alias.
     key, key_is_text, key_bytes
         Primary key: field name, VARCHAR or INT64, and the most bytes of a VARCHAR.
     auto_id
@@ -90,6 +90,8 @@ class Schema:
         Whether rows can have keys beyond the schema.
     partition_key
         Whether the server spreads rows over partitions itself.
+    number, created
+        What the server knows it by, and when it was created, on the server's own clock; 0 in Milvus Lite.
     """
 
     collection: str
@@ -105,6 +107,8 @@ class Schema:
     foreign: tuple[str, ...]
     dynamic: bool
     partition_key: bool
+    number: int = 0
+    created: int = 0
 
     @classmethod
     def parse(cls, description: Mapping[str, Any], indexes: Iterable[Mapping[str, Any]]) -> Schema:
@@ -128,6 +132,15 @@ class Schema:
             foreign=tuple(f["name"] for f in fields if f["name"] not in filled and int(f["type"]) not in _REWRITABLE),
             dynamic=bool(description.get("enable_dynamic_field")),
             partition_key=any(f.get("is_partition_key") for f in fields),
+            number=int(description.get("collection_id") or 0),
+            created=int(description.get("created_timestamp") or 0),
+        )
+
+    def is_of(self, description: Mapping[str, Any]) -> bool:
+        """Say whether a later description is of this collection: an alias moves, a name is given to a new one."""
+        return (self.collection, self.number) == (
+            description["collection_name"],
+            int(description.get("collection_id") or 0),
         )
 
     def base_name(self, layout: Layout) -> str:
@@ -294,9 +307,19 @@ def new_indexes(metric: Metric, layout: Layout, server: Server) -> Any:
     return indexes
 
 
-def search_params(index_type: str, limit: int) -> dict[str, Any]:
-    """Return parameters of a search: HNSW visits at least twice the candidates wanted."""
-    return {"params": {"ef": min(max(64, 2 * limit), 32768)}} if index_type == "HNSW" else {}
+def search_params(schema: Schema, field: str, limit: int) -> dict[str, Any]:
+    """Return parameters of a search on a vector field: how much of its index is visited, and the metric.
+
+    HNSW visits at least twice the candidates wanted. An index of cells (IVF, SCANN) visits 8 of them unless it is told
+    otherwise, however many candidates are wanted; a cell holds 39 points or more, so here it visits ten times the
+    candidates wanted, or all. A server refuses another metric than the index's: the collection was made anew then.
+    """
+    kind, params = schema.index_types[field], dict[str, int]()
+    if kind.startswith("HNSW"):
+        params = {"ef": min(max(64, 2 * limit), 32768)}
+    elif "IVF" in kind or kind == "SCANN":
+        params = {"nprobe": max(16, limit // 4)}
+    return {"metric_type": _METRIC_TYPES[schema.vectors[field].metric], "params": params}
 
 
 def check_partitions(schema: Schema, partitions: Sequence[str]) -> None:

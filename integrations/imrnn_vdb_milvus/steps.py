@@ -20,6 +20,7 @@ from imrnn_vdb_milvus.hits import Hits, Row
 from imrnn_vdb_milvus.quiet import quiet, quietly
 from imrnn_vdb_milvus.rows import rows_read
 from imrnn_vdb_milvus.schema import Schema, Server
+from imrnn_vdb_milvus.sidecar import sidecar_name
 
 MAX_WINDOW = 16_384
 """Most rows of one reply, and most queries of one request: Milvus's own limits, which Milvus Lite does not enforce."""
@@ -53,28 +54,43 @@ class MilvusSteps(Store):
         """Say whether codes lie in a sidecar, where there is one."""
 
     @abstractmethod
-    def _look_beside(self, server: Server, writing: bool) -> Operation[Schema | None]:
+    def _look_beside(self, server: Server, schema: Schema, writing: bool) -> Operation[Schema | None]:
         """Find the sidecar, if there is one that answers, or for writing, takes rows."""
+
+    @property
+    def _name(self) -> str:
+        """The collection's own name; ``collection`` may be an alias, which is followed when it moves."""
+        return self.collection if self._found is None else self._found[1].collection
+
+    @property
+    def _sidecar_name(self) -> str:
+        return sidecar_name(self._name, self.layout.space_id)
 
     def _look(self, *, writing: bool = False) -> Operation[tuple[Server, Schema]]:
         """Describe the collection, once; a Milvus Lite collection is loaded, as no one else can.
 
-        For a sidecar that was not there it looks again: before each write, whose codes belong into it, and before a
-        read from time to time.
+        Before each write, and before a read from time to time, it looks again: whether the name, or the alias, stands
+        for another collection now, and for a sidecar that was not there.
         """
+        known, again = self._found, writing or monotonic() > self._looked + LOOK_AGAIN_S
+        if known is not None and again and not self._outdated:
+            self._outdated = not known[1].is_of((yield from self._about(self.collection, "describe_collection")))
+            self._looked = monotonic()
         if self._found is None or self._outdated:
             server = Server.parse((yield call_of("get_server_version")))
             schema = yield from self._describe(self.collection)
             if server.lite and schema.vectors:
-                yield from self._ask("load_collection")
+                yield from self._about(schema.collection, "load_collection")
             yield from self._look_for_sidecar(server, schema, writing)
             self._found, self._outdated = (server, schema), False
-        elif self._sidecar is None and (writing or monotonic() > self._looked + LOOK_AGAIN_S):
+        elif self._sidecar is None and again:
             yield from self._look_for_sidecar(*self._found, writing)
         return self._found
 
     def _look_for_sidecar(self, server: Server, schema: Schema, writing: bool) -> Operation[None]:
-        self._sidecar = (yield from self._look_beside(server, writing)) if self._may_have_sidecar(schema) else None
+        self._sidecar = None
+        if self._may_have_sidecar(schema):
+            self._sidecar = yield from self._look_beside(server, schema, writing)
         self._looked = monotonic()
 
     def _describe(self, name: str) -> Operation[Schema]:
@@ -158,7 +174,7 @@ class MilvusSteps(Store):
         Milvus Lite merges what is upserted into the row that is there, keys of the dynamic field included; its insert
         replaces the row. A server's insert would add a second row of the same key.
         """
-        target = name or self.collection
+        target = name or self._name
         yield from self._about(target, "insert" if server.lite else "upsert", data=rows, **where)
         self._unflushed[target] = self._unflushed.get(target, LITE_UNFLUSHED_ROWS) + len(rows)
 
@@ -170,7 +186,7 @@ class MilvusSteps(Store):
 
     def _ask(self, method: str, **arguments: Any) -> Operation[Any]:
         """Call a method about this collection."""
-        return (yield from self._about(self.collection, method, **arguments))
+        return (yield from self._about(self._name, method, **arguments))
 
     def _hits(self, **question: Any) -> Operation[list[Hits]]:
         """Search this collection; one entry a query."""
@@ -178,18 +194,21 @@ class MilvusSteps(Store):
         return hits
 
     def _about(self, name: str, method: str, **arguments: Any) -> Operation[Any]:
-        """Call a method about this collection or its sidecar; servers do not always name the collection they miss.
+        """Call a method about this collection or its sidecar; errors name it, which those of servers do not always.
 
-        Every condition goes through here, and one on the collection itself gets the guard. A sidecar holds no payload:
-        it is asked only for keys that the collection has shown.
+        Every condition goes through here, and one on anything but the sidecar gets the guard. A sidecar holds no
+        payload: it is asked only for keys that the collection has shown.
         """
-        if name == self.collection and method in _READS:
+        if method in _READS and name != self._sidecar_name:
             arguments["filter"] = every(self._guard_text(), arguments.get("filter"))
         try:
             return (yield call_of(method, collection_name=name, **arguments))
         except CollectionNotFoundError as exc:
             self._outdated = True
             raise CollectionNotFoundError(f"there is no collection {name!r}: check the name, or create it") from exc
+        except StoreError as exc:
+            exc.args = (f"collection {name!r}: {exc}", *exc.args[1:])
+            raise
 
     def _guard_text(self) -> str | None:
         if not isinstance(self._guard, Mapping):

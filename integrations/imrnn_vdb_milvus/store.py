@@ -169,7 +169,7 @@ class MilvusStore(FilteredSteps):
         for name in (yield call_of("list_collections")):
             if is_sidecar_of(self.collection, name):
                 yield from self._about(name, "drop_collection")
-        yield from self._ask("drop_collection")
+        yield from self._about(self.collection, "drop_collection")
         self._outdated = True
 
     def upsert(self, points: Points) -> Operation[None]:
@@ -215,7 +215,7 @@ class MilvusStore(FilteredSteps):
         server, schema = yield from self._look()
         base = schema.base_name(self.layout)
         check_vectors(query_vectors, schema, base)
-        yield from self._settle(server, self.collection)
+        yield from self._settle(server, self._name)
         question = {
             "data": list(query_vectors),
             "anns_field": base,
@@ -230,7 +230,7 @@ class MilvusStore(FilteredSteps):
         reply = yield from self._hits(
             limit=limit,
             filter=self._filter(schema, payload_filter, factor_filter),
-            search_params=search_params(schema.index_types[base], limit),
+            search_params=search_params(schema, base, limit),
             **question,
         )
         metric = schema.vectors[base].metric
@@ -294,7 +294,7 @@ class MilvusStore(FilteredSteps):
                 anns_field=base,
                 filter=is_one_of(schema.key, part),
                 limit=len(part),
-                search_params=search_params(schema.index_types[base], len(part)),
+                search_params=search_params(schema, base, len(part)),
                 output_fields=[],
                 **SESSION,
             )
@@ -350,7 +350,7 @@ class MilvusStore(FilteredSteps):
         """Delete points; ids that do not exist are ignored."""
         if not len(ids):
             return
-        server, schema = yield from self._look()
+        server, schema = yield from self._look(writing=True)
         keys = schema.usable_keys(ids)
         if self._guard is not None:  # a sidecar knows no guard, so it is told only of keys inside
             keys = list((yield from self._rows(schema, keys, [schema.key])))
@@ -403,7 +403,7 @@ class MilvusStore(FilteredSteps):
             If rows hold codes and may not be rewritten.
         """
         server, schema = yield from self._look()
-        if not in_place and (yield from self._about(sidecar_name(self.collection, space_id), "has_collection")):
+        if not in_place and (yield from self._about(sidecar_name(self._name, space_id), "has_collection")):
             return 0, None
         layout = replace(self.layout, space_id=space_id)
         fields = list(dict.fromkeys([*schema.own_fields(layout), *self._code_vectors(schema, layout)]))
@@ -422,7 +422,8 @@ class MilvusStore(FilteredSteps):
     def drop_room(self, space_id: str) -> Operation[None]:
         """Drop a space's sidecar, if there is one; a column stays, with empty values."""
         self._check_droppable()
-        name = sidecar_name(self.collection, space_id)
+        yield from self._look()
+        name = sidecar_name(self._name, space_id)
         if (yield from self._about(name, "has_collection")):
             yield from self._about(name, "drop_collection")
         self._outdated = True

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,8 +22,9 @@ from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
 from imrnn_vdb.urls import parse_url
-from imrnn_vdb_milvus import MilvusBackend
+from imrnn_vdb_milvus import MilvusBackend, steps
 from imrnn_vdb_milvus.expressions import dynamic_key, is_one_of, literal
+from imrnn_vdb_milvus.sidecar import sidecar_name
 from imrnn_vdb_milvus.store import MilvusStore
 from proxy import Proxy
 
@@ -95,7 +97,14 @@ def codes(count: int) -> Codes:
     return Codes(np.full((count, 3), 0.25, np.float32), np.ones(count, np.float32), np.zeros(count, np.uint8))
 
 
-def theirs(client: MilvusClient, name: str, **fields: dict[str, Any]) -> None:
+def theirs(
+    client: MilvusClient,
+    name: str,
+    metric: str = "COSINE",
+    index: str = "HNSW",
+    params: dict[str, Any] | None = None,
+    **fields: dict[str, Any],
+) -> None:
     """Make a collection as a team would have one: integer keys, a dynamic field, no field of ours."""
     schema = MilvusClient.create_schema(enable_dynamic_field=True)
     schema.add_field("key", DataType.INT64, is_primary=True)
@@ -103,7 +112,8 @@ def theirs(client: MilvusClient, name: str, **fields: dict[str, Any]) -> None:
         schema.add_field(field, **settings)
     schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=DIM)
     indexes = MilvusClient.prepare_index_params()
-    indexes.add_index("embedding", index_type="HNSW", metric_type="COSINE", params={"M": 16, "efConstruction": 200})
+    params = params or {"M": 16, "efConstruction": 200}
+    indexes.add_index("embedding", index_type=index, metric_type=metric, params=params)
     client.create_collection(name, schema=schema, index_params=indexes)
 
 
@@ -275,6 +285,81 @@ def test_a_collection_that_is_not_loaded_says_so(connection: Connection, client:
     client.release_collection(name)
     with pytest.raises(StoreError, match="load_collection"):
         connection.run(MilvusStore(name, layout()).count())
+
+
+def test_a_sidecar_older_than_its_collection_is_of_an_earlier_one(
+    connection: Connection, client: MilvusClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nightly job drops the collection and makes it anew, with the same keys."""
+    store, vectors = MilvusStore(name, layout()), points([0, 1]).vectors
+    rows = [{"key": key, "embedding": vectors[key]} for key in (0, 1)]
+    theirs(client, name)
+    client.insert(name, rows)
+    connection.run(store.prepare_codes())
+    connection.run(store.write_codes([0, 1], codes(2), np.zeros((2, 1), np.float32)))
+    assert connection.run(store.fetch([0, 1])).codes.current.all()
+    client.drop_collection(name)
+    theirs(client, name)
+    client.insert(name, rows)
+    monkeypatch.setattr(steps, "LOOK_AGAIN_S", 0.0)
+    assert connection.run(store.fetch([0, 1])).codes.status.tolist() == [1, 1]
+    assert not connection.run(store.prepare_codes())  # an empty sidecar, in place of that one
+    connection.run(store.write_codes([0], codes(1), np.zeros((1, 1), np.float32)))
+    assert connection.run(store.fetch([0, 1])).codes.status.tolist() == [0, 1]
+    connection.run(store.drop())
+
+
+def test_writes_reach_a_sidecar_that_is_not_loaded(connection: Connection, client: MilvusClient, name: str) -> None:
+    """As after a restore, where only the collection itself was loaded again."""
+    theirs(client, name)
+    first = MilvusStore(name, layout())
+    connection.run(first.prepare_codes())
+    connection.run(first.upsert(replace(points([0, 1]), codes=codes(2), factor_scores=np.zeros((2, 1), np.float32))))
+    assert connection.run(first.fetch([0, 1])).codes.current.all()
+    beside = sidecar_name(name, first.layout.space_id)
+    client.release_collection(beside)
+    with pytest.raises(StoreError, match=f"{beside}.*load_collection"):
+        connection.run(first.fetch([0]))
+    second = MilvusStore(name, layout())
+    assert connection.run(second.fetch([0, 1])).codes.status.tolist() == [1, 1]
+    other = Codes(np.full((1, 3), 0.75, np.float32), np.ones(1, np.float32), np.zeros(1, np.uint8))
+    connection.run(second.upsert(replace(points([0]), codes=other, factor_scores=np.zeros((1, 1), np.float32))))
+    connection.run(second.delete([1]))
+    [row] = client.query(name, filter="key == 0", output_fields=["$meta"], consistency_level="Strong")
+    assert not [key for key in row if key.startswith("imrnn_")]
+    client.load_collection(beside)
+    found = connection.run(first.fetch([0, 1]))
+    assert found.ids == [0]
+    assert found.codes.directions.tolist() == [[0.75] * 3]
+    connection.run(first.drop())
+
+
+def test_a_collection_made_anew_with_another_metric_is_refused(
+    connection: Connection, client: MilvusClient, name: str
+) -> None:
+    theirs(client, name)
+    store, query = MilvusStore(name, layout()), points(["q"]).vectors
+    assert len(connection.run(store.search(query, 3))) == 1
+    client.drop_collection(name)
+    theirs(client, name, metric="L2")
+    client.insert(name, [{"key": 0, "embedding": query[0]}])
+    connection.run(MilvusStore(name, layout()).fetch([0]))  # it is there
+    with pytest.raises(StoreError, match="metric type not match"):
+        connection.run(store.search(query, 3))
+
+
+def test_cells_of_an_index_fill_a_window(connection: Connection, client: MilvusClient, name: str) -> None:
+    theirs(client, name, index="IVF_FLAT", params={"nlist": 128})
+    vectors = points(list(range(6_000))).vectors
+    client.insert(name, [{"key": key, "embedding": vectors[key]} for key in range(6_000)])
+    client.flush(name)
+    deadline = time.monotonic() + 60
+    while client.describe_index(name, "embedding").get("indexed_rows") != 6_000 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    client.release_collection(name)
+    client.load_collection(name)
+    [found] = connection.run(MilvusStore(name, layout()).search(vectors[:1], 4_000))
+    assert len(found) == 4_000
 
 
 @pytest.fixture

@@ -231,8 +231,16 @@ def test_server_versions(text: str, expected: tuple[int, ...], lite: bool, name:
     assert server.at_least(2, 4) == (text != "v2.3.5-lite")
 
 
-def test_hnsw_visits_more_than_it_returns() -> None:
-    assert search_params("HNSW", 10) == {"params": {"ef": 64}}
-    assert search_params("HNSW", 100) == {"params": {"ef": 200}}
-    assert search_params("HNSW", 16_384)["params"]["ef"] >= 16_384
-    assert search_params("IVF_FLAT", 10) == {}
+def test_an_index_visits_more_than_it_returns() -> None:
+    def params(kind: str, limit: int) -> Any:
+        found = Schema.parse({"collection_name": "c", "fields": [KEY, VECTOR]}, [{**INDEX, "index_type": kind}])
+        asked = search_params(found, "vector", limit)
+        assert asked["metric_type"] == "COSINE"
+        return asked["params"]
+
+    assert params("HNSW", 10) == {"ef": 64}
+    assert params("HNSW", 100) == params("HNSW_SQ", 100) == {"ef": 200}
+    assert params("HNSW", 16_384)["ef"] >= 16_384
+    assert params("IVF_SQ8", 10) == params("SCANN", 10) == {"nprobe": 16}
+    assert params("GPU_IVF_FLAT", 4_000) == {"nprobe": 1_000}
+    assert params("FLAT", 10) == params("DISKANN", 10) == {}

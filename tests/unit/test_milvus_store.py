@@ -22,7 +22,7 @@ from imrnn_vdb.filters import factor
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
-from imrnn_vdb_milvus import MilvusBackend
+from imrnn_vdb_milvus import MilvusBackend, steps
 from imrnn_vdb_milvus.store import MAX_WINDOW, MilvusStore
 
 
@@ -40,7 +40,9 @@ def connection(client: MilvusClient) -> Connection:
     return adopted
 
 
-def make(client: MilvusClient, *, dynamic: bool = True, auto_id: bool = False, second: bool = False) -> None:
+def make(
+    client: MilvusClient, name: str = "docs", *, dynamic: bool = True, auto_id: bool = False, second: bool = False
+) -> None:
     schema = MilvusClient.create_schema(auto_id=auto_id, enable_dynamic_field=dynamic)
     schema.add_field("key", DataType.INT64, is_primary=True)
     schema.add_field("title", DataType.VARCHAR, max_length=100)
@@ -53,7 +55,7 @@ def make(client: MilvusClient, *, dynamic: bool = True, auto_id: bool = False, s
     if second:
         schema.add_field("image", DataType.FLOAT_VECTOR, dim=3)
         indexes.add_index("image", index_type="FLAT", metric_type="IP")
-    client.create_collection("docs", schema=schema, index_params=indexes)
+    client.create_collection(name, schema=schema, index_params=indexes)
 
 
 def row(key: int, **more: Any) -> dict[str, Any]:
@@ -341,3 +343,36 @@ def test_a_sidecars_second_call_is_timed(client: MilvusClient, connection: Conne
     assert connection.run(mine.coded()) == 3
     guarded = MilvusBackend().store(connection, "docs", mine.layout, "key >= 0")
     assert connection.run(guarded.coded()) is None  # a sidecar knows no guard
+
+
+def test_a_guard_holds_behind_an_alias(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    client.insert("docs", [row(key, tenant="ab"[key % 2]) for key in range(6)])
+    client.create_alias("docs", "current")
+    mine = MilvusBackend().store(connection, "current", Layout("0a1b2c3d", 3, ("entity",)), {"tenant": "a"})
+    assert connection.run(mine.fetch([0, 1, 2, 3])).ids == [0, 2]
+    assert connection.run(mine.scroll(10)).points.ids == [0, 2, 4]
+    connection.run(mine.delete([0, 1]))
+    taken = Points([3], np.ones((1, 2), np.float32), [{"tenant": "a"}])
+    with pytest.raises(InvalidInputError, match="outside the guard"):
+        connection.run(mine.upsert(taken))
+    client.flush("docs")
+    assert sorted(found["key"] for found in client.query("docs", filter="key >= 0")) == [1, 2, 3, 4, 5]
+
+
+def test_an_alias_that_moves_is_followed_with_the_codes_of_its_new_collection(
+    client: MilvusClient, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in range(3)])
+    client.create_alias("docs", "current")
+    mine = MilvusBackend().store(connection, "current", Layout("0a1b2c3d", 3, ("entity",)))
+    connection.run(mine.prepare_codes())
+    connection.run(mine.write_codes([0, 1], codes(2), np.zeros((2, 1), np.float32)))
+    assert connection.run(store(connection).fetch([0, 1, 2])).codes.status.tolist() == [0, 0, 1]  # by its own name
+    make(client, "newer")
+    client.insert("newer", [row(key) for key in range(4)])
+    client.alter_alias("newer", "current")
+    monkeypatch.setattr(steps, "LOOK_AGAIN_S", 0.0)
+    found = connection.run(mine.fetch([0, 1, 2, 3]))
+    assert found.codes.status.tolist() == [CodeStatus.MISSING] * 4
