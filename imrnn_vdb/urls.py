@@ -62,8 +62,8 @@ def parse_url(url: str) -> CollectionURL:
     Raises
     ------
     InvalidInputError
-        If the form is another. A URL with a user name or password is refused without repeating it: keys are given by
-        keyword or environment.
+        If the form is another. A URL with a user name, a password or a query is refused without repeating it: keys are
+        given by keyword or environment.
     """
     scheme, colon, rest = url.partition(":")
     if not colon or not scheme or not scheme.replace("+", "").isalnum():
@@ -75,6 +75,11 @@ def parse_url(url: str) -> CollectionURL:
     authority, _, collection = rest[2:].rpartition("/")
     if "@" in rest:
         raise InvalidInputError("a collection URL carries no user name or key: use api_key= or IMRNN_API_KEY")
+    if "/" in authority or set("?#") & set(rest):  # not repeated: a key may stand there
+        raise InvalidInputError(
+            "the URL of a server is host, port, one slash and the collection: a key goes into api_key= or "
+            "IMRNN_API_KEY, and another database of Milvus into a client of your own, for from_client"
+        )
     host, port = _authority(authority)
     if not host or not collection:
         raise InvalidInputError(f"{url!r} names no server or no collection; write for example {_EXAMPLES}")

@@ -85,6 +85,7 @@ class EdgeStore(NativeStore):
             edge.RangeFloat,
             self._equal,
             lambda ids: edge.HasIdCondition(set(ids)),
+            edge.HasVectorCondition,
         )
 
     def _equal(self, value: Any) -> Any:

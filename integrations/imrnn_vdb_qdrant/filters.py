@@ -39,6 +39,8 @@ class Vocabulary:
         The match of one value.
     has_id
         The condition that a point has one of some ids.
+    has_vector
+        The condition that a point has the vector of a name.
     """
 
     group: Callable[..., Any]
@@ -46,6 +48,7 @@ class Vocabulary:
     interval: Callable[..., Any]
     equals: Callable[[Any], Any]
     has_id: Callable[[list[int | str]], Any]
+    has_vector: Callable[[str], Any]
 
 
 Condition = NewType("Condition", object)

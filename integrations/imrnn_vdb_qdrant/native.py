@@ -375,12 +375,19 @@ class NativeStore(Store):
         self.layout = self.layout.in_vector(schema.vectors[self.layout.code_field].dim)
 
     def coded(self) -> Operation[int | None]:
-        """Count the points that have a factor score, which is set with the code, by an index that is there already."""
+        """Count the points that have a factor score, which is set with the code, by an index that is there already.
+
+        Those that lack the base vector count as well: they never get a code.
+        """
         schema = yield from self._schema(fresh=True)
+        base = schema.base_name(self.layout, self.collection)
         for name in self.layout.factor_names:
             if payload_path(self.layout.factor_field(name)) in schema.indexed:
-                has_score = combine(self._words, self.layout, None, factor(name) >= 0.0)
-                return int((yield from self._ask(self._count(guarded(self._words, self._guard, has_score)))))
+                done = combine(self._words, self.layout, None, factor(name) >= 0.0)
+                if base:  # an unnamed one has no name to ask by
+                    without = self._words.group(must_not=[self._words.has_vector(base)])
+                    done = self._words.group(should=[done, without])
+                return int((yield from self._ask(self._count(guarded(self._words, self._guard, done)))))
         return None
 
     # steps

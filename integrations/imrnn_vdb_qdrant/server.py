@@ -10,7 +10,14 @@ from typing import Any, Literal
 from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Call, Operation
-from imrnn_vdb.errors import InvalidInputError, StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
+from imrnn_vdb.errors import (
+    CollectionNotFoundError,
+    InvalidInputError,
+    StoreError,
+    StoreTimeoutError,
+    StoreUnavailableError,
+    UnsupportedError,
+)
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.layout import Layout
@@ -121,6 +128,21 @@ class QdrantStore(NativeStore):
         yield from self._add_indexes(Schema({}), self._factor_paths)
         self._indexes_seen = True
 
+    def drop(self) -> Operation[None]:
+        """Delete the collection and all its points; nothing if there is none, and `StoreError` for an alias.
+
+        Qdrant takes the deletion of an alias for that of a collection that is not there.
+        """
+        yield from super().drop()
+        try:
+            yield from self._schema(fresh=True)
+        except CollectionNotFoundError:
+            return
+        raise StoreError(
+            f"{self.collection!r} is there still, so it is an alias: nothing was deleted; drop the collection it "
+            "stands for"
+        )
+
     def read_record(self) -> Operation[str | None]:
         """Return what lies under our key of the collection's metadata."""
         schema = yield from self._schema(fresh=True)
@@ -164,7 +186,14 @@ class QdrantStore(NativeStore):
     @property
     def _words(self) -> Vocabulary:
         m = self._models
-        return Vocabulary(m.Filter, m.FieldCondition, m.Range, lambda value: m.MatchValue(value=value), self._has_id)
+        return Vocabulary(
+            m.Filter,
+            m.FieldCondition,
+            m.Range,
+            lambda value: m.MatchValue(value=value),
+            self._has_id,
+            lambda name: m.HasVectorCondition(has_vector=name),
+        )
 
     def _has_id(self, ids: list[NativeId]) -> Any:
         return self._models.HasIdCondition(has_id=ids)

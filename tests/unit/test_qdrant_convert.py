@@ -30,6 +30,7 @@ WORDS = Vocabulary(
     models.Range,
     lambda value: models.MatchValue(value=value),
     lambda ids: models.HasIdCondition(has_id=ids),
+    lambda name: models.HasVectorCondition(has_vector=name),
 )
 LAYOUT = Layout("0a1b2c3d", 4, ("a", "b"))
 

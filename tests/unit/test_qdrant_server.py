@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -113,6 +114,32 @@ def test_attaching_indexes_with_the_first_codes(
         "imrnn_factor_0a1b2c3d_numeric",
     ]
     assert all(request.wait for request in wire.sent("UpdateBatch"))
+
+
+def test_points_without_the_base_vector_are_not_counted_as_lacking_a_code(
+    wire: WireServer, connection: Connection, rng: np.random.Generator
+) -> None:
+    params = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
+    wire.local.create_collection("articles", vectors_config={"text": params, "title": params})
+    vectors = rng.normal(size=(6, DIM)).tolist()
+    given = [models.PointStruct(id=n, vector={"text" if n < 4 else "title": vectors[n]}, payload={}) for n in range(6)]
+    wire.local.upsert("articles", given)
+    store = store_of(connection, replace(LAYOUT, vector_name="text"))
+    for written, coded in ((3, 5), (4, 6)):
+        connection.run(store.write_codes(list(range(written)), codes(written), np.full((written, 2), 0.5, np.float32)))
+        assert connection.run(store.coded()) == coded
+
+
+def test_dropping_an_alias_says_that_nothing_was_deleted(
+    wire: WireServer, connection: Connection, store: Store
+) -> None:
+    alias = models.CreateAlias(collection_name="articles", alias_name="current")
+    wire.local.update_collection_aliases([models.CreateAliasOperation(create_alias=alias)])
+    other = QdrantBackend().store(connection, "current", LAYOUT)
+    assert connection.run(other.count()) == COUNT
+    with pytest.raises(StoreError, match="alias"):
+        connection.run(other.drop())
+    assert connection.run(store.count()) == COUNT
 
 
 @pytest.mark.parametrize("strict", [True, False])

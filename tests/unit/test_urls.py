@@ -40,6 +40,7 @@ def test_urls_are_parsed(url, parsed):
         "q!:a/b",
         "qdrant://host:99999/a",
         "qdrant://host:x/a",
+        "milvus://host:19530/database/a",
     ],
 )
 def test_other_forms_are_refused_with_examples(url):
@@ -51,6 +52,13 @@ def test_other_forms_are_refused_with_examples(url):
 def test_a_key_in_a_url_is_refused_and_not_repeated(start):
     with pytest.raises(InvalidInputError) as caught:
         parse_url(f"{start}user:s3cret@host:6334/a")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("end", ["a?api_key=s3cret", "a#s3cret", "?token=s3cret", "s3cret/a"])
+def test_a_query_after_a_url_is_refused_and_not_repeated(end):
+    with pytest.raises(InvalidInputError, match="api_key=") as caught:
+        parse_url(f"milvus://host:19530/{end}")
     assert "s3cret" not in str(caught.value)
 
 
