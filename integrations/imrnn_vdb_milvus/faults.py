@@ -64,8 +64,12 @@ def _of_status(status: str, exc: Exception) -> StoreError:
         return _timed_out()
     if status in ("UNAVAILABLE", "CANCELLED", "ABORTED"):
         return _unavailable("no connection")
-    if status in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+    if status == "UNAUTHENTICATED":
         return StoreError("Milvus refused access: check api_key= or IMRNN_API_KEY, as a token or as user:password")
+    if status == "PERMISSION_DENIED":
+        details: Any = getattr(exc, "details", None)
+        text = _cut(details()) if callable(details) else _text(exc)
+        return StoreError(f"Milvus knows this user and denies the request ({text}): grant the privilege to its role")
     if status == "UNIMPLEMENTED":
         return UnsupportedError("this Milvus server does not know the request: a newer one may")
     if status == "RESOURCE_EXHAUSTED":
@@ -104,5 +108,9 @@ def _unavailable(text: str) -> StoreUnavailableError:
 
 
 def _text(exc: Exception) -> str:
-    text = " ".join(str(getattr(exc, "message", None) or exc).split()) or type(exc).__name__
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    return _cut(getattr(exc, "message", None) or exc) or type(exc).__name__
+
+
+def _cut(text: object) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import grpc
 import pytest
 from pymilvus.exceptions import DataNotMatchException, MilvusException
+from pymilvus.grpc_gen import milvus_pb2
 
+from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.errors import (
     CollectionExistsError,
     CollectionNotFoundError,
@@ -14,6 +18,9 @@ from imrnn_vdb.errors import (
     StoreUnavailableError,
     UnsupportedError,
 )
+from imrnn_vdb.layout import Layout
+from imrnn_vdb.urls import parse_url
+from imrnn_vdb_milvus import MilvusBackend
 from imrnn_vdb_milvus.faults import translate
 
 
@@ -71,6 +78,32 @@ def test_vendor_errors_become_ours(exc: Exception, expected: type[StoreError], t
     assert type(found) is expected
     assert found.transient is transient
     assert str(found)
+
+
+def test_a_privilege_that_is_lacking_is_named() -> None:
+    """By a server as pymilvus reaches it: whether the status comes bare or wrapped is its affair."""
+    denied = "PrivilegeQuery: permission deny to reader in the `default` database"
+
+    class Denies(grpc.GenericRpcHandler):
+        def service(self, call: Any) -> Any:
+            method = call.method.rpartition("/")[2]
+
+            def answer(_: bytes, context: Any) -> bytes:
+                if method != "Connect":
+                    context.abort(STATUS.PERMISSION_DENIED, denied)
+                return bytes(milvus_pb2.ConnectResponse(identifier=1).SerializeToString())
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.server(ThreadPoolExecutor(1), [Denies()])
+    url = parse_url(f"milvus://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}/articles")
+    server.start()
+    connection = MilvusBackend().connect(url, ConnectionOptions(api_key="reader:s3cret"), asynchronous=False)
+    with pytest.raises(StoreError, match=denied) as caught:
+        connection.run(MilvusBackend().store(connection, "articles", Layout("0a1b2c3d", 3)).count())
+    assert "s3cret" not in str(caught.value)
+    connection.close()
+    server.stop(None)
 
 
 def test_an_exception_that_is_its_own_cause_ends() -> None:
