@@ -205,6 +205,8 @@ class MilvusSteps(Store):
             return (yield call_of(method, collection_name=name, **arguments))
         except CollectionNotFoundError as exc:
             self._outdated = True
+            if name == self._name != self.collection:  # dropped, now that its alias stands for another
+                return (yield from self._about(self.collection, method, **arguments))
             raise CollectionNotFoundError(f"there is no collection {name!r}: check the name, or create it") from exc
         except StoreError as exc:
             exc.args = (f"collection {name!r}: {exc}", *exc.args[1:])

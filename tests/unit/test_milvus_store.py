@@ -17,7 +17,7 @@ from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
-from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
+from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.filters import factor
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
@@ -376,3 +376,11 @@ def test_an_alias_that_moves_is_followed_with_the_codes_of_its_new_collection(
     monkeypatch.setattr(steps, "LOOK_AGAIN_S", 0.0)
     found = connection.run(mine.fetch([0, 1, 2, 3]))
     assert found.codes.status.tolist() == [CodeStatus.MISSING] * 4
+    monkeypatch.undo()
+    client.alter_alias("docs", "current")
+    client.drop_collection("newer")
+    assert connection.run(mine.count()) == 3  # at once, before it looks again
+    client.drop_alias("current")
+    client.drop_collection("docs")
+    with pytest.raises(CollectionNotFoundError, match="'current'"):
+        connection.run(mine.count())
