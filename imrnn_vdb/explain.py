@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from imrnn_vdb.comparison import RESIDUAL
-from imrnn_vdb.payloads import headline_of
+from imrnn_vdb.payloads import headline_of, printable
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
 
 if TYPE_CHECKING:
@@ -46,8 +46,8 @@ def results_table(response: SearchResponse, title: str = "", text_field: str = "
     """Return a terminal table of results: rank, movement, score, base score and what each is."""
     table = _table(title)
     for name in ("rank", "moved", "score", "base"):
-        table.add_column(name, justify="right")
-    table.add_column("result", overflow="ellipsis", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("result")
     explained = any(result.explanation for result in response)
     if explained:
         table.add_column("speaks for it")
@@ -58,7 +58,8 @@ def results_table(response: SearchResponse, title: str = "", text_field: str = "
     for result in response:
         row = [str(result.rank), moved(result), f"{result.score:.4f}", f"{result.base_score:.4f}"]
         cells: list[Text] = [Text(cell) for cell in row]
-        cells.append(Text(headline(result, text_field), style="" if result.modulated else "dim"))
+        style = "" if result.modulated else "dim"
+        cells.append(_cut(headline(result, text_field), style))
         if explained:
             cells.append(Text(tags(result.explanation) if result.explanation else ""))
         if topical:
@@ -103,13 +104,13 @@ def trace_table(response: SearchResponse, text_field: str = "text") -> Table:
     """Return a terminal table of how each step moved the results: rank and score after each stage."""
     trace = response.trace
     table = _table("rank and score after each step")
-    table.add_column("result", overflow="ellipsis", no_wrap=True)
+    table.add_column("result")
     for stage in trace.stages if trace else ():
-        table.add_column(stage, justify="right")
+        table.add_column(stage, justify="right", no_wrap=True)
     for i, result in enumerate(response if trace else ()):
         assert trace is not None  # noqa: S101 - else there are no rows
         cells = (f"{ranks[i]}  {scores[i]:.4f}" for ranks, scores in zip(trace.ranks, trace.scores, strict=True))
-        table.add_row(Text(headline(result, text_field)), *map(Text, cells))
+        table.add_row(_cut(headline(result, text_field)), *map(Text, cells))
     return table
 
 
@@ -119,7 +120,7 @@ def tokens_table(found: TokenFactors, names: Sequence[str], title: str = "") -> 
     table.add_column("factor")
     table.add_column("carried by")
     for name in names:
-        words = " · ".join(f"{word} {value:+.4f}" for word, value in found.strongest(name, 5))
+        words = " · ".join(f"{printable(word)} {value:+.4f}" for word, value in found.strongest(name, 5))
         table.add_row(Text(name), Text(words))
     return table
 
@@ -127,12 +128,12 @@ def tokens_table(found: TokenFactors, names: Sequence[str], title: str = "") -> 
 def ends_table(ends: FactorEnds) -> Table:
     """Return a terminal table of the two ends of a factor."""
     table = _table(f"{ends.factor}, in a sample of {ends.sample}")
-    table.add_column("coordinate", justify="right")
-    table.add_column("document", overflow="ellipsis", no_wrap=True)
+    table.add_column("coordinate", justify="right", no_wrap=True)
+    table.add_column("document")
     for documents, terms in ((ends.high, ends.high_terms), (ends.low, ends.low_terms)):
         table.add_row("", Text(", ".join(terms), style="bold"))
         for document in documents:
-            table.add_row(Text(f"{document.coordinate:+.3f}"), Text(document.headline))
+            table.add_row(Text(f"{document.coordinate:+.3f}"), _cut(document.headline))
     return table
 
 
@@ -168,6 +169,11 @@ def explanation_parts(explanation: Explanation, count: int) -> list[tuple[str, f
 
 def _table(title: str) -> Table:
     return Table(title=Text(title) if title else None, title_justify="left", box=None, pad_edge=False)
+
+
+def _cut(text: str, style: str = "") -> Text:
+    """Return a cell that gives way where there is no room, so that the numbers beside it stay whole."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
 
 
 def _or_none(topics: Sequence[TopicMatch]) -> str:

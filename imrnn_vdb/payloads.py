@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from imrnn_vdb.errors import InvalidInputError
 
 _HEADLINE_CHARS = 90
+_OBEYED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
+"""What a terminal obeys instead of showing it: control characters, and those that turn the direction of a text."""
 
 
 def check_json(value: object) -> None:
@@ -41,13 +43,21 @@ def valid_text(text: str) -> str:
 
 
 def headline_of(payload: Mapping[str, object], point_id: object, text_field: str = "text") -> str:
-    """Return one line that says what a point is: its title, its name, the beginning of its text, or its id."""
+    """Return one line that says what a point is: its title, its name, the beginning of its text, or its id.
+
+    It is safe to print: a terminal finds nothing in it to obey.
+    """
     for name in ("title", "name", text_field):
         value = payload.get(name)
-        if isinstance(value, str) and value.strip():
-            line = " ".join(value.split())
+        line = printable(value) if isinstance(value, str) else ""
+        if line:
             return line if len(line) <= _HEADLINE_CHARS else line[: _HEADLINE_CHARS - 1] + "…"
-    return str(point_id)
+    return printable(str(point_id))
+
+
+def printable(text: str) -> str:
+    """Return text as one line, without what a terminal would obey."""
+    return " ".join(" ".join(text.split()).translate(_OBEYED).split())
 
 
 def text_of(payload: Mapping[str, object], text_field: str = "text") -> str:

@@ -49,8 +49,8 @@ def response(*results, **changes):
     return SearchResponse(results, **{**values, **changes})
 
 
-def text_of(renderable) -> str:
-    out = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+def text_of(renderable, width=200) -> str:
+    out = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     out.print(renderable)
     out.file.close()
     return out.export_text()
@@ -82,6 +82,26 @@ def test_a_headline_is_one_line():
     assert headline(result(payload={"text": "a\n b " * 60})).endswith("…")
     assert headline(result(payload={})) == HOSTILE
     assert headline(result(payload={"title": 7, "text": "words"})) == "words"
+
+
+def test_nothing_of_a_payload_is_obeyed_by_a_terminal():
+    found = result(payload={"title": "\x1b[2J\x1b]0;owned\x07 \x9b31m a \u202etxet\u2069 naïve 👩\u200d🚀 \x1b"})
+    assert headline(found) == "[2J]0;owned 31m a txet naïve 👩\u200d🚀"
+    assert headline(result(payload={"title": " \x1b ", "text": "words"})) == "words"
+    for table in (results_table(response(found)), explanation_table(found)):
+        assert not set("\x1b\x07\x9b\u202e") & set(text_of(table))
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_long_title_takes_no_room_from_the_numbers(width):
+    topics = (TopicMatch("harbour_vessel_anchor", 0.71), TopicMatch("lighthouse_keeper_storm", 0.84))
+    long = result(payload={"title": "schooner " * 20}, id="a")
+    long = replace(long, explanation=replace(long.explanation, topics=topics))
+    trace = StepTrace(("database", "start", "step 1", "step 2"), ("a",), ((0.4,),) * 4, ((1,),) * 4)
+    whole = {results_table(response(long)): "0.5000", trace_table(response(long, trace=trace)): "1  0.4000"}
+    for table, number in whole.items():
+        assert number in text_of(table, width)
+        assert "schooner" in text_of(table, width)
 
 
 def test_tables_say_what_a_result_is_by_the_collections_own_field():
