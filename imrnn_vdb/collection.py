@@ -422,7 +422,10 @@ class IMRNNCollection(Shell):
         return self._connection.run(self._core.peek(limit))
 
     def sample(self, limit: int = 5000, seed: int = 0) -> Points:
-        """Draw points with vectors and payloads evenly from the whole collection: all of them where there are fewer."""
+        """Draw points with vectors and payloads evenly from the whole collection: all of them where there are fewer.
+
+        Those whose vector holds NaN or infinity, which have no code, are left out.
+        """
         return run_script(self._connection, self._core.sample(limit, seed))
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | str | None = None) -> int:

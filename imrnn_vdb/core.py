@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -255,7 +256,10 @@ class CollectionCore:
         return page.points
 
     def sample(self, limit: int, seed: int) -> Script[Points]:
-        """Draw points with their vectors evenly: the whole collection is read once, each page with its own deadline."""
+        """Draw points with their vectors evenly: the whole collection is read once, each page with its own deadline.
+
+        Points whose vector holds NaN or infinity are left out: they have no code.
+        """
         rng = np.random.default_rng(seed)
         kept: list[tuple[PointId, FloatArray, Payload]] = []
         seen, cursor, more = 0, None, True
@@ -264,7 +268,8 @@ class CollectionCore:
             points, cursor = page.points, page.cursor
             more = cursor is not None
             table = points.vectors if points.vectors is not None else np.zeros((0, self.model.space.dim), np.float32)
-            for row in zip(points.ids, table, points.payloads, strict=True):
+            rows = zip(points.ids, table, points.payloads, strict=True)
+            for row in compress(rows, np.isfinite(table).all(axis=1)):
                 seen += 1
                 place = len(kept) if len(kept) < limit else int(rng.integers(seen))
                 if place < limit:  # reservoir sampling: every point stays with the same probability

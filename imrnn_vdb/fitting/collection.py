@@ -41,7 +41,8 @@ def sample_points(
     connection, store
         Of the collection; its guard holds here too.
     text_field
-        Payload key of the text; points without a text, or with a zero vector, are left out.
+        Payload key of the text; points without a text, or with a vector that is zero or not finite, are
+        left out.
     count
         Points to draw, at least 1.
     seed
@@ -61,7 +62,8 @@ def sample_points(
         points = connection.run(store.fetch(drawn[start : start + _FETCHED], with_vectors=True))
         if points.vectors is not None and len(points):
             found = [payload.get(text_field) for payload in points.payloads]
-            usable = [row for row, text in enumerate(found) if isinstance(text, str) and points.vectors[row].any()]
+            whole = np.asarray(np.isfinite(points.vectors).all(axis=1) & points.vectors.any(axis=1))
+            usable = [row for row, text in enumerate(found) if isinstance(text, str) and whole[row]]
             texts += [str(found[row]) for row in usable]
             tables.append(points.vectors[usable])
         if progress is not None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from imrnn_vdb.errors import (
     UnsupportedError,
 )
 from imrnn_vdb.filters import factor
+from imrnn_vdb.fitting.collection import sample_points
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
@@ -368,6 +370,26 @@ def named(rng: np.random.Generator, count: int = COUNT) -> Points:
     points = replace(plain(rng, count), codes=codes(count), factor_scores=np.full((count, 2), 0.5, np.float32))
     payloads = [{"text": f"text {row}", "tenant": "ab"[row % 2]} for row in range(count)]
     return replace(points, ids=[f"doc-{row}" for row in range(count)], payloads=payloads)
+
+
+def test_a_sample_leaves_out_vectors_that_are_no_numbers(rng: np.random.Generator, tmp_path: Path) -> None:
+    """Edge stores them; a space is fitted, and topics and ends are found, without them."""
+    points = plain(rng)
+    points.vectors[[3, 7], 1] = np.nan, np.inf
+    points.vectors[9] = 0
+    adopted = team_shard(tmp_path / "theirs", points)
+    with IMRNNCollection.from_client(adopted, "articles", make_model(DIM, 4)) as collection:
+        found = collection.sample(COUNT)
+    assert set(found.ids) == set(range(COUNT)) - {3, 7}
+    assert found.vectors is not None
+    assert [payload["text"] for payload in found.payloads] == [f"text {number}" for number in found.ids]
+    for value, vector in zip(found.ids, found.vectors, strict=True):
+        np.testing.assert_array_equal(vector, points.vectors[value])
+    adopted.close()
+    with closing(connect(tmp_path)) as reopened:
+        texts, vectors = sample_points(reopened, store_of(reopened, "theirs"), "text")
+    assert set(texts) == {f"text {number}" for number in set(range(COUNT)) - {3, 7, 9}}
+    assert np.isfinite(vectors).all()
 
 
 @pytest.mark.parametrize("storage", ["payload", "vector"])
