@@ -50,13 +50,11 @@ def telling_terms(texts: Sequence[str], groups: Sequence[Rows]) -> list[list[str
 
 
 def _words(text: str) -> list[str]:
-    """Return the words that may name a topic: no function words, nothing short, letters only."""
+    """Return the words that may name a topic: no English function words, nothing short, letters of any script only."""
     try:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
     except ImportError as exc:
         raise MissingExtraError("scikit-learn", "train") from exc
     return [
-        word
-        for word in tokens(text)
-        if len(word) >= _MIN_LETTERS and word.isascii() and word.isalpha() and word not in ENGLISH_STOP_WORDS
+        word for word in tokens(text) if len(word) >= _MIN_LETTERS and word.isalpha() and word not in ENGLISH_STOP_WORDS
     ]

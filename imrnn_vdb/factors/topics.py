@@ -160,22 +160,23 @@ class Topics:
     def extended(self, directions: npt.ArrayLike, texts: Sequence[str], num_topics: int = 1, seed: int = 0) -> Topics:
         """Append coarse topics for codes that are far from all that are there; those keep names and centres.
 
+        Nothing is appended where no more codes are far away than chance has it in a new sample of the same collection.
+
         Parameters
         ----------
         directions, texts
             Shape (n, m), and n texts: a new sample.
         num_topics
-            New topics at most; none where too few codes are far away.
+            New topics at most.
         """
         codes = _centred(directions, self.mean)
         far = np.flatnonzero(_nearest(codes, self.level())[1] < self.nearest)
-        if len(far) < max(2, 2 * num_topics):
+        usual = _FAR * len(codes)
+        if len(far) < usual + max(2 * num_topics, 3 * usual**0.5):
             return self
-        labels = _cluster(codes[far], num_topics, seed)
-        rows = [far[labels == k] for k in range(num_topics)]
-        rows.append(np.setdiff1d(np.arange(len(codes)), far))
+        rows = [far[part] for part in _cluster(codes[far], num_topics, seed)]
         taken = [topic.name for topic in self.topics]
-        new = _describe(codes, texts, rows, None, taken)[:num_topics]
+        new = _describe(codes, texts, [*rows, np.setdiff1d(np.arange(len(codes)), far)], None, taken)[:-1]
         return replace(self, topics=(*self.topics, *new))
 
     def save(self, path: Path) -> None:
@@ -216,7 +217,7 @@ def find_topics(
     directions, texts
         Shape (n, m), and the n texts they stand for.
     coarse
-        Coarse topics.
+        Coarse topics; fewer where fewer codes differ.
     fine
         Finer topics under each coarse one that has ten points for each; 0 or 1 for none.
 
@@ -234,16 +235,13 @@ def find_topics(
         raise InvalidInputError(f"{coarse} topics cannot be found among {len(table)} points")
     mean = table.mean(axis=0)
     codes = _centred(table, mean)
-    labels = _cluster(codes, coarse, seed)
-    groups = [np.flatnonzero(labels == k) for k in range(coarse)]
-    groups.sort(key=lambda rows: -len(rows))
+    groups = sorted(_cluster(codes, coarse, seed), key=lambda rows: -len(rows))
     found = _describe(codes, texts, groups, None, [])
     nearest = float(np.quantile(_nearest(codes, found)[1], _FAR))
     finer: list[Topic] = []
     for topic, rows in zip(tuple(found), groups, strict=True):
         if fine > 1 and len(rows) >= 10 * fine:
-            inner = _cluster(codes[rows], fine, seed)
-            parts = [rows[inner == k] for k in range(fine)]
+            parts = [rows[part] for part in _cluster(codes[rows], fine, seed)]
             taken = [other.name for other in (*found, *finer)]
             finer += _describe(codes, texts, parts, topic.name, taken)
     return Topics(space.space_id, tuple(mean.tolist()), nearest, (*found, *finer))
@@ -271,7 +269,7 @@ def _describe(
     used = set(taken)
     found = []
     for rows, terms in zip(groups, telling_terms(texts, groups), strict=True):
-        name = _unused("_".join(terms[:_TERMS_IN_NAME]) or "topic", used)
+        name = _unused("_".join([term for term in terms if term.isascii()][:_TERMS_IN_NAME]) or "topic", used)
         used.add(name)
         centre = codes[rows].mean(axis=0) if len(rows) else np.zeros(codes.shape[1])
         length = np.linalg.norm(centre) or 1.0
@@ -287,13 +285,15 @@ def _unused(name: str, used: set[str]) -> str:
     return unused
 
 
-def _cluster(codes: FloatArray, num_clusters: int, seed: int) -> npt.NDArray[np.intp]:
+def _cluster(codes: FloatArray, num_clusters: int, seed: int) -> list[Rows]:
+    """Return the rows of each cluster, none of them empty: no more than there are different codes."""
     try:
         from sklearn.cluster import KMeans
     except ImportError as exc:
         raise MissingExtraError("scikit-learn", "train") from exc
-    fitted = KMeans(num_clusters, n_init=3, random_state=seed).fit(codes)
-    return np.asarray(fitted.labels_, np.intp)
+    count = min(num_clusters, len(np.unique(codes, axis=0)))
+    labels = KMeans(count, n_init=3, random_state=seed).fit(codes).labels_
+    return [np.flatnonzero(labels == k) for k in range(count)]
 
 
 def _centred(directions: npt.ArrayLike, mean: npt.ArrayLike) -> FloatArray:

@@ -51,6 +51,33 @@ def test_new_topics_are_appended_and_old_ones_stay(space, rng, tmp_path):
     assert Topics.load(tmp_path / "topics.json") == more
 
 
+def test_what_was_known_is_no_new_topic(space, rng):
+    """Two in a hundred codes are far from all topics, of any sample; they are no news."""
+    codes, texts = made(space, rng, (0, 1), count=400)
+    found = find_topics(space, codes, texts, coarse=2, fine=0)
+    assert found.extended(codes, texts, 1) is found
+    assert found.extended(*made(space, rng, (0, 1), count=400), 3) is found
+    codes, texts = made(space, rng, (0, 1, 2), count=400)
+    few = slice(0, 840)  # 40 of the new kind
+    assert {"butter", "recipe", "oven"} & set(found.extended(codes[few], texts[few]).topics[-1].terms)
+
+
+def test_equal_codes_are_one_topic(space, rng):
+    codes, texts = made(space, rng, (0, 1), count=1)
+    found = find_topics(space, np.repeat(codes, 30, axis=0), [text for text in texts for _ in range(30)], 4, 3)
+    assert [topic.count for topic in found.topics if topic.parent is None] == [30, 30]
+    assert all(topic.count for topic in found.topics)
+
+
+def test_words_of_any_script_are_terms(space, rng):
+    codes, texts = made(space, rng, (0, 1))
+    russian = ["корабль и море" if "anchor" in text else "скрипка, straße, music" for text in texts]
+    sea, music = sorted(find_topics(space, codes, russian, 2, 0).topics, key=lambda topic: "море" not in topic.terms)
+    assert set(sea.terms) == {"корабль", "море"}
+    assert set(music.terms) == {"скрипка", "straße", "music"}
+    assert (sea.name, music.name) == ("topic", "music")  # a name is one that a factor may have
+
+
 def test_a_topic_becomes_a_factor(space, rng):
     codes, texts = made(space, rng, (0, 1, 2))
     found = find_topics(space, codes, texts, coarse=3, fine=0)
