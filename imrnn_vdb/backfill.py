@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from imrnn_vdb.backfill_plan import FailedPoint, Plan, plan
-from imrnn_vdb.errors import InvalidInputError, StoreError
+from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Page, PointId, Points
 from imrnn_vdb.scripts import Progress, Round, Script
@@ -216,8 +216,8 @@ class Filler:
             part = wanted.codes.take(rows), wanted.scores[rows], wanted.lacking[rows]
             yield from self.store.write_codes(wanted.ids[start:end], *part)
         except (StoreError, InvalidInputError) as exc:
-            if isinstance(exc, StoreError) and exc.transient:
-                raise
+            if isinstance(exc, UnsupportedError) or (isinstance(exc, StoreError) and exc.transient):
+                raise  # it is not about single points
             if end - start == 1:
                 return (FailedPoint(wanted.ids[start], str(exc)),)
             middle = (start + end) // 2

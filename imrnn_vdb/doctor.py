@@ -38,7 +38,8 @@ class BackfillEstimate:
     Attributes
     ----------
     points
-        Points without a current code: counted where that is cheap, else by the share of the sample.
+        Points without a current code or a factor's score: counted where that is cheap, else by the share of the sample,
+        which alone tells of those whose code is stale or lacks a score.
     counted
         Whether they were counted.
     size
@@ -58,7 +59,7 @@ class BackfillEstimate:
         if not self.points:
             return f"nothing is missing ({how})"
         took = "" if self.seconds is None else f", about {_duration(self.seconds)} (estimated from a sample of reads)"
-        return f"{self.points} points lack a current code ({how}): about {self.size / 2**20:.1f} MiB{took}"
+        return f"{self.points} points lack a current code or a score ({how}): about {self.size / 2**20:.1f} MiB{took}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,13 +184,15 @@ def _estimate(
     store: Store, space: FactorSpace, count: int, coded: int | None, codes: Mapping[str, int], seconds: float | None
 ) -> BackfillEstimate:
     sampled = sum(codes.values())
-    missing = count - min(coded, count) if coded is not None else 0
-    if coded is None and sampled:
-        missing = round(count * (1 - codes.get("current", 0) / sampled))
+    if coded is None:
+        missing, differing = 0, sampled - codes.get("current", 0)
+    else:
+        missing, differing = count - min(coded, count), codes.get("stale", 0) + codes.get("without_score", 0)
+    missing = min(count, missing + round(count * differing / max(sampled, 1)))
     one = stored_fields(space, store.layout, _any_code(space))[0]
     share = _TIMES_AS_LONG_AS_READING if missing else 1
     took = None if seconds is None else seconds * (count + (share - 1) * missing)
-    return BackfillEstimate(missing, coded is not None, missing * store.bytes_of(one), took)
+    return BackfillEstimate(missing, coded is not None and not differing, missing * store.bytes_of(one), took)
 
 
 def _any_code(space: FactorSpace) -> Codes:

@@ -25,7 +25,8 @@ class VerifyReport:
     checked
         Points compared.
     differing
-        How many differ, by what is wrong: ``missing``, ``other_space``, ``malformed``, ``stale``.
+        How many differ, by what is wrong: ``missing``, ``other_space``, ``malformed``, ``stale``, or, where the code is
+        right, ``without_score``: a factor's score is missing, or is not what the code gives.
     ids
         The first points that differ.
     """
@@ -51,9 +52,11 @@ def compare(space: FactorSpace, metric: Metric, points: Points) -> VerifyReport:
     wrong = plan(space, metric, points)
     row_of = {value: row for row, value in enumerate(points.ids)}
     counts: dict[str, int] = {}
-    for value in wrong.ids:
+    for value, code_differs in zip(wrong.ids, wrong.lacking[:, 0], strict=True):
         status = CodeStatus.MISSING if points.codes is None else CodeStatus(int(points.codes.status[row_of[value]]))
-        name = "stale" if status is CodeStatus.CURRENT else status.name.lower()
+        name = status.name.lower()
+        if status is CodeStatus.CURRENT:
+            name = "stale" if code_differs else "without_score"
         counts[name] = counts.get(name, 0) + 1
     return VerifyReport(len(points) - len(wrong.failures), counts, tuple(wrong.ids[:MAX_FAILURES]))
 

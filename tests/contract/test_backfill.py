@@ -139,6 +139,7 @@ def test_a_new_factor_is_written_beside_codes_that_stay(
     examples = rng.normal(size=(60, model.space.num_factors)) + np.repeat([[1.0], [0.0]], 30, axis=0)
     own = add_factor(model.space, "cricket", examples[:30], examples[30:])
     wider = make(replace(model, space=own.space), name, opening="open")
+    assert wider.call("verify", None).differing == {"without_score": COUNT}
     assert (wider.call("backfill").written, wider.call("backfill").written) == (COUNT, 0)
     after = wider.call("fetch", [f"doc-{i}" for i in range(COUNT)])
     np.testing.assert_array_equal(after.codes.directions, before.codes.directions)

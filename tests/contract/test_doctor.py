@@ -120,6 +120,12 @@ def test_doctor_tells_what_is_there_and_what_is_left_to_do(make, driver: Driver,
     assert full.backfill.points == 0
     assert "nothing is missing" in str(full.backfill)
 
+    space = collection.inner.model.space
+    wider = space.with_factor("cricket", np.eye(space.num_factors)[-1], space.quantiles[0])
+    grown = examined(collection, driver, space=wider)
+    assert grown.codes == {"without_score": COUNT}
+    assert (grown.backfill.points, grown.backfill.counted) == (COUNT, False)
+
 
 def needs(driver: Driver) -> bool:
     """Whether codes lie in the rows of a collection that we made, so that a backfill rewrites rows."""

@@ -13,7 +13,7 @@ from imrnn_vdb.backfill import BackfillOptions, BackfillReport, Filler, Pace, ba
 from imrnn_vdb.backfill_plan import fresh_codes, plan
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
-from imrnn_vdb.errors import InvalidInputError, StoreError, StoreUnavailableError
+from imrnn_vdb.errors import InvalidInputError, StoreError, StoreUnavailableError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Page, Points
 from imrnn_vdb.scripts import run_script
@@ -114,6 +114,12 @@ def test_a_batch_may_be_refused_as_a_whole(store: MemoryStore) -> None:
 def test_a_database_that_is_gone_ends_the_backfill(store: MemoryStore) -> None:
     store.refused, store.error = {3}, StoreUnavailableError("gone")
     with pytest.raises(StoreUnavailableError):
+        fill(store)
+
+
+def test_what_the_collection_does_not_allow_is_told_once(store: MemoryStore) -> None:
+    store.refused, store.error = set(store.vectors), UnsupportedError("rows are rewritten as a whole")
+    with pytest.raises(UnsupportedError, match="as a whole"):
         fill(store)
 
 
