@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.points import normalize_ids
 from imrnn_vdb.scoring import Scored
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def steered(refined: Refined, space: FactorSpace, weights: Mapping[str, float]) 
 
 
 def propose_steering(
-    response: SearchResponse, good: Collection[PointId], bad: Collection[PointId] = (), regularisation: float = 1.0
+    response: SearchResponse, good: Collection[object], bad: Collection[object] = (), regularisation: float = 1.0
 ) -> dict[str, float]:
     """Propose steering weights that raise the results marked good above those marked bad.
 
@@ -104,7 +105,7 @@ def propose_steering(
     """
     if not (math.isfinite(regularisation) and regularisation > 0):
         raise InvalidInputError(f"regularisation must be above 0 and finite, got {regularisation!r}")
-    wanted, unwanted = _marked(response, good, bad)
+    wanted, unwanted = _marked(response, normalize_ids(good), normalize_ids(bad))
     scores, parts, names = _table(response)
     gaps = (scores[wanted][:, None] - scores[unwanted][None]).ravel()
     sides = (parts[wanted][:, None] - parts[unwanted][None]).reshape(len(gaps), len(names))

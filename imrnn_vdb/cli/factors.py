@@ -13,6 +13,8 @@ from imrnn_vdb.cli.common import (
     OutFolder,
     console,
     exit_codes,
+    flags,
+    given,
     json_option,
     model_option,
     print_json,
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.points import Points
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
+_WAYS = (("positive", "negative"), ("positive_id", "negative_id"), ("field", "value"), ("words",), ("topics",))
+"""Options of `add` that say what carries the factor: one way, whole."""
 
 
 @click.group()
@@ -63,7 +67,8 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
     from imrnn_vdb.factors.own import add_factor
     from imrnn_vdb.factors.topics import Topics
 
-    given = {key: options.pop(key) for key in ("positive", "negative", "field", "value", "words")}
+    way = _way()
+    told = {key: options.pop(key) for key in ("positive", "negative", "field", "value", "words")}
     ids = [options.pop("positive_id"), options.pop("negative_id")]
     with IMRNNCollection.open(**options) as collection:
         points, model = collection.sample(sample), collection.model
@@ -71,16 +76,13 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
         if topics is not None:
             inside = Topics.load(topics).checked(model.space).members(name, codes)
             yes, no = codes[inside], codes[~inside]
-        elif given["positive"] and given["negative"]:
-            yes, no = (
-                model.space.encode(collection.encode_passages(_lines(given[key]))).directions
-                for key in ("positive", "negative")
-            )
-        elif all(ids):
+        elif "positive" in way:
+            yes, no = (model.space.encode(collection.encode_passages(_lines(told[key]))).directions for key in way)
+        elif "positive_id" in way:
             yes, no = (_codes(model, _points(collection, chosen)) for chosen in ids)
         else:
             texts = [collection.text_of(payload) for payload in points.payloads]
-            labels = _labels(points, texts, given["field"], given["value"], given["words"])
+            labels = _labels(points, texts, told["field"], told["value"], told["words"])
             yes, no = codes[labels == 1], codes[labels == 0]
     own = add_factor(model.space, name, yes, no, reference=codes)
     evidence = {**model.evidence, "own": {**model.evidence.get("own", {}), name: own.evidence()}}
@@ -90,6 +92,7 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
         return
     click.echo(f"{name}: held-out AUC {own.auc:.3f} on {own.positives} positive and {own.negatives} negative examples")
     click.echo(f"{own.kept:.0%} of it is new to the named factors; saved to {out}, stored codes stay valid")
+    click.echo(f"filters by it need its scores beside the points: imrnn-vdb backfill URL --model {out}")
 
 
 @factors.command()
@@ -176,19 +179,24 @@ def _points(collection: IMRNNCollection, ids: Sequence[str]) -> Points:
     return found
 
 
-def _labels(points: Points, texts: Sequence[str], field: str | None, value: str | None, words: str | None) -> Any:
+def _way() -> tuple[str, ...]:
+    """Return the options that say what carries the factor, if they are those of one way."""
     from imrnn_vdb.errors import InvalidInputError
+
+    found = [way for way in _WAYS if given(*way)]
+    if len(found) != 1 or len(given(*found[0])) < len(found[0]):
+        ways = "; ".join(" with ".join(flags([name]) for name in way) for way in _WAYS)
+        raise InvalidInputError(f"say in one of these ways what carries the factor: {ways}")
+    return found[0]
+
+
+def _labels(points: Points, texts: Sequence[str], field: str | None, value: str | None, words: str | None) -> Any:
     from imrnn_vdb.factors.own import split_by_field, split_by_rule
     from imrnn_vdb.fitting.labels import from_words
 
-    if field and value is not None:
+    if field is not None and value is not None:
         return split_by_field(points.payloads, field, value)
-    if words:
-        return split_by_rule(texts, from_words(words))
-    raise InvalidInputError(
-        "say what carries the factor: --positive and --negative, --positive-id and --negative-id, --field and --value, "
-        "--words, or --topics"
-    )
+    return split_by_rule(texts, from_words(words or ""))
 
 
 def _codes(model: IMRNNModel, points: Points) -> FloatArray:

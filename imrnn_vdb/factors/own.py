@@ -18,6 +18,7 @@ from imrnn_vdb.space import FactorSpace
 MIN_EXAMPLES = 5
 """Of each kind, at least: one in each part that is held out in turn."""
 _FOLDS = 5
+_SAME = 1e-6  # a difference between mean codes that is nothing but rounding
 
 Rule = Callable[[str], float]
 """A weak label: a number for a text, NaN or None where the rule has no opinion."""
@@ -83,7 +84,8 @@ def add_factor(
     Raises
     ------
     InvalidInputError
-        If there are too few examples, the name is taken, or the direction is a mixture of named factors.
+        If there are too few examples, nothing tells them apart, the name is taken, or the direction is a mixture of
+        named factors.
     """
     yes, no = _checked(positive, space.num_factors), _checked(negative, space.num_factors)
     if min(len(yes), len(no)) < MIN_EXAMPLES:
@@ -106,7 +108,7 @@ def add_factor(
 def split_by_field(payloads: Sequence[dict[str, Any]], field: str, value: str) -> npt.NDArray[np.int8]:
     """Label points by a payload field: 1 where it holds the value, 0 where another, −1 where the field is missing.
 
-    A list holds the value if one of its items is it. Values are compared as text.
+    A list holds the value if one of its items is it. Values are compared as text; a boolean also as JSON writes it.
     """
 
     def label(payload: dict[str, Any]) -> int:
@@ -114,7 +116,8 @@ def split_by_field(payloads: Sequence[dict[str, Any]], field: str, value: str) -
         if found is None:
             return -1
         items = found if isinstance(found, list | tuple) else [found]
-        return int(value in {str(item) for item in items})
+        same = {str(item) for item in items} | {str(item).lower() for item in items if isinstance(item, bool)}
+        return int(value in same)
 
     return np.array([label(payload) for payload in payloads], np.int8)
 
@@ -169,6 +172,8 @@ def _best_ridge(
 def _probe(codes: FloatArray, carries: npt.NDArray[np.bool_], ridge: float) -> Floats:
     """Fisher's discriminant with a ridge, as the shipped factors are fitted (see :mod:`imrnn_vdb.fitting.probes`)."""
     gap = codes[carries].mean(axis=0, dtype=np.float64) - codes[~carries].mean(axis=0, dtype=np.float64)
+    if np.abs(gap).max() < _SAME:
+        raise InvalidInputError("nothing tells the two kinds of examples apart: their codes are the same on average")
     return RidgeSolver([Source.of("examples", codes)]).solve(gap, ridge)
 
 

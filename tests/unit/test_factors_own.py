@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.own import add_factor, split_by_field, split_by_rule
 from imrnn_vdb.metric import Metric
@@ -119,6 +121,36 @@ def test_a_payload_field_labels_points():
     payloads = [{"kind": "a"}, {"kind": ["b", "a"]}, {"kind": "b"}, {}, {"kind": 7}]
     assert split_by_field(payloads, "kind", "a").tolist() == [1, 1, 0, -1, 0]
     assert split_by_field(payloads, "kind", "7").tolist() == [0, 0, 0, -1, 1]
+
+
+def test_a_payload_field_may_hold_booleans():
+    payloads = [{"open": True}, {"open": False}, {"open": "true"}, {"open": [True]}]
+    assert split_by_field(payloads, "open", "true").tolist() == [1, 0, 1, 1]
+    assert split_by_field(payloads, "open", "False").tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("same", [0.0, 0.1])
+def test_examples_that_nothing_tells_apart_are_refused(space, same):
+    codes = np.full((7, space.num_factors), same, np.float32)
+    with pytest.raises(InvalidInputError, match="nothing tells the two kinds of examples apart"):
+        add_factor(space, "equal", codes, codes[:6])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [],
+        ["--field", "kind"],
+        ["--positive-id", "1"],
+        ["--field", "kind", "--value", "sea", "--words", "ship"],
+        ["--positive-id", "1", "--negative-id", "2", "--value", "sea"],
+    ],
+)
+def test_the_command_line_takes_one_way_to_say_what_carries_a_factor(tmp_path, told):
+    asked = ["factors", "add", f"qdrant+edge:{tmp_path}/none", "sea", "--out", str(tmp_path / "own"), *told]
+    done = CliRunner().invoke(main, asked)
+    assert done.exit_code == 2
+    assert "in one of these ways what carries the factor: --positive with --negative; " in done.output
 
 
 def test_a_rule_labels_the_ends_and_leaves_out_what_it_does_not_know():

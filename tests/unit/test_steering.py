@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import uuid
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -116,6 +119,14 @@ def test_one_side_alone_is_compared_with_the_unmarked():
     assert propose_steering(response, good=[], bad=ids[:2]) == propose_steering(response, ids[2:], ids[:2])
 
 
+def test_uuids_are_marked_as_they_are_or_as_text():
+    model, candidates, refined = window()
+    response = respond(model, candidates, refined)
+    keys = [uuid.UUID(int=row) for row in range(len(response))]
+    named = replace(response, results=tuple(replace(one, id=str(key)) for one, key in zip(response, keys, strict=True)))
+    assert propose_steering(named, keys[5:7], keys[:2]) == propose_steering(named, [*map(str, keys[5:7])], keys[:2])
+
+
 def test_what_cannot_be_proposed_is_said():
     model, candidates, refined = window()
     response = respond(model, candidates, refined)
@@ -125,6 +136,7 @@ def test_what_cannot_be_proposed_is_said():
         (ids, [], "leave at least one"),
         (["nonesuch"], [], "not among the 20 results"),
         (ids[:1], ids[:1], "both good and bad"),
+        (ids[0], [], "come as a list"),
     ):
         with pytest.raises(InvalidInputError, match=reason):
             propose_steering(response, good, bad)
