@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from imrnn_vdb.codec import Codes, CodeStatus
+from imrnn_vdb.filter_text import as_filter
+from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.planning import passing
 from imrnn_vdb.points import Candidates, LazyRows, Points, normalize_ids
 from imrnn_vdb.refine import Refined, refine_codes
+from imrnn_vdb.results import page_of
 from imrnn_vdb.steering import steered
 
 if TYPE_CHECKING:
@@ -33,8 +37,8 @@ class AuditVerdict:
     line
         Its number, 1-based.
     status
-        ``"holds"``: every score and every part comes out again. ``"changed"``: some do not. ``"unknown"``: it cannot be
-        recomputed here.
+        ``"holds"``: every score, every part and every rank comes out again. ``"changed"``: some do not. ``"unknown"``:
+        it cannot be recomputed here.
     reason
         Why it does not hold, or cannot be recomputed; "" where it holds.
     difference
@@ -77,8 +81,12 @@ def recheck(core: CollectionCore, line: int, entry: dict[str, Any] | None) -> Op
     try:
         ids = normalize_ids(entry["candidates"]["ids"])
         points = yield from core.store.fetch(ids, with_payloads=False)
-        refined = _again(core, entry, _candidates(core, entry, points))
-        return _verdict(line, entry, refined, len(ids) - len(set(points.ids)))
+        candidates = _candidates(core, entry, points)
+        refined = _again(core, entry, candidates)
+        verdict = _verdict(line, entry, refined, len(ids) - len(set(points.ids)))
+        if verdict.status == "holds" and not _same_page(core, entry, candidates, refined):
+            return replace(verdict, status="changed", reason="other results come out, or other ranks")
+        return verdict
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as exc:
         return AuditVerdict(line, "unknown", f"this line is damaged: {type(exc).__name__} {exc}")
 
@@ -137,6 +145,22 @@ def _verdict(line: int, entry: dict[str, Any], refined: Refined, gone: int) -> A
     if wrong:
         reasons.append(f"the parts of {wrong} results come out otherwise")
     return AuditVerdict(line, "changed" if reasons else "holds", "; ".join(reasons), difference)
+
+
+def _same_page(core: CollectionCore, entry: dict[str, Any], candidates: Candidates, refined: Refined) -> bool:
+    """Say whether the results are those that the scores of then, the filter and the limits give, in that order."""
+    if entry["results"] is None:
+        return True
+    asked = entry["request"]
+    request = SearchRequest(
+        asked["limit"], asked["offset"], coarse_k=asked["offset"] + asked["limit"], threshold=asked["threshold"]
+    )
+    condition = as_filter(asked["factor_filter"])
+    keep = None if condition is None else passing(condition, core.model.space, candidates, refined)
+    scores = np.asarray(entry["candidates"]["scores"], np.float64)
+    rows = page_of(candidates.base_scores, scores, request, keep)
+    found = [(candidates.ids[row], request.offset + rank) for rank, row in enumerate(rows.tolist(), 1)]
+    return found == [(result["id"], result["rank"]) for result in entry["results"]]
 
 
 def _wrong_results(entry: dict[str, Any], refined: Refined) -> int:

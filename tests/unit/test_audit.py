@@ -172,9 +172,11 @@ def test_verification_finds_what_has_changed(collection, path, rng):
     collection.search("a ship", audit=log, passes=2, coarse_k=20)
     collection.search("a ship", audit=log, modulate=False)
     collection.search("a ship", audit=log, factor_filter=factor("entity") >= 0.5)
+    collection.search("a ship", audit=log, only="numeric", coarse_k=12, limit=4, offset=2)
+    collection.search("a ship", audit=log, threshold=first[4].score, steer={"entity": 2.0})
     report = collection.verify_audit(path)
     assert report.holds
-    assert report.counts == {"holds": 4, "changed": 0, "unknown": 0}
+    assert report.counts == {"holds": 6, "changed": 0, "unknown": 0}
     assert all(verdict.difference == 0 for verdict in report.verdicts)
 
     collection.upsert([first[0].id], vectors=rng.normal(size=(1, DIM)).astype(np.float32))
@@ -208,6 +210,21 @@ def test_verification_finds_lines_that_were_altered(collection, path):
     assert all("no entry of this version" in verdict.reason for verdict in verdicts[5:])
     with pytest.raises(InvalidInputError, match="cannot be read"):
         collection.verify_audit(path.parent / "nonesuch")
+
+
+@pytest.mark.parametrize("asked", [{}, {"only": "numeric", "coarse_k": 12}])
+def test_verification_finds_results_that_were_taken_out_or_moved(collection, path, asked):
+    collection.search("a ship", audit=path, limit=5, **asked)
+    (line,) = lines(path)
+    altered = [json.loads(json.dumps(line)) for _ in range(4)]
+    altered[0]["results"].pop()
+    altered[1]["results"].reverse()
+    altered[2]["results"][1]["rank"] = 1
+    altered[3]["results"] = []
+    path.write_text("\n".join(map(json.dumps, [line, *altered])) + "\n")
+    verdicts = collection.verify_audit(path).verdicts
+    assert [verdict.status for verdict in verdicts] == ["holds", *["changed"] * 4]
+    assert {verdict.reason for verdict in verdicts[1:]} == {"other results come out, or other ranks"}
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
