@@ -429,7 +429,7 @@ class IMRNNCollection(Shell):
         return run_script(self._connection, self._core.sample(limit, seed))
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | str | None = None) -> int:
-        """Count points exactly."""
+        """Count points exactly, by the factor scores that are stored, which zero vectors have too."""
         return self._connection.run(self._core.count(payload_filter, factor_filter))
 
     def delete(self, ids: Iterable[object]) -> None:
