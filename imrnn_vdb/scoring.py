@@ -52,7 +52,9 @@ def base_cosines(metric: Metric, base_scores: Array, query_norm: Array, candidat
     inner = base_scores
     if metric is Metric.EUCLID:
         inner = (query_norm**2 + candidate_norms**2 + base_scores) / 2
-    return inner / (query_norm * candidate_norms).clip(_MIN_NORM)
+    lengths = query_norm * candidate_norms
+    there = lengths > 0
+    return there * inner / (lengths + ~there)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,18 @@ def test_base_cosines_are_cosines(metric, rng):
     np.testing.assert_allclose(found, oriented(Metric.COSINE, q, d), atol=1e-12)
 
 
+@pytest.mark.parametrize("metric", [Metric.DOT, Metric.EUCLID])
+def test_base_cosines_of_very_short_vectors_are_cosines_and_those_of_zero_vectors_are_zero(metric, rng):
+    q, d = 1e-6 * rng.normal(size=20), 1e-5 * rng.normal(size=(9, 20))
+    d[4] = 0
+    norms = np.linalg.norm(q)[None], np.linalg.norm(d, axis=1)
+    found = base_cosines(metric, oriented(metric, q, d).astype(np.float32).astype(float), *norms)
+    rest = np.arange(9) != 4
+    np.testing.assert_allclose(found[rest], oriented(Metric.COSINE, q, d[rest]), atol=1e-5)
+    assert found[4] == 0
+    assert not base_cosines(metric, oriented(metric, 0 * q, d), np.zeros(1), norms[1]).any()
+
+
 def test_a_manhattan_distance_does_not_split():
     _, codes, norms, _ = case(Metric.DOT, 1)
     with pytest.raises(InvalidInputError, match="does not split"):
