@@ -25,7 +25,7 @@ from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import LearnedBasis, Network
 from imrnn_vdb.training.selection import MIN_QUERIES, Choice, FloatTable, served_ndcg
 from imrnn_vdb.training.settings import Progress, Reporter, TrainingSettings
-from imrnn_vdb.training.starting import thinned
+from imrnn_vdb.training.starting import DEFAULT_LATENT, thinned
 
 _TEMPERATURE = 0.06
 _SHIFT_SCALE = 0.316
@@ -139,7 +139,8 @@ class AdapterTrainer:
         return self._adapt(lists), self._choice(after)
 
     def _adapt(self, lists: Lists) -> Modulator:
-        update = fit_update(lists, self._settings.penalty / len(lists.queries))
+        width = max(1.0, lists.queries.shape[1] / DEFAULT_LATENT)
+        update = fit_update(lists, self._settings.penalty * width / len(lists.queries))
         return with_adapter(self._origin, update, lists.queries)
 
     def _choice(self, after: FloatTable) -> Choice:

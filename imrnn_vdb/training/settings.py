@@ -33,7 +33,8 @@ class TrainingSettings:
         always updated in this way. Of the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``folds`` and
         ``penalty`` matter then.
     penalty
-        Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries.
+        Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries; above
+        64 factors times m / 64, for a wider update overfits sooner.
     epochs
         Most passes over the training queries; the number used is chosen by cross-validation.
     folds

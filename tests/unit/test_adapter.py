@@ -118,6 +118,20 @@ def test_a_stronger_penalty_moves_less() -> None:
     assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
+def test_the_penalty_grows_with_the_width_of_a_space_above_64_factors() -> None:
+    data = synthetic(30)
+    tables = (np.pad(table, ((0, 0), (0, 128 - DIM))) for table in (data.document_vectors, data.query_vectors))
+    wide = replace(data, **dict(zip(("document_vectors", "query_vectors"), tables, strict=True)))
+
+    def size(num_factors: int, penalty: float) -> float:
+        model = train(wide, settings=replace(FEW, num_factors=num_factors, penalty=penalty))
+        return float(model.modulator.adapters[0].map.detach().norm())
+
+    assert DIM < 32
+    assert size(128, 1.0) == pytest.approx(size(64, 2.0), rel=1e-2)
+    assert size(64, 2.0) == pytest.approx(size(32, 2.0), rel=1e-2)
+
+
 def test_adapters_add_up_and_keep_what_was_there() -> None:
     seen, network = lists()
     first = with_adapter(network.modulator, fit_update(seen, PENALTY), seen.queries)
