@@ -131,7 +131,7 @@ def ends_table(ends: FactorEnds) -> Table:
     table.add_column("coordinate", justify="right", no_wrap=True)
     table.add_column("document")
     for documents, terms in ((ends.high, ends.high_terms), (ends.low, ends.low_terms)):
-        table.add_row("", Text(", ".join(terms), style="bold"))
+        table.add_row("", _cut(", ".join(terms), "bold"))
         for document in documents:
             table.add_row(Text(f"{document.coordinate:+.3f}"), _cut(document.headline))
     return table

@@ -112,6 +112,21 @@ def test_tables_say_what_a_result_is_by_the_collections_own_field():
     assert "a schooner" in text_of(trace_table(response(found, trace=trace), "body"))
 
 
+@pytest.mark.parametrize("width", [50, 80, 120])
+def test_a_long_text_leaves_room_for_ranks_and_scores(width):
+    found = result(12, 9, payload={"text": "many words " * 20})
+    trace = StepTrace(("database", "start"), (found.id,), ((0.45,), (0.5,)), ((9,), (12,)))
+    explained = text_of(results_table(response(found)), width)
+    plain = text_of(results_table(response(replace(found, explanation=None))), width)
+    for shown in (explained, plain):
+        assert "12     ↓3  0.5000  0.4500  many" in shown
+        assert "…" in shown
+    assert "+0.050" in explained
+    assert "9  0.4500  12  0.5000" in text_of(trace_table(response(found, trace=trace)), width)
+    document = EndDocument(1, "many words " * 20, 0.25)
+    assert "+0.250" in text_of(ends_table(FactorEnds("latent_4", (document,), (), ("x" * 200,), (), 9)), width)
+
+
 def test_terminal_tables_show_markup_as_text():
     shown = text_of(results_table(response(result()), title="[red]query"))
     assert "[bold]" in shown
