@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, 
 
 if TYPE_CHECKING:
     from imrnn_vdb.points import PointId
+    from imrnn_vdb.results import SearchResponse
 
 _WIDTH_OF_FILES = 120
 FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
@@ -151,6 +153,8 @@ def exit_codes(command: Command) -> Command:
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+        if isinstance(sys.stdout, io.TextIOWrapper):  # where it is not UTF-8, a bar is a question mark and no error
+            sys.stdout.reconfigure(errors="replace")
         try:
             return command(*args, **kwargs)
         except KeyboardInterrupt:
@@ -196,7 +200,23 @@ def typed_ids(known: Iterable[PointId], ids: Iterable[str]) -> list[PointId]:
 
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output."""
-    click.echo(json.dumps(value, ensure_ascii=False, indent=2, default=str))
+    text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:  # escaped rather than replaced
+        text = json.dumps(value, indent=2, default=str)
+    click.echo(text)
+
+
+def print_unmodulated(out: Console, response: SearchResponse) -> None:
+    """Say why scores are the database's own, where they are, and what to do about it."""
+    if response.reason:
+        out.print(f"not modulated: {response.reason}", style="dim", markup=False)
+    if response.unusable:
+        counts = ", ".join(f"{count} {why.replace('_', ' ')}" for why, count in response.unusable.items())
+        way = ": imrnn-vdb backfill writes them" if response.unusable.keys() - {"zero"} else ""
+        told = f"{sum(response.unusable.values())} of {response.candidates} candidates have no usable code ({counts})"
+        out.print(f"not modulated: {told}{way}", style="dim", markup=False)
 
 
 def console() -> Console:

@@ -12,6 +12,7 @@ from imrnn_vdb.cli.common import (
     json_option,
     model_option,
     print_json,
+    print_unmodulated,
     topics_option,
     typed_ids,
     url_options,
@@ -76,6 +77,7 @@ def explain(
         return
     out = console()
     out.print(explanation_table(result, text_field=collection.text_field))
+    print_unmodulated(out, response)
     if found is not None:
         out.print(comparison_table(found))
     for place, tokens in carried.items():

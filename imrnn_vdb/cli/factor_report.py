@@ -13,7 +13,7 @@ from imrnn_vdb.cli.common import console, exit_codes, json_option, model_option,
 _QUERIES = 60  # whose explanations are checked against the full vectors
 
 
-@click.command("list")
+@click.command("list", short_help="List a model's named factors, and how well each orders other text.")
 @model_option
 @json_option
 @exit_codes

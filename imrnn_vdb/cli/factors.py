@@ -45,7 +45,7 @@ factors.add_command(list_factors)
 factors.add_command(report)
 
 
-@factors.command()
+@factors.command(short_help="Add a factor of one's own to a model.")
 @url_options
 @click.argument("name")
 @model_option
@@ -95,7 +95,7 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
     click.echo(f"filters by it need its scores beside the points: imrnn-vdb backfill URL --model {out}")
 
 
-@factors.command()
+@factors.command(short_help="Find topics of a collection.")
 @url_options
 @model_option
 @click.option("--coarse", type=click.IntRange(1), default=12, show_default=True, help="Coarse topics.")
@@ -142,7 +142,7 @@ def topics(
         found.save(out)
 
 
-@factors.command()
+@factors.command(short_help="Show what a factor orders a collection by.")
 @url_options
 @click.argument("factor")
 @model_option
@@ -191,12 +191,17 @@ def _way() -> tuple[str, ...]:
 
 
 def _labels(points: Points, texts: Sequence[str], field: str | None, value: str | None, words: str | None) -> Any:
+    from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.factors.own import split_by_field, split_by_rule
     from imrnn_vdb.fitting.labels import from_words
 
-    if field is not None and value is not None:
-        return split_by_field(points.payloads, field, value)
-    return split_by_rule(texts, from_words(words or ""))
+    if field is None or value is None:
+        return split_by_rule(texts, from_words(words or ""))
+    labels = split_by_field(points.payloads, field, value)
+    if (labels < 0).all():
+        known = ", ".join(sorted({key for payload in points.payloads for key in payload})) or "none"
+        raise InvalidInputError(f"none of {len(labels)} points has the payload field {field!r}; they have: {known}")
+    return labels
 
 
 def _codes(model: IMRNNModel, points: Points) -> FloatArray:

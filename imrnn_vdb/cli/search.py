@@ -14,6 +14,7 @@ from imrnn_vdb.cli.common import (
     json_option,
     model_option,
     print_json,
+    print_unmodulated,
     topics_option,
     typed_ids,
     url_options,
@@ -83,13 +84,15 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
         drawn = {"heatmap": make_heatmap(response).to_dict()} if heatmap else {}
         print_json({**response.to_dict(), **drawn})
     else:
-        _print(out, response, query, parts, collection.text_field)
+        _print(out, response, query, parts, collection.text_field, bool(asked["only"] or asked["factor_filter"]))
     if section and html:
         replace_file(html, render_report(query, [section]).encode())
         out.print(f"report: {html}", markup=False, soft_wrap=True)
 
 
-def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, bool], text_field: str) -> None:
+def _print(
+    out: Console, response: SearchResponse, query: str, shown: dict[str, bool], text_field: str, filtered: bool
+) -> None:
     from imrnn_vdb.explain import explanation_table, results_table, trace_table
     from imrnn_vdb.heatmaps import heatmap_table
 
@@ -106,8 +109,10 @@ def _print(out: Console, response: SearchResponse, query: str, shown: dict[str, 
     if response.steer:
         weights = " ".join(f"--steer {name}={weight:g}" for name, weight in response.steer.items())
         out.print(f"steered: {weights}", style="dim", markup=False)
-    if response.reason:
-        out.print(f"not modulated: {response.reason}", style="dim", markup=False)
+    print_unmodulated(out, response)
+    if not response and filtered:
+        told = "nothing passes this filter, and no point without a current code does: imrnn-vdb doctor counts those"
+        out.print(told, style="dim", markup=False)
 
 
 def _proposed(response: SearchResponse, good: Sequence[str], bad: Sequence[str]) -> dict[str, float]:

@@ -89,6 +89,31 @@ def test_json_holds_all_that_a_table_shows(url):
     assert "heatmap" not in plain
 
 
+def test_points_without_codes_are_counted_and_the_way_to_codes_is_named(tmp_path):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("\n".join(json.dumps(row) for row in CORPUS), encoding="utf-8")
+    url = f"qdrant+edge:{tmp_path}/articles"
+    assert run("index", url, "--input", corpus).exit_code == 0
+    assert "usable code" not in run("search", url, "small animals").stdout
+    assert run("backfill", url, "--undo").exit_code == 0
+    told = "not modulated: 3 of 3 candidates have no usable code (3 missing): imrnn-vdb backfill writes them"
+    assert told in run("search", url, "small animals").stdout
+    assert told in run("explain", url, "small animals", "a").stdout
+    done = run("search", url, "small animals", "--factor-filter", "entity >= 0")
+    assert done.exit_code == 0
+    assert "no point without a current code does" in done.stdout
+
+
+@pytest.mark.parametrize("charset", ["ascii", "cp1252"])
+def test_output_that_is_not_utf_8_loses_bars_and_no_search(url, charset):
+    asked = ("search", url, "small animals", "--explain")
+    done = CliRunner(charset=charset).invoke(main, asked)
+    assert done.exit_code == 0, done.output
+    assert "???" in done.stdout
+    found = CliRunner(charset=charset).invoke(main, ("explain", url, "small animals", "a", "--json"))
+    assert json.loads(found.stdout)["result"]["payload"]["title"] == "Cats"
+
+
 def test_a_filter_that_cannot_be_read_points_at_the_place(url):
     done = run("search", url, "small animals", "--factor-filter", "entity >= ")
     assert done.exit_code == 2
@@ -199,6 +224,9 @@ def test_factors_are_measured_on_given_texts(tmp_path):
 
 
 def test_examples_can_be_points(url, tmp_path):
+    done = run("factors", "add", url, "mine", "--field", "yaer", "--value", "1999", "--out", tmp_path / "m")
+    assert done.exit_code == 2
+    assert "none of 3 points has the payload field 'yaer'; they have: text, title, year" in done.stderr
     done = run("factors", "add", url, "mine", "--positive-id", "a", "--negative-id", "b", "--out", tmp_path / "m")
     assert done.exit_code == 2
     assert "at least 5" in done.stderr  # the two points were found, and are too few
