@@ -283,8 +283,9 @@ def load_config(path: str | Path) -> ServiceConfig:
             import tomli as tomllib
         except ImportError as exc:
             raise MissingExtraError("tomli", "serve") from exc
+    content = _read(path)
     try:
-        values = tomllib.loads(_read(path).decode())
+        values = tomllib.loads(content.decode())
     except ValueError as exc:  # of the syntax, or of the encoding
         raise InvalidInputError(f"{path} is no TOML file: {exc}") from exc
     return _config(values, str(path))

@@ -100,7 +100,7 @@ def _causes(exc: BaseException) -> Iterator[BaseException]:
 
 
 def _timed_out() -> StoreTimeoutError:
-    return StoreTimeoutError("Milvus did not answer in time; allow more with timeout=")
+    return StoreTimeoutError("Milvus did not answer in time: is it running there? If so, allow more with timeout=")
 
 
 def _unavailable(text: str) -> StoreUnavailableError:

@@ -420,3 +420,10 @@ def test_strict_mode_is_told_limit_by_limit(wire: WireServer, connection: Connec
     assert "--rate" in told["writes"].why
     assert info.settings["strict mode"]["max_query_limit"] == 50
     assert info.settings["factor scores without a payload index"] == "2 of 2"
+
+
+def test_what_is_no_filter_is_told_in_one_line(store: Store) -> None:
+    for text in ("year == 2020", '{"must": [{"key": "a", "mach": 1}]}'):
+        with pytest.raises(InvalidInputError, match=r"no Qdrant filter in JSON[^\n]*$") as caught:
+            store.parse_filter(text)
+        assert "pydantic" not in str(caught.value)

@@ -104,6 +104,11 @@ def test_other_machines_are_let_in_only_knowingly(load, tmp_path, monkeypatch):
     assert "secret" not in repr(load(ONE))
 
 
+def test_a_file_that_is_not_there_is_not_called_malformed(tmp_path):
+    with pytest.raises(InvalidInputError, match=r"^\S+none.toml cannot be read"):
+        load_config(tmp_path / "none.toml")
+
+
 def test_the_command_checks_a_file(tmp_path):
     path = tmp_path / "service.toml"
     path.write_text(ONE)

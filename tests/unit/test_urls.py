@@ -85,3 +85,8 @@ def test_this_machine_is_known(host: str) -> None:
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "127.example.org", "localhost.example.org", "::", "10.0.0.1"])
 def test_no_other_name_passes_for_this_machine(host: str) -> None:
     assert not is_this_machine(host)
+
+
+def test_an_address_without_a_scheme_is_told_to_have_none():
+    with pytest.raises(InvalidInputError, match="starts with a scheme: qdrant://localhost:6334/articles"):
+        parse_url("localhost:19530/articles")
