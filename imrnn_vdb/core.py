@@ -329,7 +329,7 @@ class CollectionCore:
             if self._built is None:
                 source = self.encoder if self.encoder is not None else self.model.encoder
                 if source is None:
-                    raise InvalidInputError("this model has no encoder: pass encoder=, or give vectors, not texts")
+                    raise InvalidInputError("this model has no encoder: in Python, pass encoder= or ask by vector")
                 self._built = as_encoder(source)
             return self._built
 

@@ -8,6 +8,7 @@ codes are written from the stored vectors, and the same questions are asked with
 from __future__ import annotations
 
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -186,11 +187,13 @@ def run_demo(store: StoreName, model: str, folder: Path, say: Callable[[str], No
     say(f"read {len(entries)} documentation strings of Python {platform.python_version()}'s standard library")
     encoder = TransformerEncoder(loaded.encoder)
     texts = [f"{entry.title}\n{entry.text}" for entry in entries]
-    vectors, seconds = _timed(
-        lambda: EmbeddingCache().encode(
-            encoder.encoder_id, "passage", texts, lambda missing: encoder.encode_passages(missing, "encoding")
-        )
-    )
+
+    def encode(missing: Sequence[str]) -> FloatArray:
+        if not sys.stderr.isatty():  # on a terminal there is a bar
+            say("encoding them, which takes minutes, once")
+        return encoder.encode_passages(missing, "encoding")
+
+    vectors, seconds = _timed(lambda: EmbeddingCache().encode(encoder.encoder_id, "passage", texts, encode))
     say(f"encoded them with {loaded.encoder.model} ({seconds:.0f} s; cached for the next run)")
     url, seconds = _timed(lambda: FILL[store](folder, entries, vectors))
     say(f"put them into {url.partition(':')[0]} with the vendor's own client ({seconds:.1f} s), as any team has them")

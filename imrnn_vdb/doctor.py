@@ -170,7 +170,8 @@ def _fit(name: str, found: VectorField) -> tuple[Capability, ...]:
         if found.metric.factorable
         else Capability("exact scores", "no", f"a {found.metric} distance does not split: the database's order is kept")
     )
-    return Capability("model fits", "works", f"{where} has {found.dim} dimensions, as the model"), scores, quantized
+    fits = f"{where} has {found.dim} dimensions, as the model; which encoder made its vectors is not checked"
+    return Capability("model fits", "works", fits), scores, quantized
 
 
 def _codes_of(points: Points, space: FactorSpace, found: VectorField) -> dict[str, int]:

@@ -142,7 +142,7 @@ def _undo(collection: IMRNNCollection, space: str | None, in_place: bool, as_jso
     if as_json:
         print_json({"space": name, "stripped": number})
     else:
-        console().print(f"removed space {name}: {number} points held codes themselves", markup=False)
+        console().print(f"nothing of space {name} is left; {number} points held codes themselves", markup=False)
 
 
 def _bar(collection: IMRNNCollection, title: str, how: dict[str, Any], sample: int | None = None) -> Any:
