@@ -1,4 +1,4 @@
-"""What MkDocs does to our pages: links to source files, good where the repository is read, become their text."""
+"""What MkDocs does to our pages: what is good where the repository or the source is read, becomes plain text."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 _OUT_OF_DOCS = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)\)")
+_ROLE = re.compile(r":(?:attr|class|data|exc|func|meth|mod):(?=<code>)")
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
@@ -19,3 +20,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
         return f"{link[1]} (`{link[2].lstrip('./')}`)"
 
     return _OUT_OF_DOCS.sub(text_of, markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Take the roles of Sphinx off names: docstrings have them for readers of the source."""
+    return _ROLE.sub("", html)

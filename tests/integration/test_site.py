@@ -20,3 +20,5 @@ def test_the_site_builds_strictly(tmp_path: Path) -> None:
     reference = (tmp_path / "site" / "reference.html").read_text("utf-8")
     for name in ("imrnn_vdb.collection.IMRNNCollection.search", "imrnn_vdb_haystack.ranker.IMRNNRanker"):
         assert f'id="{name}"' in reference
+    assert ":meth:" not in reference
+    assert ":class:" not in reference
