@@ -66,11 +66,10 @@ def parse_url(url: str) -> CollectionURL:
         given by keyword or environment.
     """
     scheme, colon, rest = url.partition(":")
-    if not colon or not scheme.replace("+", "").isalnum():
+    is_port = "+" not in scheme and rest[:1].isdigit()  # as in HOST:PORT/NAME
+    if not colon or is_port or not scheme.replace("+", "").isalnum():
         raise InvalidInputError(f"a collection URL starts with a scheme: {_EXAMPLES}")
     if not rest.startswith("//"):
-        if rest[:1].isdigit() and "+" not in scheme:  # HOST:PORT/NAME
-            raise InvalidInputError(f"a collection URL starts with a scheme: {_EXAMPLES}")
         if "+" not in scheme:
             raise InvalidInputError(f"the URL of a server is written {scheme}://HOST:PORT/NAME; {_EXAMPLES}")
         return _embedded(scheme, rest)
