@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -60,12 +61,24 @@ QUERIES = (
 )
 
 
+def look_for_packages(store: StoreName) -> None:
+    """Look for all that the demo needs, before it reads and encodes for minutes.
+
+    Raises
+    ------
+    MissingExtraError
+        If something is not installed; its command brings everything.
+    """
+    engine, extra = {"edge": ("qdrant_edge", "qdrant-edge"), "milvus": ("milvus_lite", "milvus-lite")}[store]
+    for module in ("transformers", engine, "ir_measures"):
+        if find_spec(module) is None:
+            raise MissingExtraError(module, f"encoders,{extra},train")
+
+
 def fill_edge(folder: Path, entries: Sequence[DocEntry], vectors: FloatArray) -> str:
     """Make a Qdrant Edge collection as a team would, with the vendor's client; returns its URL."""
-    try:
-        import qdrant_edge as edge
-    except ImportError as exc:
-        raise MissingExtraError("qdrant-edge-py", "qdrant-edge") from exc
+    import qdrant_edge as edge
+
     path = folder / COLLECTION
     path.mkdir(parents=True)
     config = edge.EdgeConfig(vectors=edge.EdgeVectorParams(size=vectors.shape[1], distance=edge.Distance.Cosine))
@@ -83,10 +96,8 @@ def fill_edge(folder: Path, entries: Sequence[DocEntry], vectors: FloatArray) ->
 
 def fill_milvus(folder: Path, entries: Sequence[DocEntry], vectors: FloatArray) -> str:
     """Make a Milvus Lite collection as a team would, with the vendor's client; returns its URL."""
-    try:
-        from pymilvus import MilvusClient
-    except ImportError as exc:
-        raise MissingExtraError("pymilvus", "milvus-lite") from exc
+    from pymilvus import MilvusClient
+
     file = folder / "demo.db"
     client = MilvusClient(str(file))
     client.create_collection(COLLECTION, dimension=vectors.shape[1], metric_type="COSINE", auto_id=False)
@@ -180,6 +191,7 @@ def run_demo(store: StoreName, model: str, folder: Path, say: Callable[[str], No
     say
         Called with a line for each step.
     """
+    look_for_packages(store)
     loaded = IMRNNModel.from_pretrained(model)
     if loaded.encoder is None:
         raise InvalidInputError(f"the checkpoint {model!r} names no encoder, and the demo has only texts")

@@ -192,8 +192,8 @@ class _LiteFile:
     """The one engine of a file in this process."""
 
     def __init__(self, path: str) -> None:
+        self._engines = _server_manager()  # first: where both packages are missing, its extra brings both
         milvus = pymilvus()
-        self._engines = _server_manager()
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path, self.users, self.writing = path, 0, threading.Lock()
         self._known, self._opening = set[str](), threading.Lock()

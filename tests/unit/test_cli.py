@@ -385,6 +385,15 @@ def test_help_and_version_are_quick_and_complete():
         assert run(name, "--help").exit_code == 0
 
 
+@pytest.mark.parametrize("missing", ["transformers", "milvus_lite", "ir_measures"])
+def test_the_demo_names_all_it_needs_before_it_begins(monkeypatch, missing):
+    monkeypatch.setitem(sys.modules, missing, None)
+    result = run("demo", "--store", "milvus")
+    assert result.exit_code == 1
+    told = f"error: the package {missing!r} is needed here: pip install 'imrnn-vdb[encoders,milvus-lite,train]'\n"
+    assert result.output == told
+
+
 def test_the_script_is_installed():
     script = subprocess.run(
         [sys.executable, "-m", "imrnn_vdb", "--version"], capture_output=True, text=True, check=True

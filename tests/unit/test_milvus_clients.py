@@ -286,7 +286,8 @@ def test_a_collection_is_opened_once_however_many_ask(tmp_path: Path, monkeypatc
     ],
 )
 def test_an_engine_that_cannot_be_imported_says_why(tmp_path: Path, raised: str, told: str) -> None:
-    (tmp_path / "milvus_lite.py").write_text(f"raise {raised}")
+    for package in ("milvus_lite", "pymilvus"):
+        (tmp_path / f"{package}.py").write_text(f"raise {raised}")
     code = (
         "from imrnn_vdb_milvus.clients import LiteClient\n"
         "try:\n"
