@@ -224,6 +224,21 @@ def compare_runs(
     )
 
 
+def load_measures() -> Any:
+    """Import ``ir_measures``; called first where encoding comes before measuring.
+
+    Raises
+    ------
+    MissingExtraError
+        If it is not installed.
+    """
+    try:
+        import ir_measures
+    except ImportError as exc:
+        raise MissingExtraError("ir-measures", "train") from exc
+    return ir_measures
+
+
 def measure(qrels: Qrels, run: Run) -> PerQuery:
     """Compute all measures for each query; a query that the run lacks gets 0.
 
@@ -234,10 +249,7 @@ def measure(qrels: Qrels, run: Run) -> PerQuery:
     InvalidInputError
         If a grade is not a whole number from -100 to 100.
     """
-    try:
-        import ir_measures
-    except ImportError as exc:
-        raise MissingExtraError("ir-measures", "train") from exc
+    ir_measures = load_measures()
     check_grades(qrels)
     # Ranks as scores: trec_eval keeps scores in single precision and would break near-ties by document id.
     ranked = {

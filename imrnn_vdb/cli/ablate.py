@@ -36,7 +36,7 @@ def ablate(
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.encoders import as_encoder
     from imrnn_vdb.errors import InvalidInputError
-    from imrnn_vdb.evaluation import measure, rank_base
+    from imrnn_vdb.evaluation import load_measures, measure, rank_base
     from imrnn_vdb.progress import track
     from imrnn_vdb.training.ablation import VARIANTS, AblationRow, markdown
     from imrnn_vdb.training.ablation import ablate as run
@@ -47,6 +47,7 @@ def ablate(
     variants = {name: changes for name, changes in VARIANTS.items() if not only or name.startswith(only)}
     if not variants:
         raise InvalidInputError(f"no variant is named {', '.join(only)}; there are: {'; '.join(VARIANTS)}")
+    load_measures()
     named = None if space == "none" else IMRNNModel.from_pretrained(space)
     embedded = embedded_data(data, as_encoder(encoder), EmbeddingCache(cache))
     values = measure(embedded.data.split(test_split), rank_base(embedded, test_split, 100))

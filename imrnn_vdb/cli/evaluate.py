@@ -43,9 +43,11 @@ def evaluate(
     from imrnn_vdb.encoders import as_encoder
     from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.evaluation import evaluate as measure
+    from imrnn_vdb.evaluation import load_measures
     from imrnn_vdb.training.api import embedded_data
     from imrnn_vdb.training.embeddings import EmbeddingCache
 
+    load_measures()
     loaded = IMRNNModel.from_pretrained(model)
     source = encoder if encoder is not None else loaded.encoder
     if source is None:

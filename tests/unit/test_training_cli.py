@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,18 @@ def test_wrong_use_ends_with_exit_code_2(folder: Path, tmp_path: Path, options: 
     assert result.exit_code == 2
     assert message in result.stderr
     assert not (tmp_path / "cache").exists()  # nothing was encoded
+
+
+@pytest.mark.parametrize("command", ["evaluate", "ablate"])
+def test_what_measures_is_looked_for_before_encoding(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, tmp_path: Path, command: str
+) -> None:
+    monkeypatch.setitem(sys.modules, "ir_measures", None)
+    model = ("--model", "minilm") if command == "evaluate" else ()
+    result = run(command, "--data", folder, *model, "--cache", tmp_path / "cache")
+    assert result.exit_code == 1
+    assert "pip install 'imrnn-vdb[train]'" in result.stderr
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
