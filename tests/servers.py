@@ -50,9 +50,9 @@ _FASTER = {
     "QUERYCOORD_DISTPULLINTERVAL": "50",
     "PROXY_TIMETICKINTERVAL": "50",
 }
-"""Milliseconds between two looks at what is to be loaded, at what is, and between two time ticks, for which a read after
-a write waits. With Milvus's own 1,000, 500 and 200, making a collection takes 2.7 s instead of 1.7, and the read 0.3 s
-instead of 0.06."""
+"""Milliseconds between two looks at what is to be loaded, and at what is, and between two time ticks, for which a read
+after a write waits. With Milvus's own 1,000, 500 and 200, making a collection takes 2.7 s instead of 1.7, and such a
+read 0.3 s instead of 0.06."""
 
 
 def images(product: str) -> tuple[str, ...]:
