@@ -14,6 +14,7 @@ demo: $(VENV)/.demo
 
 # what needs a server mostly waits for it, so it runs beside the rest; what measures, or takes tens of seconds, runs alone
 test: lint types
+	@echo "two runs of pytest, side by side, for about ten minutes; each is printed when it ends"
 	OMP_NUM_THREADS=1 $(MAKE) --jobs=2 --keep-going --output-sync=line without-servers with-servers
 	$(BIN)/python -m pytest -m slow
 

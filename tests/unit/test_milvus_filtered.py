@@ -27,7 +27,7 @@ few_questions = settings(
 )
 
 
-@pytest.fixture(scope="module", params=["lite", "server"])
+@pytest.fixture(scope="module", params=["lite", pytest.param("server", marks=pytest.mark.integration)])
 def collection(request, tmp_path_factory) -> Iterator[IMRNNCollection]:
     """A collection as a team has it, with its codes in a sidecar."""
     if request.param == "server":
