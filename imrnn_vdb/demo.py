@@ -69,8 +69,11 @@ def look_for_packages(store: StoreName) -> None:
     MissingExtraError
         If something is not installed; its command brings everything.
     """
-    engine, extra = {"edge": ("qdrant_edge", "qdrant-edge"), "milvus": ("milvus_lite", "milvus-lite")}[store]
-    for module in ("transformers", engine, "ir_measures"):
+    extra, engine = {
+        "edge": ("qdrant-edge", ["qdrant_edge"]),
+        "milvus": ("milvus-lite", ["milvus_lite", "pymilvus"]),
+    }[store]
+    for module in ("transformers", *engine, "ir_measures"):
         if find_spec(module) is None:
             raise MissingExtraError(module, f"encoders,{extra},train")
 

@@ -385,7 +385,7 @@ def test_help_and_version_are_quick_and_complete():
         assert run(name, "--help").exit_code == 0
 
 
-@pytest.mark.parametrize("missing", ["transformers", "milvus_lite", "ir_measures"])
+@pytest.mark.parametrize("missing", ["transformers", "milvus_lite", "pymilvus", "ir_measures"])
 def test_the_demo_names_all_it_needs_before_it_begins(monkeypatch, missing):
     monkeypatch.setitem(sys.modules, missing, None)
     result = run("demo", "--store", "milvus")
