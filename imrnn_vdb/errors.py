@@ -6,6 +6,15 @@ original is always at hand; their text never carries a key, because keys never e
 
 from __future__ import annotations
 
+_QUOTED_CHARS = 300
+"""Most characters that a message quotes of a vendor."""
+
+
+def one_line(text: object, most: int = _QUOTED_CHARS) -> str:
+    """Return text as one line of at most so many characters; what is cut off ends in an ellipsis."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= most else line[: most - 1] + "…"
+
 
 class IMRNNError(Exception):
     """Root of all errors of this package."""

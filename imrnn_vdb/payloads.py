@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.errors import InvalidInputError, one_line
 
 _HEADLINE_CHARS = 90
-_OBEYED = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
-"""What a terminal obeys instead of showing it: control characters, and those that turn the direction of a text."""
+_CONTROL = (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_OBEYED = {code: None for code in _CONTROL if not chr(code).isspace()}
+"""What a terminal obeys instead of showing it: control characters, and those that turn the direction of a text. Those
+that are white space separate words."""
 
 
 def check_json(value: object) -> None:
@@ -51,13 +53,13 @@ def headline_of(payload: Mapping[str, object], point_id: object, text_field: str
         value = payload.get(name)
         line = printable(value) if isinstance(value, str) else ""
         if line:
-            return line if len(line) <= _HEADLINE_CHARS else line[: _HEADLINE_CHARS - 1] + "…"
+            return one_line(line, _HEADLINE_CHARS)
     return printable(str(point_id))
 
 
 def printable(text: str) -> str:
     """Return text as one line, without what a terminal would obey."""
-    return " ".join(" ".join(text.split()).translate(_OBEYED).split())
+    return " ".join(text.translate(_OBEYED).split())
 
 
 def text_of(payload: Mapping[str, object], text_field: str = "text") -> str:

@@ -13,9 +13,9 @@ from imrnn_vdb.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
     UnsupportedError,
+    one_line,
 )
 
-_MAX_TEXT = 300
 _CONNECT_FAILED, _RATE_LIMIT, _NOT_FOUND, _NOT_LOADED = 2, 8, 100, 101
 _LEGACY_NOT_FOUND, _LEGACY_RATE_LIMIT = 4, 49
 _BUSY = frozenset({4, _RATE_LIMIT, 11, 103, 106, 400, 401, 500, 501, 503, 601, 602, 901, 902, 903})
@@ -68,7 +68,7 @@ def _of_status(status: str, exc: Exception) -> StoreError:
         return StoreError("Milvus refused access: check api_key= or IMRNN_API_KEY, as a token or as user:password")
     if status == "PERMISSION_DENIED":
         details: Any = getattr(exc, "details", None)
-        text = _cut(details()) if callable(details) else _text(exc)
+        text = one_line(details()) if callable(details) else _text(exc)
         return StoreError(f"Milvus knows this user and denies the request ({text}): grant the privilege to its role")
     if status == "UNIMPLEMENTED":
         return UnsupportedError("this Milvus server does not know the request: a newer one may")
@@ -108,9 +108,4 @@ def _unavailable(text: str) -> StoreUnavailableError:
 
 
 def _text(exc: Exception) -> str:
-    return _cut(getattr(exc, "message", None) or exc) or type(exc).__name__
-
-
-def _cut(text: object) -> str:
-    line = " ".join(str(text).split())
-    return line if len(line) <= _MAX_TEXT else line[: _MAX_TEXT - 1] + "…"
+    return one_line(getattr(exc, "message", None) or exc) or type(exc).__name__

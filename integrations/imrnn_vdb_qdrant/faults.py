@@ -12,9 +12,9 @@ from imrnn_vdb.errors import (
     StoreTimeoutError,
     StoreUnavailableError,
     UnsupportedError,
+    one_line,
 )
 
-_MAX_TEXT = 300
 _NO_COLLECTION = re.compile(r"collection .+ (not found|doesn't exist)", re.IGNORECASE)
 _EXISTS = re.compile(r"collection .+ already exists", re.IGNORECASE)
 _NO_POINT = re.compile(r"no point with id", re.IGNORECASE)
@@ -99,5 +99,4 @@ def _retry_after(headers: object) -> float | None:
 
 
 def _short(error: object) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
+    return one_line(error) or type(error).__name__
