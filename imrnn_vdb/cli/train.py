@@ -40,13 +40,12 @@ _DATA_ONLY = ("split", "cache")
     "--train-basis/--fix-basis",
     default=None,
     help="Learn the latent columns, or keep that checkpoint's whole space, so that stored codes stay valid; unset, "
-    "they are learned from 500 labelled queries on.",
+    "they are learned.",
 )
 @click.option(
     "--adapter/--whole-model",
     default=None,
-    help="Learn a small linear update of the query in a fixed space, or the whole model; unset, an adapter below 500 "
-    "labelled queries.",
+    help="Learn a small linear update of the query, or the whole model; unset, an adapter below 500 labelled queries.",
 )
 @click.option("--continue-from", default=None, help="Checkpoint to update on these labels; its space is kept.")
 @click.option(
@@ -89,6 +88,8 @@ def train(**options: Any) -> None:
     else:
         click.echo(verdict(training))
         click.echo(f"saved to {out}")
+        if training["settings"]["train_basis"]:
+            click.echo(f"its factor space is new: write its codes with imrnn-vdb backfill URL --model {out}")
 
 
 def _train(options: dict[str, Any], out: Path, report: Reporter) -> IMRNNModel:
@@ -169,13 +170,14 @@ def _check_followed(options: dict[str, Any], queries: int, common: dict[str, Any
     if plan.adapter and unused:
         raise InvalidInputError(f"{', '.join(unused)} cannot be followed: {_why_adapter(settings, queries, start)}")
     origin = start if start is not None else common["base"]
-    kept = origin.space.num_factors if origin is not None and not plan.train_basis else None
-    if kept is not None and settings.num_factors not in (None, kept):
-        way = "" if start is not None else ", or give --space none, or --train-basis for a whole model"
-        raise InvalidInputError(
-            f"--num-factors {settings.num_factors} cannot be followed: the checkpoint's space is kept, with its {kept} "
-            f"factors; leave it out{way}"
-        )
+    if origin is None or settings.num_factors is None:
+        return
+    kept, named = origin.space.num_factors, len(origin.space.names)
+    refused = f"--num-factors {settings.num_factors} cannot be followed"
+    if not plan.train_basis and settings.num_factors != kept:
+        raise InvalidInputError(f"{refused}: the checkpoint's space is kept, with its {kept} factors; leave it out")
+    if settings.num_factors < named:
+        raise InvalidInputError(f"{refused}: {named} named factors are kept; give more, or --space none")
 
 
 def _why_adapter(settings: TrainingSettings, queries: int, start: IMRNNModel | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import torch
 
@@ -17,20 +18,23 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.training.adapting import AdapterTrainer, plain_modulator
+from imrnn_vdb.training.adapting import AdapterTrainer, Adapting, KeptSpace, LearnedSpace
 from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.loop import one_thread
-from imrnn_vdb.training.network import LearnedBasis, Network
+from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.selection import Choice, served_ndcg
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
-from imrnn_vdb.training.starting import starting_space
+from imrnn_vdb.training.starting import DEFAULT_LATENT, starting_space
 from imrnn_vdb.training.trainer import Trainer
+from imrnn_vdb.training.update import plain_modulator
 
 Data = str | Path | Dataset | EmbeddedDataset
 AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
 EVIDENCE_KEY = "training"
 _TOLERATED_LOSS = 0.01
+_PENALTY, _KEPT_PENALTY = 60.0, 20.0
+_WIDEST = 512  # factors in which an update is fitted first, at most: wider vectors lose their smallest components
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,16 +249,23 @@ def _adapt(
     continue_from: IMRNNModel | None,
     report: Reporter | None,
 ) -> _Outcome:
-    space = starting_space(examples, settings, origin.space if origin is not None else None)
-    updating = continue_from is not None and _in_use(continue_from)
-    if continue_from is not None and updating:
-        start = continue_from.modulator
+    given = origin.space if origin is not None else None
+    space = starting_space(examples, settings, given)
+    rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
+    way: Adapting
+    if settings.train_basis:
+        widest = starting_space(examples, replace(settings, num_factors=max(_WIDEST, space.num_factors)), given)
+        way = LearnedSpace(examples, space, widest, settings.penalty or _PENALTY)
     else:
         start = plain_modulator(space.num_factors, _prior_of(origin))
-    trainer = AdapterTrainer(examples, settings, space, start, updating=updating, report=report)
-    modulator, choice = trainer.run()
-    _check_finite(modulator)
-    return _Outcome(space, modulator, choice)
+        if continue_from is not None and _in_use(continue_from):
+            start = continue_from.modulator
+            rival = served_ndcg(Network.of(space, start), examples)
+        width = max(1.0, space.num_factors / DEFAULT_LATENT)
+        way = KeptSpace(examples, space, start, settings.penalty or _KEPT_PENALTY * width)
+    outcome = _Outcome(*AdapterTrainer(examples, settings, way, rival, report=report).run())
+    _check_finite(outcome.modulator)
+    return outcome
 
 
 def _train_whole(
@@ -290,8 +301,7 @@ def _harmed(before: float, after: float) -> bool:
 
 def _replayed(before: IMRNNModel, after: _Outcome, replay: Examples) -> tuple[float, float]:
     """Return nDCG@10 of old queries before and after an update."""
-    basis = LearnedBasis(torch.from_numpy(before.space.basis.copy()), 0, trainable=False)
-    networks = (Network(basis, modulator) for modulator in (before.modulator, after.modulator))
+    networks = (Network.of(before.space, modulator) for modulator in (before.modulator, after.modulator))
     old, new = (float(served_ndcg(network, replay).mean()) for network in networks)
     return old, new
 

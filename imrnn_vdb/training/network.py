@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.scoring import cosine_of_refined
+from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training.examples import Examples
 
 _BATCH = 64
@@ -59,6 +60,11 @@ class Network(nn.Module):
             raise InvalidInputError("basis and modulator differ in their number of factors")
         self.basis = basis
         self.modulator = modulator
+
+    @classmethod
+    def of(cls, space: FactorSpace, modulator: Modulator) -> Network:
+        """Return the network of a modulator in a space that does not move."""
+        return cls(LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), False), modulator)
 
     def score(self, queries: Tensor, documents: Tensor, cosines: Tensor) -> Tensor:
         """Return the refined cosines, not shrunk.

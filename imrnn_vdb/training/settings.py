@@ -25,16 +25,17 @@ class TrainingSettings:
     num_factors
         m; None for 64 latent columns beside the named ones. A basis that is not trained keeps its own.
     train_basis
-        Whether the latent columns of U are learned; None for learned from 500 labelled queries on. Named columns never
+        Whether the latent columns of U are learned; None for learned, unless a model is updated. Named columns never
         move. With a given space and False, every stored code stays valid.
     adapter
-        Whether nothing but a linear update of the query is learned, in a space that stays as it is: a convex problem
-        with one solution. None for below 500 labelled queries, unless the basis is to be trained. A trained model is
-        always updated in this way. Of the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``folds`` and
-        ``penalty`` matter then.
+        Whether nothing but a linear update of the query is learned, and the columns that it needs: convex problems,
+        with one solution each. None for below 500 labelled queries. A trained model is always updated in this way. Of
+        the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``, ``folds`` and ``penalty``
+        matter then.
     penalty
-        Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries; above
-        64 factors times m / 64, for a wider update overfits sooner.
+        Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries. None
+        for 60 where the basis is learned; where it is kept, for 20, above 64 factors times m / 64, for a wider update
+        overfits sooner.
     epochs
         Most passes over the training queries; the number used is chosen by cross-validation.
     folds
@@ -62,7 +63,7 @@ class TrainingSettings:
     num_factors: int | None = None
     train_basis: bool | None = None
     adapter: bool | None = None
-    penalty: float = 20.0
+    penalty: float | None = None
     epochs: int = 28
     folds: int | None = None
     learning_rate: float = 1e-3
@@ -83,18 +84,16 @@ class TrainingSettings:
     def __post_init__(self) -> None:
         if min(self.coarse_k, self.epochs, self.batch_size, self.kept) < 1 or self.sampled < self.kept:
             raise InvalidInputError("coarse_k, epochs, batch_size and kept must be at least 1, sampled at least kept")
-        if min(self.learning_rate, self.temperature, self.penalty) <= 0 or min(self.cell_rate, self.weight_decay) < 0:
+        positive = (self.learning_rate, self.temperature, 1.0 if self.penalty is None else self.penalty)
+        if min(positive) <= 0 or min(self.cell_rate, self.weight_decay) < 0:
             raise InvalidInputError("rates, temperature and penalty must be positive, weight_decay not negative")
-        if self.adapter and self.train_basis:
-            raise InvalidInputError("an adapter keeps the basis as it is: give adapter or train_basis, not both")
         if self.folds is not None and self.folds < 2:
             raise InvalidInputError("a cross-validation needs at least 2 folds")
 
     def for_queries(self, queries: int) -> TrainingSettings:
         """Return these settings with what depends on the number of labelled queries filled in."""
-        many = queries >= _MANY_QUERIES
-        adapter = not (many or self.train_basis) if self.adapter is None else self.adapter
-        learned = (many and not adapter) if self.train_basis is None else self.train_basis
+        adapter = queries < _MANY_QUERIES if self.adapter is None else self.adapter
+        learned = True if self.train_basis is None else self.train_basis
         default_folds = _ADAPTER_FOLDS if adapter else (3 if queries >= _ENOUGH_FOR_3_FOLDS else 5)
         return replace(self, train_basis=learned, adapter=adapter, folds=self.folds or default_folds)
 

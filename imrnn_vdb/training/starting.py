@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -63,10 +64,15 @@ def principal_components(vectors: FloatArray) -> FloatArray:
     """Return all principal directions of vectors (n, d) as columns (d, d), the largest variance first."""
     centred = np.asarray(vectors, np.float64)
     centred = centred - centred.mean(axis=0)
-    _, directions = np.linalg.eigh(centred.T @ centred)
+    return eigenvectors(centred.T @ centred)
+
+
+def eigenvectors(matrix: npt.NDArray[np.float64]) -> FloatArray:
+    """Return the eigenvectors of a symmetric matrix (d, d) as columns, the largest eigenvalue first."""
+    _, directions = np.linalg.eigh(matrix)
     columns = directions[:, ::-1]
     largest = np.abs(columns).argmax(axis=0)
-    signs = np.sign(columns[largest, np.arange(columns.shape[1])])  # eigenvectors have no sign of their own
+    signs = np.sign(columns[largest, np.arange(columns.shape[1])])  # they have no sign of their own
     return np.asarray(columns * signs, np.float32)
 
 

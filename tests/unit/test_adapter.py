@@ -13,12 +13,13 @@ from imrnn_vdb.evaluation import evaluate
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.training.adapting import Lists, Update, fit_update, plain_modulator, see, with_adapter
 from imrnn_vdb.training.api import train, verdict
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.network import LearnedBasis, Network
 from imrnn_vdb.training.settings import TrainingSettings
+from imrnn_vdb.training.starting import starting_space
+from imrnn_vdb.training.update import Lists, Update, fit_update, plain_modulator, see, with_adapter
 from retrieval_data import DIM, synthetic
 
 FEW = TrainingSettings(coarse_k=40, num_factors=12)
@@ -118,18 +119,49 @@ def test_a_stronger_penalty_moves_less() -> None:
     assert sizes[0] > sizes[1] > sizes[2] > 0
 
 
-def test_the_penalty_grows_with_the_width_of_a_space_above_64_factors() -> None:
+def test_the_penalty_grows_with_the_width_of_a_kept_space_above_64_factors() -> None:
     data = synthetic(30)
     tables = (np.pad(table, ((0, 0), (0, 128 - DIM))) for table in (data.document_vectors, data.query_vectors))
     wide = replace(data, **dict(zip(("document_vectors", "query_vectors"), tables, strict=True)))
 
-    def size(num_factors: int, penalty: float) -> float:
-        model = train(wide, settings=replace(FEW, num_factors=num_factors, penalty=penalty))
-        return float(model.modulator.adapters[0].map.detach().norm())
+    def size(num_factors: int, penalty: float | None) -> float:
+        space = FactorSpace(np.eye(128, num_factors, dtype=np.float32), (), np.zeros((0, 2), np.float32))
+        base = IMRNNModel(space, plain_modulator(num_factors, FeedbackPrior()), active=True)
+        settings = TrainingSettings(coarse_k=40, train_basis=False, penalty=penalty)
+        return float(train(wide, base=base, settings=settings).modulator.adapters[0].map.detach().norm())
 
-    assert DIM < 32
-    assert size(128, 1.0) == pytest.approx(size(64, 2.0), rel=1e-2)
-    assert size(64, 2.0) == pytest.approx(size(32, 2.0), rel=1e-2)
+    assert size(128, None) == pytest.approx(size(128, 40.0), rel=1e-6)
+    assert size(64, None) == pytest.approx(size(64, 20.0), rel=1e-6)
+    assert size(32, None) == pytest.approx(size(32, 20.0), rel=1e-6)
+    assert size(128, 20.0) > 1.1 * size(128, 40.0)
+
+
+def test_a_learned_space_holds_what_the_labels_speak_of() -> None:
+    """The signal lies where the collection varies least, which principal components leave out."""
+    data = synthetic(200, flipped=slice(20, 24))
+    vectors = data.query_vectors.copy()
+    vectors[:, :12] = 0.0
+    data = replace(data, query_vectors=vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    components = starting_space(make_examples(data, "train", 40), replace(FEW, train_basis=True), None)
+    base = IMRNNModel(components, plain_modulator(12, FeedbackPrior()), active=True)
+    kept = train(data, base=base, settings=replace(FEW, num_factors=None, train_basis=False, penalty=5.0))
+    learned = train(data, settings=replace(FEW, penalty=5.0))
+    gains = [evaluate(model, data, coarse_k=40).test.difference for model in (kept, learned)]
+    assert kept.space.space_id == base.space.space_id != learned.space.space_id
+    assert learned.space.num_factors == 12
+    assert gains[1] > gains[0] + 0.1
+    assert np.sum(learned.space.basis[20:] ** 2) > 3.8  # of the four axes that are flipped
+
+
+def test_a_learned_space_keeps_the_named_factors() -> None:
+    named = FactorSpace(np.eye(DIM, 3, dtype=np.float32), ("a", "b"), np.tile([[-1.0, 1.0]], (2, 1)))
+    base = IMRNNModel(named, plain_modulator(3, FeedbackPrior(0.5)), active=True)
+    model = train(synthetic(30), base=base, settings=FEW)
+    assert (model.space.names, model.space.num_factors) == (("a", "b"), 12)
+    np.testing.assert_array_equal(model.space.basis[:, :2], named.basis[:, :2])
+    np.testing.assert_array_equal(model.space.quantiles, named.quantiles)
+    assert model.modulator.config.prior == FeedbackPrior()
+    assert train(synthetic(30), base=base, settings=FEW).model_id == model.model_id
 
 
 def test_adapters_add_up_and_keep_what_was_there() -> None:
@@ -160,16 +192,17 @@ def test_the_gate_holds_without_a_signal(queries: int) -> None:
     assert sum(active) <= 1
 
 
-def test_few_labels_keep_space_and_prior_and_need_no_recurrence() -> None:
+def test_in_a_kept_space_the_prior_stays_too_and_no_recurrence_is_needed() -> None:
     data, prior = synthetic(30), FeedbackPrior(0.5)
     basis = np.linalg.qr(np.random.default_rng(1).normal(size=(DIM, 12)))[0].astype(np.float32)
     base = IMRNNModel(FactorSpace(basis, (), np.zeros((0, 2), np.float32)), plain_modulator(12, prior), active=True)
-    model = train(data, base=base, settings=FEW)
+    settings = replace(FEW, num_factors=None, train_basis=False)
+    model = train(data, base=base, settings=settings)
     assert model.space.space_id == base.space.space_id
     assert model.modulator.config.prior == prior
     assert model.modulator.config.num_steps == 0
     assert model.evidence["training"]["method"] == "adapter"
-    assert train(data, base=base, settings=FEW).model_id == model.model_id
+    assert train(data, base=base, settings=settings).model_id == model.model_id
 
 
 def test_two_domains_the_new_one_gains_and_the_old_one_keeps_what_it_had() -> None:

@@ -22,6 +22,7 @@ QUICK = TrainingSettings(
     coarse_k=40,
     num_factors=12,
     train_basis=True,
+    adapter=False,
     epochs=8,
     folds=2,
     learning_rate=1e-2,

@@ -87,6 +87,7 @@ def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path
     trained = run("train", *options, "--space", "none", "--num-factors", 8)
     assert trained.exit_code == 0, trained.output
     assert "not better than the base ranking" in trained.stdout
+    assert "its factor space is new: write its codes with imrnn-vdb backfill" in trained.stdout
     table = run("evaluate", "--data", folder, "--model", tmp_path / "model", "--cache", tmp_path / "cache")
     assert "ndcg@10" in table.stdout
     assert "not switched on" in table.stdout
@@ -105,7 +106,8 @@ def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path
         (("--api-key", "secret"), "--api-key cannot be used with --data"),
         (("--epochs", "2"), "--epochs cannot be followed: 14 labelled queries train an adapter"),
         (("--adapter", "--steps", "3"), "--steps cannot be followed: an adapter has neither"),
-        (("--num-factors", "8"), "--num-factors 8 cannot be followed: the checkpoint's space is kept, with its 64"),
+        (("--num-factors", "8"), "--num-factors 8 cannot be followed: 26 named factors are kept"),
+        (("--fix-basis", "--num-factors", "8"), "cannot be followed: the checkpoint's space is kept, with its 64"),
         (("--continue-from", "pydocs", "--whole-model"), "--whole-model cannot be followed: a trained model"),
         (("--continue-from", "pydocs", "--epochs", "2"), "--epochs cannot be followed: a trained model"),
     ],
