@@ -212,11 +212,11 @@ def _check_keys(given: Mapping[str, Any], expected: type) -> None:
 
 
 def _locate(source: str) -> Path:
-    path = Path(source)
+    path, shipped = Path(source), _SHIPPED / source
+    if (shipped / CONFIG_FILE).is_file() and not (path / CONFIG_FILE).is_file():
+        return shipped
     if path.is_dir():
         return path
-    if (_SHIPPED / source / CONFIG_FILE).is_file():
-        return _SHIPPED / source
     known = ", ".join(shipped_checkpoints())
     missing = f"there is no checkpoint {source!r}: give a folder, a Hugging Face repo id, or one of {known}"
     if path.exists() or source.count("/") != 1 or source.startswith((".", "/", "~")):

@@ -31,7 +31,7 @@ from imrnn_vdb.training.update import plain_modulator
 
 Data = str | Path | Dataset | EmbeddedDataset
 AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
-EVIDENCE_KEY = "training"
+EVIDENCE_KEY, PRIOR_KEY = "training", "prior"
 _TOLERATED_LOSS = 0.01
 _PENALTY, _KEPT_PENALTY = 60.0, 20.0
 _WIDEST = 512  # factors in which an update is fitted first, at most: wider vectors lose their smallest components
@@ -150,19 +150,27 @@ def train_examples(
     InvalidInputError
         As :func:`train` does, and if weights became NaN or infinite.
     """
-    chosen = planned(settings if settings is not None else TrainingSettings(), len(examples), continue_from)
+    settings = settings if settings is not None else TrainingSettings()
+    chosen = planned(settings, len(examples), continue_from)
     origin = continue_from if continue_from is not None else base
     with one_thread():
         if chosen.adapter:
             outcome = _adapt(examples, chosen, origin, continue_from, report)
         else:
             outcome = _train_whole(examples, chosen, origin, journal, report)
+            if settings.adapter is None and not outcome.choice.better:
+                small = planned(replace(settings, adapter=True), len(examples), continue_from)
+                tried = _adapt(examples, small, origin, continue_from, report)
+                if tried.choice.better:
+                    chosen, outcome = small, tried
         replayed = None
         if replay is not None and continue_from is not None:
             replayed = _replayed(continue_from, outcome, replay)
             if _harmed(*replayed):
                 outcome = replace(outcome, choice=replace(outcome.choice, better=False))
     evidence = dict(origin.evidence) if origin is not None else {}
+    if not outcome.modulator.config.prior.strength:
+        evidence.pop(PRIOR_KEY, None)
     past = evidence.get(EVIDENCE_KEY)
     evidence[EVIDENCE_KEY] = _evidence(examples, name, chosen, outcome, continue_from, replayed)
     if continue_from is not None and past is not None:

@@ -29,9 +29,9 @@ class TrainingSettings:
         move. With a given space and False, every stored code stays valid.
     adapter
         Whether nothing but a linear update of the query is learned, and the columns that it needs: convex problems,
-        with one solution each. None for below 500 labelled queries. A trained model is always updated in this way. Of
-        the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``, ``folds`` and ``penalty``
-        matter then.
+        with one solution each. None for below 500 labelled queries, and where the whole model turns out not to be
+        better than the base ranking. A trained model is always updated in this way. Of the other settings only
+        ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``, ``folds`` and ``penalty`` matter then.
     penalty
         Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries. None
         for 60 where the basis is learned; where it is kept, for 20, above 64 factors times m / 64, for a wider update

@@ -155,12 +155,14 @@ def test_a_learned_space_holds_what_the_labels_speak_of() -> None:
 
 def test_a_learned_space_keeps_the_named_factors() -> None:
     named = FactorSpace(np.eye(DIM, 3, dtype=np.float32), ("a", "b"), np.tile([[-1.0, 1.0]], (2, 1)))
-    base = IMRNNModel(named, plain_modulator(3, FeedbackPrior(0.5)), active=True)
+    evidence = {"fit": "of the names", "prior": "of what is not there any more"}
+    base = IMRNNModel(named, plain_modulator(3, FeedbackPrior(0.5)), evidence=evidence, active=True)
     model = train(synthetic(30), base=base, settings=FEW)
     assert (model.space.names, model.space.num_factors) == (("a", "b"), 12)
     np.testing.assert_array_equal(model.space.basis[:, :2], named.basis[:, :2])
     np.testing.assert_array_equal(model.space.quantiles, named.quantiles)
     assert model.modulator.config.prior == FeedbackPrior()
+    assert set(model.evidence) == {"fit", "training"}
     assert train(synthetic(30), base=base, settings=FEW).model_id == model.model_id
 
 

@@ -170,6 +170,14 @@ def test_a_hub_repo_that_cannot_be_reached_is_a_clear_error():
         IMRNNModel.from_pretrained("someone/something")
 
 
+def test_a_folder_that_holds_something_else_hides_no_shipped_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pydocs").mkdir()  # as `imrnn-vdb pydocs --out pydocs` makes it
+    assert IMRNNModel.from_pretrained("pydocs").space.dim == 384
+    IMRNNModel.from_pretrained("minilm").save_pretrained(tmp_path / "pydocs")
+    assert IMRNNModel.from_pretrained("pydocs").space.num_factors == 64
+
+
 @pytest.mark.parametrize("name", shipped_checkpoints())
 def test_shipped_checkpoints_load(name):
     model = IMRNNModel.from_pretrained(name)

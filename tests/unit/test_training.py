@@ -77,6 +77,16 @@ def test_the_gate_holds_with_many_labels(signal: bool) -> None:
     assert model.active is signal
 
 
+def test_where_the_whole_model_is_not_better_an_adapter_is_tried() -> None:
+    data = synthetic(500)
+    idle = replace(QUICK, epochs=1, learning_rate=1e-9, penalty=1.0, adapter=None)
+    model = train(data, settings=idle)
+    assert (model.evidence["training"]["method"], model.active) == ("adapter", True)
+    assert model.evidence["training"]["settings"]["folds"] == 2
+    whole = train(data, settings=replace(idle, adapter=False))
+    assert (whole.evidence["training"]["method"], whole.active) == ("whole model", False)
+
+
 def test_not_better_is_said_in_plain_words() -> None:
     model = train(synthetic(20, signal=False, seed=1), settings=QUICK)
     assert verdict(model.evidence["training"]).startswith("not better than the base ranking")
