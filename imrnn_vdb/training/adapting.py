@@ -71,18 +71,18 @@ class LearnedSpace:
     ----------
     examples
         Labelled queries with their candidates.
-    space
-        Its named columns and its number of factors are kept.
     widest
-        Where the update is fitted first.
+        Where the update is fitted first. Its named columns are kept.
+    num_factors
+        Of the space that is found.
     penalty
         As for :class:`KeptSpace`, of both fits.
     """
 
-    def __init__(self, examples: Examples, space: FactorSpace, widest: FactorSpace, penalty: float) -> None:
+    def __init__(self, examples: Examples, widest: FactorSpace, num_factors: int, penalty: float) -> None:
         self._examples = examples
-        self._space = space
         self._widest = widest
+        self._num_factors = num_factors
         self._penalty = penalty
         self._lists = see(Network.of(widest, plain_modulator(widest.num_factors, FeedbackPrior())), examples)
 
@@ -95,9 +95,9 @@ class LearnedSpace:
         moved = torch.cat([update.map, update.shift.unsqueeze(0)]).double()
         both_sides = moved.T @ moved + update.map.double() @ update.map.double().T
         directions = self._widest.basis @ eigenvectors(both_sides.numpy())
-        basis = complete_basis(self._space.named_axes, directions, self._space.num_factors)
-        space = FactorSpace(basis, self._space.names, self._space.quantiles)
-        plain = plain_modulator(space.num_factors, FeedbackPrior())
+        basis = complete_basis(self._widest.named_axes, directions, self._num_factors)
+        space = FactorSpace(basis, self._widest.names, self._widest.quantiles)
+        plain = plain_modulator(self._num_factors, FeedbackPrior())
         return KeptSpace(self._examples, space, plain, self._penalty).adapt(rows)
 
 

@@ -25,7 +25,7 @@ from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.selection import Choice, served_ndcg
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
-from imrnn_vdb.training.starting import DEFAULT_LATENT, starting_space
+from imrnn_vdb.training.starting import DEFAULT_LATENT, starting_space, wanted_factors
 from imrnn_vdb.training.trainer import Trainer
 from imrnn_vdb.training.update import plain_modulator
 
@@ -258,13 +258,14 @@ def _adapt(
     report: Reporter | None,
 ) -> _Outcome:
     given = origin.space if origin is not None else None
-    space = starting_space(examples, settings, given)
     rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
     way: Adapting
     if settings.train_basis:
-        widest = starting_space(examples, replace(settings, num_factors=max(_WIDEST, space.num_factors)), given)
-        way = LearnedSpace(examples, space, widest, settings.penalty or _PENALTY)
+        m = wanted_factors(settings, given.named_axes.shape[1] if given is not None else 0, examples.documents.shape[1])
+        widest = starting_space(examples, replace(settings, num_factors=max(_WIDEST, m)), given)
+        way = LearnedSpace(examples, widest, m, settings.penalty or _PENALTY)
     else:
+        space = starting_space(examples, settings, given)
         start = plain_modulator(space.num_factors, _prior_of(origin))
         if continue_from is not None and _in_use(continue_from):
             start = continue_from.modulator

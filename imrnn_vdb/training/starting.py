@@ -49,15 +49,25 @@ def starting_space(examples: Examples, settings: TrainingSettings, space: Factor
             )
         return space
     named = np.zeros((dim, 0), np.float32) if space is None else space.named_axes
-    if settings.num_factors is not None and settings.num_factors < named.shape[1]:
-        raise InvalidInputError(
-            f"num_factors is {settings.num_factors}, but the space keeps {named.shape[1]} named factors: give at least "
-            "as many"
-        )
-    num_factors = min(settings.num_factors or DEFAULT_LATENT + named.shape[1], dim)
+    num_factors = wanted_factors(settings, named.shape[1], dim)
     basis = complete_basis(named, principal_components(examples.documents.numpy()), num_factors)
     names, quantiles = ((), np.zeros((0, 2), np.float32)) if space is None else (space.names, space.quantiles)
     return FactorSpace(basis, names, quantiles)
+
+
+def wanted_factors(settings: TrainingSettings, named: int, dim: int) -> int:
+    """Return the number of factors of a space whose latent columns are learned beside so many named ones.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``num_factors`` is below the number of named columns.
+    """
+    if settings.num_factors is not None and settings.num_factors < named:
+        raise InvalidInputError(
+            f"num_factors is {settings.num_factors}, but the space keeps {named} named factors: give at least as many"
+        )
+    return min(settings.num_factors or DEFAULT_LATENT + named, dim)
 
 
 def principal_components(vectors: FloatArray) -> FloatArray:
