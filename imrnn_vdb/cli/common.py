@@ -103,13 +103,17 @@ topics_option = click.option(
 
 def url_options(command: Command) -> Command:
     """Add the argument URL, which may be an attachment's file, and the options of a connection."""
-    command = _with_attachment(command)
+    command = click.argument("url")(_with_attachment(command))
+    attached = "Open as attach --in-collection recorded it in the collection."
+    return connection_options(click.option("--attached", is_flag=True, help=attached)(command))
+
+
+def connection_options(command: Command) -> Command:
+    """Add the options of a connection to a collection."""
     for decorate in (
-        click.argument("url"),
         click.option("--api-key", envvar="IMRNN_API_KEY", help="Secret for the server; better in IMRNN_API_KEY."),
         click.option("--tls/--no-tls", default=None, help="Encrypt the connection, or not."),
         click.option("--timeout", type=float, default=10.0, show_default=True, help="Seconds for one operation."),
-        click.option("--attached", is_flag=True, help="Open as attach --in-collection recorded it in the collection."),
         click.option("--vector-name", default="", help="The base vector, where several fit the model."),
     ):
         command = decorate(command)

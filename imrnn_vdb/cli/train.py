@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import OutFolder, exit_codes, flags, given, json_option, print_json
+from imrnn_vdb.cli.common import OutFolder, connection_options, exit_codes, flags, given, json_option, print_json
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.training.settings import Reporter, TrainingSettings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_LIVE_ONLY = ("queries", "qrels", "triples", "api_key")
+_CONNECTION = ("api_key", "tls", "timeout", "vector_name")
+_LIVE_ONLY = ("queries", "qrels", "triples", *_CONNECTION)
 _DATA_ONLY = ("split", "cache")
 
 
@@ -27,7 +28,7 @@ _DATA_ONLY = ("split", "cache")
 @click.option("--queries", type=_FILE, help="With --url: JSON lines of _id and text, or _id and vector.")
 @click.option("--qrels", type=_FILE, help="With --url: judgements: query id, point id, grade; or TREC's four columns.")
 @click.option("--triples", type=_FILE, help="With --url, instead of --qrels: query, relevant and other id, by tabs.")
-@click.option("--api-key", envvar="IMRNN_API_KEY", help="With --url: secret; better in IMRNN_API_KEY.")
+@connection_options
 @click.option("--encoder", default="minilm", show_default=True, help="What made the collection's vectors.")
 @click.option("--out", type=OutFolder(), required=True, help="Folder for the checkpoint.")
 @click.option("--split", default="train", show_default=True, help="With --data: judgements to train on.")
@@ -201,5 +202,6 @@ def _live_examples(options: dict[str, Any], common: dict[str, Any], encoder: Enc
         raise InvalidInputError("--url needs --space or --continue-from: a checkpoint for the collection's vectors")
     queries = read_queries(options["queries"])
     qrels = read_qrels(options["qrels"]) if options["qrels"] else read_triples(options["triples"])
-    with IMRNNCollection.open(options["url"], model, encoder=encoder, api_key=options["api_key"]) as collection:
+    how = {name: options[name] for name in _CONNECTION}
+    with IMRNNCollection.open(options["url"], model, encoder=encoder, **how) as collection:
         return examples_from_collection(collection, queries, qrels, common["settings"].coarse_k)

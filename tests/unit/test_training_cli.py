@@ -104,6 +104,7 @@ def test_the_report_says_in_words_that_nothing_was_gained(folder: Path, tmp_path
         (("--queries", __file__), "--queries cannot be used with --data"),
         (("--qrels", __file__, "--triples", __file__), "--qrels, --triples cannot be used with --data"),
         (("--api-key", "secret"), "--api-key cannot be used with --data"),
+        (("--no-tls", "--vector-name", "x"), "--tls, --vector-name cannot be used with --data"),
         (("--epochs", "2"), "--epochs cannot be followed: 14 labelled queries train an adapter"),
         (("--adapter", "--steps", "3"), "--steps cannot be followed: an adapter has neither"),
         (("--num-factors", "8"), "--num-factors 8 cannot be followed: 26 named factors are kept"),

@@ -135,7 +135,10 @@ def test_training_from_a_url_on_the_command_line(
     judged = [(query, key) for query, grades in data.data.qrels["train"].items() for key in grades]
     (tmp_path / "qrels.tsv").write_text("".join(f"{query}\t{key}\t1\n" for query, key in judged))
     options = ["--url", f"qdrant+local:{tmp_path / 'db'}/docs", "--queries", tmp_path / "queries.jsonl"]
-    options += ["--qrels", tmp_path / "qrels.tsv", "--space", tmp_path / "base", "--fix-basis"]
+    options += ["--qrels", tmp_path / "qrels.tsv", "--space", tmp_path / "base", "--fix-basis", "--timeout", 20]
+    other = [*options, "--vector-name", "other", "--out", tmp_path / "x"]
+    wrong = CliRunner().invoke(main, ["train", *map(str, other)])
+    assert (wrong.exit_code, "'other'" in wrong.stderr) == (2, True)
     options += ["--out", tmp_path / "model", "--json"]
     result = CliRunner().invoke(main, ["train", *map(str, options)])
     assert result.exit_code == 0, result.output
