@@ -212,9 +212,9 @@ def _check_keys(given: Mapping[str, Any], expected: type) -> None:
 
 
 def _locate(source: str) -> Path:
-    path, shipped = Path(source), _SHIPPED / source
-    if (shipped / CONFIG_FILE).is_file() and not (path / CONFIG_FILE).is_file():
-        return shipped
+    path = Path(source)
+    if source in shipped_checkpoints() and not (path / CONFIG_FILE).is_file():
+        return _SHIPPED / source
     if path.is_dir():
         return path
     known = ", ".join(shipped_checkpoints())

@@ -174,6 +174,8 @@ def test_a_folder_that_holds_something_else_hides_no_shipped_checkpoint(tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pydocs").mkdir()  # as `imrnn-vdb pydocs --out pydocs` makes it
     assert IMRNNModel.from_pretrained("pydocs").space.dim == 384
+    with pytest.raises(CheckpointError, match=r"config\.json is missing"):  # a path means what lies there
+        IMRNNModel.from_pretrained("./pydocs")
     IMRNNModel.from_pretrained("minilm").save_pretrained(tmp_path / "pydocs")
     assert IMRNNModel.from_pretrained("pydocs").space.num_factors == 64
 
