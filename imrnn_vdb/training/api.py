@@ -157,12 +157,21 @@ def train_examples(
         if chosen.adapter:
             outcome = _adapt(examples, chosen, origin, continue_from, report)
         else:
-            outcome = _train_whole(examples, chosen, origin, journal, report)
+            trainer = Trainer(
+                examples,
+                chosen,
+                space=origin.space if origin is not None else None,
+                prior=_prior_of(origin),
+                journal=journal,
+                report=report,
+            )
+            outcome = _train_whole(trainer)
             if settings.adapter is None and not outcome.choice.better:
                 small = planned(replace(settings, adapter=True), len(examples), continue_from)
                 tried = _adapt(examples, small, origin, continue_from, report)
                 if tried.choice.better:
                     chosen, outcome = small, tried
+            trainer.forget()
         replayed = None
         if replay is not None and continue_from is not None:
             replayed = _replayed(continue_from, outcome, replay)
@@ -277,21 +286,7 @@ def _adapt(
     return outcome
 
 
-def _train_whole(
-    examples: Examples,
-    settings: TrainingSettings,
-    origin: IMRNNModel | None,
-    journal: Path | None,
-    report: Reporter | None,
-) -> _Outcome:
-    trainer = Trainer(
-        examples,
-        settings,
-        space=origin.space if origin is not None else None,
-        prior=_prior_of(origin),
-        journal=journal,
-        report=report,
-    )
+def _train_whole(trainer: Trainer) -> _Outcome:
     network, choice = trainer.run()
     _check_finite(network)
     space = trainer.space

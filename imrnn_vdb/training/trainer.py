@@ -108,9 +108,11 @@ class Trainer:
             train, test = (torch.nonzero(mask).flatten() for mask in (fold != phase, fold == phase))
             self._phase(phase, train, settings.epochs, held, test)
         choice = choose(held, folds)
-        network = self._phase(self._folds, torch.arange(n), choice.epochs, held, None)
+        return self._phase(self._folds, torch.arange(n), choice.epochs, held, None), choice
+
+    def forget(self) -> None:
+        """Remove the journal: nothing of this training is left to do."""
         self._journal.clear()
-        return network, choice
 
     def finish(self, network: Network, choice: Choice) -> Modulator:
         """Return a network's modulator as it is served, under a choice."""

@@ -119,6 +119,23 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
     assert not (tmp_path / "journal").exists()
 
 
+def test_interrupted_while_an_adapter_is_tried_the_whole_model_is_not_trained_again(tmp_path: Path) -> None:
+    data = synthetic(500)
+    idle = replace(QUICK, epochs=1, learning_rate=1e-9, penalty=1.0, adapter=None)
+
+    def stop(progress: Progress) -> None:
+        if progress.loss is None:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, settings=idle, journal=tmp_path / "journal", report=stop)
+    again: list[Progress] = []
+    model = train(data, settings=idle, journal=tmp_path / "journal", report=again.append)
+    assert [progress.loss for progress in again] == [None, None]
+    assert model.model_id == train(data, settings=idle).model_id
+    assert not (tmp_path / "journal").exists()
+
+
 def test_the_state_of_another_training_is_not_taken_up(data: EmbeddedDataset, tmp_path: Path) -> None:
     def stop(progress: Progress) -> None:
         raise KeyboardInterrupt
