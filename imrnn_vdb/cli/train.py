@@ -89,7 +89,7 @@ def train(**options: Any) -> None:
     else:
         click.echo(verdict(training))
         click.echo(f"saved to {out}")
-        if training["settings"]["train_basis"]:
+        if model.active and training["settings"]["train_basis"]:
             click.echo(f"its factor space is new: write its codes with imrnn-vdb backfill URL --model {out}")
 
 

@@ -144,6 +144,10 @@ def test_training_from_a_url_on_the_command_line(
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["queries"] == 20
     assert IMRNNModel.from_pretrained(tmp_path / "model").space.space_id == base().space.space_id
+    options = [option for option in options if option not in ("--fix-basis", "--json")]
+    told = CliRunner().invoke(main, ["train", *map(str, options)]).stdout
+    assert "the model is switched on" in told
+    assert f"its factor space is new: write its codes with imrnn-vdb backfill URL --model {tmp_path / 'model'}" in told
 
 
 def test_an_encoder_that_is_named_encodes_the_queries_and_goes_into_the_checkpoint(
