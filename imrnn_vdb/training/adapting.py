@@ -94,7 +94,7 @@ class LearnedSpace:
         update = fit_update(self._lists.take(rows), self._penalty / len(rows))
         moved = torch.cat([update.map, update.shift.unsqueeze(0)]).double()
         both_sides = moved.T @ moved + update.map.double() @ update.map.double().T
-        directions = self._widest.basis @ eigenvectors(both_sides.numpy())
+        directions = self._widest.basis @ eigenvectors(both_sides)
         basis = complete_basis(self._widest.named_axes, directions, self._num_factors)
         space = FactorSpace(basis, self._widest.names, self._widest.quantiles)
         plain = plain_modulator(self._num_factors, FeedbackPrior())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -72,15 +71,17 @@ def wanted_factors(settings: TrainingSettings, named: int, dim: int) -> int:
 
 def principal_components(vectors: FloatArray) -> FloatArray:
     """Return all principal directions of vectors (n, d) as columns (d, d), the largest variance first."""
-    centred = np.asarray(vectors, np.float64)
-    centred = centred - centred.mean(axis=0)
+    centred = torch.from_numpy(vectors).double()
+    centred = centred - centred.mean(dim=0)
     return eigenvectors(centred.T @ centred)
 
 
-def eigenvectors(matrix: npt.NDArray[np.float64]) -> FloatArray:
-    """Return the eigenvectors of a symmetric matrix (d, d) as columns, the largest eigenvalue first."""
-    _, directions = np.linalg.eigh(matrix)
-    columns = directions[:, ::-1]
+def eigenvectors(matrix: Tensor) -> FloatArray:
+    """Return the eigenvectors of a symmetric matrix (d, d) as columns, the largest eigenvalue first.
+
+    Torch's, not numpy's, whose number of threads :func:`one_thread` does not hold: another number rounds differently.
+    """
+    columns = torch.linalg.eigh(matrix)[1].numpy()[:, ::-1]
     largest = np.abs(columns).argmax(axis=0)
     signs = np.sign(columns[largest, np.arange(columns.shape[1])])  # they have no sign of their own
     return np.asarray(columns * signs, np.float32)

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +125,23 @@ def test_principal_components_are_ordered_and_orthonormal() -> None:
     columns = principal_components(table)
     np.testing.assert_allclose(columns.T @ columns, np.eye(5), atol=1e-5)
     assert [int(np.abs(column).argmax()) for column in columns.T] == [1, 4, 2, 0, 3]
+
+
+def test_principal_components_do_not_depend_on_the_number_of_threads() -> None:
+    program = (
+        "import sys, numpy as np; from imrnn_vdb.training.loop import one_thread; "
+        "from imrnn_vdb.training.starting import principal_components as components\n"
+        "table = np.random.default_rng(0).normal(size=(3000, 384)).astype(np.float32)\n"
+        "with one_thread(): sys.stdout.write(str(hash(components(table).tobytes())))"
+    )
+    told = []
+    for threads in ("1", "2"):
+        variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+        run = subprocess.run(
+            [sys.executable, "-c", program], env={**os.environ, **variables}, capture_output=True, text=True, check=True
+        )
+        told.append(run.stdout)
+    assert told[0] == told[1]
 
 
 def test_folds_are_of_like_size_and_depend_on_the_seed() -> None:
