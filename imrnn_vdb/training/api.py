@@ -39,11 +39,12 @@ _WIDEST = 512  # factors in which an update is fitted first, at most: wider vect
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """A trained modulator in its space, and how it was chosen."""
+    """A trained modulator in its space, how it was chosen, and the settings that were followed."""
 
     space: FactorSpace
     modulator: Modulator
     choice: Choice
+    settings: TrainingSettings
 
 
 def train(
@@ -151,27 +152,12 @@ def train_examples(
         As :func:`train` does, and if weights became NaN or infinite.
     """
     settings = settings if settings is not None else TrainingSettings()
-    chosen = planned(settings, len(examples), continue_from)
     origin = continue_from if continue_from is not None else base
     with one_thread():
-        if chosen.adapter:
-            outcome = _adapt(examples, chosen, origin, continue_from, report)
+        if planned(settings, len(examples), continue_from).adapter:
+            outcome = _adapt(examples, settings, origin, continue_from, report)
         else:
-            trainer = Trainer(
-                examples,
-                chosen,
-                space=origin.space if origin is not None else None,
-                prior=_prior_of(origin),
-                journal=journal,
-                report=report,
-            )
-            outcome = _train_whole(trainer)
-            if settings.adapter is None and not outcome.choice.better:
-                small = planned(replace(settings, adapter=True), len(examples), continue_from)
-                tried = _adapt(examples, small, origin, continue_from, report)
-                if tried.choice.better:
-                    chosen, outcome = small, tried
-            trainer.forget()
+            outcome = _train_whole(examples, settings, origin, continue_from, journal, report)
         replayed = None
         if replay is not None and continue_from is not None:
             replayed = _replayed(continue_from, outcome, replay)
@@ -181,7 +167,7 @@ def train_examples(
     if not outcome.modulator.config.prior.strength:
         evidence.pop(PRIOR_KEY, None)
     past = evidence.get(EVIDENCE_KEY)
-    evidence[EVIDENCE_KEY] = _evidence(examples, name, chosen, outcome, continue_from, replayed)
+    evidence[EVIDENCE_KEY] = _evidence(examples, name, outcome, continue_from, replayed)
     if continue_from is not None and past is not None:
         evidence[EVIDENCE_KEY]["before"] = past
     model_encoder = encoder if encoder is not None or origin is None else origin.encoder
@@ -266,33 +252,57 @@ def _adapt(
     continue_from: IMRNNModel | None,
     report: Reporter | None,
 ) -> _Outcome:
+    plan = planned(replace(settings, adapter=True), len(examples), continue_from)
     given = origin.space if origin is not None else None
     rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
     way: Adapting
-    if settings.train_basis:
-        m = wanted_factors(settings, given.named_axes.shape[1] if given is not None else 0, examples.documents.shape[1])
-        widest = starting_space(examples, replace(settings, num_factors=max(_WIDEST, m)), given)
-        way = LearnedSpace(examples, widest, m, settings.penalty or _PENALTY)
+    if plan.train_basis:
+        penalty = plan.penalty or _PENALTY
+        m = wanted_factors(plan, given.named_axes.shape[1] if given is not None else 0, examples.documents.shape[1])
+        widest = starting_space(examples, replace(plan, num_factors=max(_WIDEST, m)), given)
+        way = LearnedSpace(examples, widest, m, penalty)
     else:
-        space = starting_space(examples, settings, given)
+        space = starting_space(examples, plan, given)
         start = plain_modulator(space.num_factors, _prior_of(origin))
         if continue_from is not None and _in_use(continue_from):
             start = continue_from.modulator
             rival = served_ndcg(Network.of(space, start), examples)
-        width = max(1.0, space.num_factors / DEFAULT_LATENT)
-        way = KeptSpace(examples, space, start, settings.penalty or _KEPT_PENALTY * width)
-    outcome = _Outcome(*AdapterTrainer(examples, settings, way, rival, report=report).run())
+        penalty = plan.penalty or _KEPT_PENALTY * max(1.0, space.num_factors / DEFAULT_LATENT)
+        way = KeptSpace(examples, space, start, penalty)
+    found = AdapterTrainer(examples, plan, way, rival, report=report).run()
+    outcome = _Outcome(*found, replace(plan, penalty=penalty))
     _check_finite(outcome.modulator)
     return outcome
 
 
-def _train_whole(trainer: Trainer) -> _Outcome:
+def _train_whole(
+    examples: Examples,
+    settings: TrainingSettings,
+    origin: IMRNNModel | None,
+    continue_from: IMRNNModel | None,
+    journal: Path | None,
+    report: Reporter | None,
+) -> _Outcome:
+    plan = planned(settings, len(examples), continue_from)
+    trainer = Trainer(
+        examples,
+        plan,
+        space=origin.space if origin is not None else None,
+        prior=_prior_of(origin),
+        journal=journal,
+        report=report,
+    )
     network, choice = trainer.run()
     _check_finite(network)
     space = trainer.space
     if network.basis.trainable:
         space = FactorSpace(network.basis().detach().numpy(), space.names, space.quantiles)
-    return _Outcome(space, trainer.finish(network, choice), choice)
+    outcome = _Outcome(space, trainer.finish(network, choice), choice, plan)
+    if settings.adapter is None and not choice.better:
+        tried = _adapt(examples, settings, origin, continue_from, report)
+        outcome = tried if tried.choice.better else outcome
+    trainer.forget()
+    return outcome
 
 
 def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
@@ -313,12 +323,11 @@ def _replayed(before: IMRNNModel, after: _Outcome, replay: Examples) -> tuple[fl
 def _evidence(
     examples: Examples,
     name: str,
-    settings: TrainingSettings,
     outcome: _Outcome,
     start: IMRNNModel | None,
     replayed: tuple[float, float] | None,
 ) -> dict[str, Any]:
-    choice = outcome.choice
+    choice, settings = outcome.choice, outcome.settings
     return {
         "data": name,
         "data_fingerprint": examples.fingerprint(),

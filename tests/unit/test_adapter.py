@@ -163,6 +163,7 @@ def test_a_learned_space_keeps_the_named_factors() -> None:
     np.testing.assert_array_equal(model.space.quantiles, named.quantiles)
     assert model.modulator.config.prior == FeedbackPrior()
     assert set(model.evidence) == {"fit", "training"}
+    assert model.evidence["training"]["settings"]["penalty"] == 60.0
     assert train(synthetic(30), base=base, settings=FEW).model_id == model.model_id
 
 
