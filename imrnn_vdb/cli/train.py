@@ -46,7 +46,8 @@ _DATA_ONLY = ("split", "cache")
 @click.option(
     "--adapter/--whole-model",
     default=None,
-    help="Learn a small linear update of the query, or the whole model; unset, an adapter below 500 labelled queries.",
+    help="Learn a small linear update of the query, or the whole model; unset, the update below 500 labelled queries, "
+    "and where a whole model turns out not to be better.",
 )
 @click.option("--continue-from", default=None, help="Checkpoint to update on these labels; its space is kept.")
 @click.option(
@@ -61,7 +62,11 @@ _DATA_ONLY = ("split", "cache")
 )
 @click.option("--epochs", type=click.IntRange(1), help="Of a whole model: most passes; cross-validation chooses.")
 @click.option("--steps", "num_steps", type=click.IntRange(0), help="Of a whole model: refinement steps T.")
-@click.option("--num-factors", type=click.IntRange(1), help="Factors m of a space that is trained.")
+@click.option(
+    "--num-factors",
+    type=click.IntRange(1),
+    help="Factors m of a space that is trained; unset, 64 beside the named ones.",
+)
 @click.option("--coarse-k", type=click.IntRange(1), help="Candidates per query.")
 @click.option(
     "--cache",
