@@ -25,7 +25,7 @@ from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.selection import Choice, served_ndcg
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
-from imrnn_vdb.training.starting import DEFAULT_LATENT, starting_space, wanted_factors
+from imrnn_vdb.training.starting import starting_space, wanted_factors
 from imrnn_vdb.training.trainer import Trainer
 from imrnn_vdb.training.update import plain_modulator
 
@@ -253,11 +253,11 @@ def _adapt(
     report: Reporter | None,
 ) -> _Outcome:
     plan = planned(replace(settings, adapter=True), len(examples), continue_from)
+    penalty = plan.penalty or (_PENALTY if plan.train_basis else _KEPT_PENALTY)
     given = origin.space if origin is not None else None
     rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
     way: Adapting
     if plan.train_basis:
-        penalty = plan.penalty or _PENALTY
         m = wanted_factors(plan, given.named_axes.shape[1] if given is not None else 0, examples.documents.shape[1])
         widest = starting_space(examples, replace(plan, num_factors=max(_WIDEST, m)), given)
         way = LearnedSpace(examples, widest, m, penalty)
@@ -267,7 +267,6 @@ def _adapt(
         if continue_from is not None and _in_use(continue_from):
             start = continue_from.modulator
             rival = served_ndcg(Network.of(space, start), examples)
-        penalty = plan.penalty or _KEPT_PENALTY * max(1.0, space.num_factors / DEFAULT_LATENT)
         way = KeptSpace(examples, space, start, penalty)
     found = AdapterTrainer(examples, plan, way, rival, report=report).run()
     outcome = _Outcome(*found, replace(plan, penalty=penalty))

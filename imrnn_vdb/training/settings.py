@@ -34,8 +34,7 @@ class TrainingSettings:
         ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``, ``folds`` and ``penalty`` matter then.
     penalty
         Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries. None
-        for 60 where the basis is learned; where it is kept, for 20, above 64 factors times m / 64, for a wider update
-        overfits sooner.
+        for 60 where the basis is learned, and 20 where it is kept.
     epochs
         Most passes over the training queries; the number used is chosen by cross-validation.
     folds
