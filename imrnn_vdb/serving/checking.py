@@ -10,6 +10,7 @@ from imrnn_vdb.attach import Attachment
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.topics import as_topics
 from imrnn_vdb.serving.hosted import open_audit
+from imrnn_vdb.serving.instruments import Instruments
 from imrnn_vdb.serving.tls import server_files
 from imrnn_vdb.urls import parse_url
 
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
 
 
 def check_config(config: ServiceConfig) -> None:
-    """Check token, TLS files, attachments, topics and audit logs. Writes nothing.
+    """Check token, TLS files, attachments, topics, audit logs, and what telemetry needs. Writes nothing.
 
     Raises
     ------
     InvalidInputError
         If one of them cannot be used; the message names its table.
+    MissingExtraError
+        If metrics or traces are asked for, and what they need is not installed.
     """
     config.token()
+    Instruments.from_config(config.telemetry).close()
     if config.tls is not None:
         server_files(config.tls)
     for name, table in config.collections.items():

@@ -205,8 +205,9 @@ def verdict(training: Mapping[str, Any]) -> str:
         f"{test['wins']} better, {test['losses']} worse, {test['ties']} equal)"
     )
     if training["better"]:
-        return f"better than {rival}: {figures}; the model is switched on"
-    outcome = "the old weights are kept" if training["continued_from"] else "the model is saved, but not switched on"
+        return f"better than {rival}: {figures}; the {training['method']} is switched on"
+    saved = f"the {training['method']} is saved, but not switched on"
+    outcome = "the old weights are kept" if training["continued_from"] else saved
     replayed = training.get("replayed")
     if replayed is not None:
         before, after = replayed["ndcg@10_before"], replayed["ndcg@10_after"]

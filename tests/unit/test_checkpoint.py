@@ -165,6 +165,12 @@ def test_an_empty_folder_is_no_checkpoint(tmp_path):
         IMRNNModel.from_pretrained(tmp_path)
 
 
+def test_json_that_is_nested_without_end_is_no_checkpoint(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="is not readable JSON"):
+        IMRNNModel.from_pretrained(tmp_path)
+
+
 def test_a_hub_repo_that_cannot_be_reached_is_a_clear_error():
     with pytest.raises(CheckpointError, match="there is no checkpoint 'someone/something'"):
         IMRNNModel.from_pretrained("someone/something")

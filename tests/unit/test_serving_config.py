@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from click.testing import CliRunner
 
@@ -147,3 +149,13 @@ def test_the_command_checks_the_files_that_are_named(tmp_path):
     log.touch(0o600)
     assert checked(ONE + f'audit = "{log}"\n').exit_code == 0
     assert not log.read_text()
+
+
+def test_a_check_tells_of_telemetry_that_is_not_installed(tmp_path, monkeypatch):
+    path = tmp_path / "service.toml"
+    path.write_text(ONE + '[telemetry]\nmetrics = "127.0.0.1:9464"\n')
+    monkeypatch.delitem(sys.modules, "imrnn_vdb.observability.metrics", raising=False)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    done = CliRunner().invoke(main, ["serve", "--config", str(path), "--check"])
+    assert done.exit_code == 1
+    assert "pip install 'imrnn-vdb[metrics]'" in done.output

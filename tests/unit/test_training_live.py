@@ -146,7 +146,7 @@ def test_training_from_a_url_on_the_command_line(
     assert IMRNNModel.from_pretrained(tmp_path / "model").space.space_id == base().space.space_id
     options = [option for option in options if option not in ("--fix-basis", "--json")]
     told = CliRunner().invoke(main, ["train", *map(str, options)]).stdout
-    assert "the model is switched on" in told
+    assert "the adapter is switched on" in told
     assert f"its factor space is new: write its codes with imrnn-vdb backfill URL --model {tmp_path / 'model'}" in told
 
 
