@@ -344,6 +344,13 @@ def check_vectors(vectors: npt.ArrayLike, dim: int) -> FloatArray:
     return table
 
 
+def oriented(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return eigenvectors (d, r), which have no sign of their own, with the largest entry of each column positive."""
+    largest = np.abs(columns).argmax(axis=0)
+    signs = np.sign(columns[largest, np.arange(columns.shape[1])])
+    return np.asarray(columns * signs, np.float64)
+
+
 def complete_basis(named: npt.ArrayLike, directions: npt.ArrayLike, num_factors: int) -> FloatArray:
     """Extend orthonormal named columns to an orthonormal basis.
 

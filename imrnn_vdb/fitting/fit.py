@@ -13,7 +13,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.fitting.auc import carries, lacks, roc_auc
 from imrnn_vdb.fitting.labels import Labeller, default_labellers, label_texts
 from imrnn_vdb.fitting.probes import MIN_TEXTS, Floats, Probe, ProbeFitter, Source, orthogonalise
-from imrnn_vdb.space import FactorSpace, complete_basis
+from imrnn_vdb.space import FactorSpace, complete_basis, oriented
 
 _NUM_QUANTILES = 33
 _PER_SOURCE = 2000  # texts a source lends to the calibration, at most: none shall outweigh the others
@@ -341,9 +341,7 @@ def _principal_directions(sources: Sequence[Source], axes: Floats) -> Floats:
     covariance = np.mean([source.covariance for source in sources], axis=0)
     outside = np.eye(len(axes)) - axes @ axes.T
     _, vectors = np.linalg.eigh(outside @ covariance @ outside)
-    found = vectors[:, ::-1][:, : len(axes) - axes.shape[1]]
-    signs = np.sign(found[np.abs(found).argmax(axis=0), np.arange(found.shape[1])])
-    return np.asarray(found * signs, np.float64)
+    return oriented(vectors[:, ::-1][:, : len(axes) - axes.shape[1]])
 
 
 def _sample(vectors: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

@@ -31,7 +31,7 @@ from imrnn_vdb.training.update import plain_modulator
 
 Data = str | Path | Dataset | EmbeddedDataset
 AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
-EVIDENCE_KEY, PRIOR_KEY = "training", "prior"
+EVIDENCE_KEY, _PRIOR_KEY = "training", "prior"
 _TOLERATED_LOSS = 0.01
 _PENALTY, _KEPT_PENALTY = 60.0, 20.0
 _WIDEST = 512  # factors in which an update is fitted first, at most: wider vectors lose their smallest components
@@ -165,14 +165,15 @@ def train_examples(
                 outcome = replace(outcome, choice=replace(outcome.choice, better=False))
     evidence = dict(origin.evidence) if origin is not None else {}
     if not outcome.modulator.config.prior.strength:
-        evidence.pop(PRIOR_KEY, None)
+        evidence.pop(_PRIOR_KEY, None)
     past = evidence.get(EVIDENCE_KEY)
-    evidence[EVIDENCE_KEY] = _evidence(examples, name, outcome, continue_from, replayed)
+    updated = _updated(continue_from)
+    evidence[EVIDENCE_KEY] = _evidence(examples, name, outcome, updated, replayed)
     if continue_from is not None and past is not None:
         evidence[EVIDENCE_KEY]["before"] = past
     model_encoder = encoder if encoder is not None or origin is None else origin.encoder
-    if continue_from is not None and _in_use(continue_from) and not outcome.choice.better:
-        return IMRNNModel(continue_from.space, continue_from.modulator, model_encoder, evidence, active=True)
+    if updated is not None and not outcome.choice.better:
+        return IMRNNModel(updated.space, updated.modulator, model_encoder, evidence, active=True)
     return IMRNNModel(outcome.space, outcome.modulator, model_encoder, evidence, outcome.choice.better)
 
 
@@ -191,7 +192,7 @@ def planned(settings: TrainingSettings, queries: int, continue_from: IMRNNModel 
     chosen = settings.for_queries(queries)
     if continue_from is None:
         return chosen
-    return replace(chosen, train_basis=False, adapter=chosen.adapter or _in_use(continue_from))
+    return replace(chosen, train_basis=False, adapter=chosen.adapter or _updated(continue_from) is not None)
 
 
 def verdict(training: Mapping[str, Any]) -> str:
@@ -232,9 +233,10 @@ def embedded_data(data: Data, encoder: Encoder | None, cache: EmbeddingCache | N
     return embed(data if isinstance(data, Dataset) else load_dataset(data), encoder, cache)
 
 
-def _in_use(model: IMRNNModel) -> bool:
-    """Whether a model was trained and is switched on: a prior is no training."""
-    return model.active and model.modulator.trained
+def _updated(continue_from: IMRNNModel | None) -> IMRNNModel | None:
+    """Return the model whose weights an update keeps, if it was trained and is switched on: a prior is no training."""
+    in_use = continue_from is not None and continue_from.active and continue_from.modulator.trained
+    return continue_from if in_use else None
 
 
 def _check_finite(trained: torch.nn.Module) -> None:
@@ -256,19 +258,20 @@ def _adapt(
     plan = planned(replace(settings, adapter=True), len(examples), continue_from)
     penalty = plan.penalty or (_PENALTY if plan.train_basis else _KEPT_PENALTY)
     given = origin.space if origin is not None else None
-    rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
+    updated = _updated(continue_from)
     way: Adapting
     if plan.train_basis:
-        m = wanted_factors(plan, given.named_axes.shape[1] if given is not None else 0, examples.documents.shape[1])
+        m = wanted_factors(plan, len(given.names) if given is not None else 0, examples.documents.shape[1])
         widest = starting_space(examples, replace(plan, num_factors=max(_WIDEST, m)), given)
         way = LearnedSpace(examples, widest, m, penalty)
     else:
         space = starting_space(examples, plan, given)
-        start = plain_modulator(space.num_factors, _prior_of(origin))
-        if continue_from is not None and _in_use(continue_from):
-            start = continue_from.modulator
-            rival = served_ndcg(Network.of(space, start), examples)
+        start = plain_modulator(space.num_factors, _prior_of(origin)) if updated is None else updated.modulator
         way = KeptSpace(examples, space, start, penalty)
+    if updated is None:
+        rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
+    else:
+        rival = served_ndcg(Network.of(updated.space, updated.modulator), examples)
     found = AdapterTrainer(examples, plan, way, rival, report=report).run()
     outcome = _Outcome(*found, replace(plan, penalty=penalty))
     _check_finite(outcome.modulator)
@@ -324,7 +327,7 @@ def _evidence(
     examples: Examples,
     name: str,
     outcome: _Outcome,
-    start: IMRNNModel | None,
+    updated: IMRNNModel | None,
     replayed: tuple[float, float] | None,
 ) -> dict[str, Any]:
     choice, settings = outcome.choice, outcome.settings
@@ -333,7 +336,7 @@ def _evidence(
         "data_fingerprint": examples.fingerprint(),
         "queries": len(examples),
         "judged_relevant": int((examples.gains > 0).sum()),
-        "continued_from": start.model_id if start is not None and _in_use(start) else None,
+        "continued_from": updated.model_id if updated is not None else None,
         "method": "adapter" if settings.adapter else "whole model",
         "epochs": choice.epochs,
         "shrinkage": choice.shrinkage,

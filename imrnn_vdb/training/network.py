@@ -62,9 +62,9 @@ class Network(nn.Module):
         self.modulator = modulator
 
     @classmethod
-    def of(cls, space: FactorSpace, modulator: Modulator) -> Network:
-        """Return the network of a modulator in a space that does not move."""
-        return cls(LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), False), modulator)
+    def of(cls, space: FactorSpace, modulator: Modulator, *, trainable: bool = False) -> Network:
+        """Return the network of a modulator in a space, whose latent columns move only if they are trainable."""
+        return cls(LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), trainable), modulator)
 
     def score(self, queries: Tensor, documents: Tensor, cosines: Tensor) -> Tensor:
         """Return the refined cosines, not shrunk.

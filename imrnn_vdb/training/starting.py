@@ -12,16 +12,16 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
-from imrnn_vdb.space import FactorSpace, complete_basis
+from imrnn_vdb.space import FactorSpace, complete_basis, oriented
 from imrnn_vdb.training.examples import Examples
-from imrnn_vdb.training.network import LearnedBasis, Network
+from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.settings import TrainingSettings
 
 _FAMILIAR_QUANTILES = (0.01, 0.05)
 _MIN_RANGE = 1e-3
 _RAMP = 0.03
 _MAX_FAMILIAR = 2000
-DEFAULT_LATENT = 64
+_DEFAULT_LATENT = 64
 
 
 def starting_space(examples: Examples, settings: TrainingSettings, space: FactorSpace | None) -> FactorSpace:
@@ -66,7 +66,7 @@ def wanted_factors(settings: TrainingSettings, named: int, dim: int) -> int:
         raise InvalidInputError(
             f"num_factors is {settings.num_factors}, but the space keeps {named} named factors: give at least as many"
         )
-    return min(settings.num_factors or DEFAULT_LATENT + named, dim)
+    return min(settings.num_factors or _DEFAULT_LATENT + named, dim)
 
 
 def principal_components(vectors: FloatArray) -> FloatArray:
@@ -81,10 +81,7 @@ def eigenvectors(matrix: Tensor) -> FloatArray:
 
     Torch's, not numpy's, whose number of threads :func:`one_thread` does not hold: another number rounds differently.
     """
-    columns = torch.linalg.eigh(matrix)[1].numpy()[:, ::-1]
-    largest = np.abs(columns).argmax(axis=0)
-    signs = np.sign(columns[largest, np.arange(columns.shape[1])])  # they have no sign of their own
-    return np.asarray(columns * signs, np.float32)
+    return np.asarray(oriented(torch.linalg.eigh(matrix)[1].numpy()[:, ::-1]), np.float32)
 
 
 def build_network(space: FactorSpace, settings: TrainingSettings, prior: FeedbackPrior, seed: int) -> Network:
@@ -92,8 +89,7 @@ def build_network(space: FactorSpace, settings: TrainingSettings, prior: Feedbac
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         modulator = Modulator(_modulator_config(space.num_factors, settings, prior))
-    basis = LearnedBasis(torch.from_numpy(space.basis.copy()), len(space.names), bool(settings.train_basis))
-    return Network(basis, modulator)
+    return Network.of(space, modulator, trainable=bool(settings.train_basis))
 
 
 def familiar_codes(queries: Tensor, basis: Tensor) -> Tensor:
