@@ -94,6 +94,26 @@ def test_the_report_reads_well_with_a_screen_reader():
     assert "+0.050" in page.text
 
 
+def test_numbers_beside_texts_of_any_direction_stand_as_they_are():
+    """Beside a Hebrew word that is not kept apart, a browser shows ``+0.5`` as ``0.5+``."""
+    word = "שלום"
+    found = result(payload={"title": word})
+    tokens = TokenFactors(word, ((0, len(word)),), np.full((2, 8), 0.1, np.float32), make_space())
+    ends = FactorEnds("latent_5", (EndDocument(1, word, 0.5),), (), (word,), (), 9)
+    section = ReportSection(
+        word, response(found), texts=(MarkedText(word, tokens, ("entity",)),), ends=(ends,), take_apart=True
+    )
+    html = render_report("T", [section, section])
+    assert html.count(word) >= 18
+    assert word not in re.sub(r'<bdi>.*?</bdi>|<blockquote dir="auto">.*?</blockquote>', "", html)
+
+
+def test_a_result_that_was_not_modulated_is_marked_for_all_to_see():
+    odd = result(modulated=False, reason="this point has no factor code yet")
+    html = render_report("T", [ReportSection("q", response(odd))])
+    assert "<small>(not modulated: this point has no factor code yet)</small>" in html
+
+
 def test_colours_stand_out_enough_to_read():
     """Contrast of the text, by WCAG 2: 4.5 and more against white and the strongest background of a cell."""
     html = render_report("T", [everything_hostile()])
