@@ -239,13 +239,15 @@ def _write(path: Path, data: bytes) -> None:
     """Append by one call, under a lock; a part of it is taken back."""
     import fcntl  # POSIX alone has it; nothing else of this package asks for that
 
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     file = os.open(path, flags, _OWNER_ONLY)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         found = os.fstat(file)
         if not stat.S_ISREG(found.st_mode) or found.st_mode & ~stat.S_IFMT(found.st_mode) & ~_OWNER_ONLY:
             raise OSError(f"it must be a file that only its owner can read and write: chmod 600 {path}")
+        if found.st_size and os.pread(file, 1, found.st_size - 1) != b"\n":
+            data = b"\n" + data  # after a line that a crash of the machine cut short
         written = 0
         try:
             written = os.write(file, data)

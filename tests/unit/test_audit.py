@@ -148,6 +148,14 @@ def test_a_line_that_is_cut_short_is_taken_back(collection, path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_a_line_that_a_crash_of_the_machine_cut_short_spoils_no_other(collection, path):
+    for _ in range(2):
+        collection.search("x", audit=path)
+    path.write_bytes(path.read_bytes()[:-40])
+    collection.search("x", audit=path)
+    assert [verdict.status for verdict in collection.verify_audit(path).verdicts] == ["holds", "unknown", "holds"]
+
+
 ENTRY = {"text": "x", "vector": np.zeros(3), "candidates": {"ids": []}, "results": [], "filler": "y" * 50_000}
 
 
