@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.space import LATENT_PREFIX
 
 if TYPE_CHECKING:
     from imrnn_vdb.points import PointId
     from imrnn_vdb.results import Explanation, SearchResult
 
 RESIDUAL = "outside the factor space"
-LATENT_PREFIX = "latent_"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ import numpy.typing as npt
 from imrnn_vdb.codec import SPACE_ID_CHARS, Codes, FloatArray
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 
+LATENT_PREFIX = "latent_"
+"""A factor without a name is called by this and the number of its coordinate."""
 _ORTHONORMAL_TOLERANCE = 1e-4
 _TINY = np.finfo(np.float32).tiny
 _MIN_KEPT = 0.2  # share of a direction's length that the shipped names must leave of a factor that is added
@@ -40,7 +42,8 @@ class FactorSpace:
     Raises
     ------
     InvalidInputError
-        If the basis is not orthonormal, a name repeats or is not an identifier, or a shape does not fit.
+        If the basis is not orthonormal, a name repeats, is not an identifier or is that of a latent factor, or a shape
+        does not fit.
     """
 
     basis: FloatArray
@@ -420,3 +423,5 @@ def _check_names(names: tuple[str, ...], num_factors: int) -> None:
     for name in names:
         if not (name.isascii() and name.isidentifier()):
             raise InvalidInputError(f"a factor name is letters, digits and underscores, got {name!r}")
+        if name.startswith(LATENT_PREFIX) and name.removeprefix(LATENT_PREFIX).isdecimal():
+            raise InvalidInputError(f"{name!r} is what a factor without a name is called: choose another")

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.comparison import LATENT_PREFIX
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.terms import telling_terms
 from imrnn_vdb.payloads import headline_of, text_of
 from imrnn_vdb.points import PointId, Points
-from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.space import LATENT_PREFIX, FactorSpace
 
 _TAIL = 0.1  # share of the sample at each end whose words are compared
 

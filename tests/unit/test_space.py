@@ -44,6 +44,7 @@ def test_the_space_id_covers_basis_names_and_calibration(space):
         ({"basis": np.eye(4)[:2]}, "1 <= m <= d"),
         ({"names": ("a", "a", "b")}, "differ"),
         ({"names": ("a b", "c", "d")}, "letters"),
+        ({"names": ("a", "latent_7", "latent_heat")}, "'latent_7' is what a factor without a name is called"),
         ({"names": tuple("abcdefghi")}, "9 names"),
         ({"quantiles": np.zeros((2, 33))}, "quantiles need the shape"),
         ({"quantiles": np.ones((3, 1))}, "quantiles need the shape"),
