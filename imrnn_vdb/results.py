@@ -395,7 +395,8 @@ def _explanations(
     codes, topics = candidates.codes.directions[page], request.told_topics
     told = space.prominence(refined.asked, codes).tolist()
     near = topics.matches(codes) if topics else [()] * len(page)
-    names = frozenset(topic.name for topic in topics.topics) if topics else frozenset()
+    added = space.names[space.num_columns :]
+    names = frozenset(topic.name for topic in topics.topics if topic.name in added) if topics else frozenset()
     parts = refined.scored.residuals[page].tolist(), refined.scored.part(page).tolist()
     return [
         Explanation(

@@ -133,6 +133,16 @@ def test_explanations_say_topics_and_keep_their_factors_apart(space, rng, tmp_pa
     assert (bare.topics, bare[0].explanation.topics, bare[0].explanation.of_topics) == ((), (), {})
 
 
+def test_a_shipped_factor_is_no_topic_because_one_bears_its_name(space, rng):
+    codes, texts = made(space, rng, (0, 1))
+    topics = find_topics(space, codes, texts, coarse=2, fine=0)
+    topics = topics.renamed(topics.level()[0].name, space.names[0])
+    with IMRNNCollection.create("qdrant+local::memory:/namesake", make_model()) as collection:
+        collection.upsert(range(len(codes)), vectors=codes @ space.basis.T)
+        found = collection.search(space.basis @ codes[0], topics=topics)
+    assert found[0].explanation.of_topics == {}
+
+
 def test_what_cannot_be_is_refused(space, rng, tmp_path):
     codes, texts = made(space, rng, (0, 1))
     found = find_topics(space, codes, texts, coarse=2, fine=0)
