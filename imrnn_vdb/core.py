@@ -380,7 +380,8 @@ def pick(response: SearchResponse, point_id: PointId) -> SearchResult:
         if result.id == point_id:
             return result
     raise InvalidInputError(
-        f"point {point_id!r} is not among the {response.candidates} candidates of this query: pass a larger coarse_k"
+        f"point {point_id!r} is not among the {response.candidates} candidates of this query, or does not pass "
+        "its filter: pass a larger coarse_k, or leave the filter out"
     )
 
 

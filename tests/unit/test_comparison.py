@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factory import DIM, make_model
-from imrnn_vdb import IMRNNCollection, compare
+from imrnn_vdb import IMRNNCollection, compare, factor
 from imrnn_vdb.comparison import RESIDUAL, all_parts
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.results import Explanation, SearchResult
@@ -65,3 +65,5 @@ def test_two_points_of_a_collection_are_compared_in_one_window(rng):
         assert sum(all_parts(first.explanation).values()) == pytest.approx(first.score, abs=1e-9)
         with pytest.raises(InvalidInputError, match="not among the 30 candidates"):
             collection.compare(vectors[3], first.id, 999)
+        with pytest.raises(InvalidInputError, match="leave the filter out"):
+            collection.explain(vectors[3], first.id, factor_filter=factor("entity") > first.factors["entity"])
