@@ -94,14 +94,14 @@ class AsyncIMRNNCollection(Shell):
 
     async def explain(self, query: Query, point_id: object, **options: Unpack[SearchOptions]) -> SearchResult:
         """Return one point of a query's window, explained; see :meth:`IMRNNCollection.explain`."""
-        request = whole_window(SearchRequest(**options))
+        request = whole_window(options)
         return pick((await self._search(as_batch(query), request))[0], normalize_id(point_id))
 
     async def compare(
         self, query: Query, first_id: object, second_id: object, **options: Unpack[SearchOptions]
     ) -> RankComparison:
         """Say why one of two points ranks above the other; see :meth:`IMRNNCollection.compare`."""
-        response = (await self._search(as_batch(query), whole_window(SearchRequest(**options))))[0]
+        response = (await self._search(as_batch(query), whole_window(options)))[0]
         return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
 
     async def verify_audit(self, path: str | Path) -> AuditReport:

@@ -208,7 +208,7 @@ class IMRNNCollection(Shell):
         InvalidInputError
             If the point is not among the query's candidates.
         """
-        request = whole_window(SearchRequest(**options))
+        request = whole_window(options)
         return pick(self._search(as_batch(query), request)[0], normalize_id(point_id))
 
     def compare(
@@ -221,7 +221,7 @@ class IMRNNCollection(Shell):
         InvalidInputError
             If one of them is not among the query's candidates.
         """
-        response = self._search(as_batch(query), whole_window(SearchRequest(**options)))[0]
+        response = self._search(as_batch(query), whole_window(options))[0]
         return compare(pick(response, normalize_id(first_id)), pick(response, normalize_id(second_id)))
 
     def verify_audit(self, path: str | Path) -> AuditReport:

@@ -45,6 +45,7 @@ from imrnn_vdb.windows import Window, WindowSearch, refine_in_time
 if TYPE_CHECKING:
     from imrnn_vdb.factors.tokens import TokenFactors
     from imrnn_vdb.observability.observer import Observation, Observer
+    from imrnn_vdb.options import SearchOptions
 
 Query = str | npt.ArrayLike
 _SAMPLE_PAGE = 500
@@ -349,8 +350,10 @@ def stored_fields(space: FactorSpace, layout: Layout, codes: Codes) -> list[Payl
     ]
 
 
-def whole_window(request: SearchRequest) -> SearchRequest:
-    """Return a request for every candidate of the same window, explained."""
+def whole_window(options: SearchOptions) -> SearchRequest:
+    """Return a request for every candidate of the window that a search with these options has, explained."""
+    wanted: Any = {"limit": 1, **options}  # a small window is no error for want of results
+    request = SearchRequest(**wanted)
     everything = request.window * request.passes
     return replace(
         request,

@@ -51,10 +51,14 @@ def test_numbers_of_numpy_are_numbers() -> None:
 @pytest.mark.parametrize("options", [{}, {"coarse_k": 20}, {"limit": 150}, {"passes": 2}, {"passes": 2, "limit": 150}])
 def test_the_whole_window_is_that_of_the_search(options: Any) -> None:
     request = SearchRequest(**options)
-    whole = whole_window(request)
+    whole = whole_window(options)
     assert whole.window == request.window
     assert whole.limit == request.window * request.passes
     assert whole.max_coarse_k == request.window
+
+
+def test_a_window_may_be_smaller_than_a_page() -> None:
+    assert whole_window({"coarse_k": 5}).limit == 5
 
 
 def test_a_key_that_is_no_bytes_is_refused_before_the_first_search(tmp_path: Path) -> None:
