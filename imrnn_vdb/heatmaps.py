@@ -5,6 +5,7 @@ Every column adds up to its result's score: what is not shown factor by factor s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from imrnn_vdb.comparison import RESIDUAL, coordinate_names
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 
 if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
     from imrnn_vdb.results import SearchResponse, SearchResult
 
 ROWS = 12
@@ -98,17 +101,46 @@ def heatmap(response: SearchResponse, rows: int | None = ROWS) -> Heatmap:
     return Heatmap(tuple(labels), response.results, np.stack(parts), factors)
 
 
-def heatmap_table(response: SearchResponse, rows: int | None = ROWS) -> Table:
-    """Return the heatmap as a terminal table: a bar and a number in each cell, one column a result."""
-    found = heatmap(response, rows)
-    table = Table(title="contributions: columns are ranks, and add up to the score", title_justify="left", box=None)
-    table.add_column("factor")
-    for result in found.results:
-        table.add_column(str(result.rank), justify="right")
-    for name, values, strengths in zip(found.rows, found.values, found.strengths, strict=True):
-        cells = (_cell(value, strength) for value, strength in zip(values, strengths, strict=True))
-        table.add_row(Text(name), *cells)
-    table.add_row(Text("score", style="bold"), *(Text(f"{r.score:+.3f}", style="bold") for r in found.results))
+def heatmap_table(response: SearchResponse, rows: int | None = ROWS) -> RenderableType:
+    """Return the heatmap as a terminal table: a bar and a number in each cell, one column a result.
+
+    Results that the terminal has no room for stand in another table below.
+    """
+    return _Tables(heatmap(response, rows))
+
+
+class _Tables:
+    """A heatmap, to print on a terminal of any width."""
+
+    def __init__(self, found: Heatmap) -> None:
+        self._found = found
+
+    def __rich_console__(self, _: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield the title, then tables as wide as there is room for."""
+        yield Text("contributions: columns are ranks, and add up to the score", style="italic")
+        found = self._found
+        columns = [
+            (
+                Text(str(result.rank)),
+                *(_cell(*cell) for cell in zip(values.tolist(), strengths.tolist(), strict=True)),
+                Text(f"{result.score:+.3f}", style="bold"),
+            )
+            for result, values, strengths in zip(found.results, found.values.T, found.strengths.T, strict=True)
+        ]
+        names = [Text("factor"), *map(Text, found.rows), Text("score", style="bold")]
+        widest = max((cell.cell_len for column in columns for cell in column), default=1)
+        beside = max(1, (options.max_width - max(name.cell_len for name in names)) // (widest + 2))
+        for start in range(0, len(columns), beside):
+            yield _table(names, columns[start : start + beside])
+
+
+def _table(names: Sequence[Text], columns: Sequence[Sequence[Text]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column(names[0])
+    for head, *_ in columns:
+        table.add_column(head, justify="right", no_wrap=True)
+    for row in list(zip(names, *columns, strict=True))[1:]:
+        table.add_row(*row)
     return table
 
 

@@ -131,6 +131,8 @@ def topics(
     for pair in rename:
         old, _, new = pair.partition("=")
         found = found.renamed(old, new)
+    if out:
+        found.save(out)  # before anything is printed, for whoever reads it may have read enough
     if as_json:
         print_json([{key: value for key, value in asdict(topic).items() if key != "centre"} for topic in found.topics])
     else:
@@ -138,8 +140,6 @@ def topics(
             click.echo(f"{topic.count:>6}  {topic.name}: {', '.join(topic.terms)}")
             for finer in found.level(topic.name):
                 click.echo(f"{finer.count:>10}  {finer.name}")
-    if out:
-        found.save(out)
 
 
 @factors.command(short_help="Show what a factor orders a collection by.")

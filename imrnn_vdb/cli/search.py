@@ -77,6 +77,8 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
             asked["steer"] = _proposed(collection.search(query, **{**asked, "explain": True}), *marks)
         section = explain_search(collection, query, sample, **asked) if html else None
         response = section.response if section else collection.search(query, **asked)
+    if section and html:
+        replace_file(html, render_report(query, [section]).encode())
     out = console()
     out.quiet = as_json
     parts = {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]}
@@ -85,8 +87,7 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
         print_json({**response.to_dict(), **drawn})
     else:
         _print(out, response, query, parts, collection.text_field, bool(asked["only"] or asked["factor_filter"]))
-    if section and html:
-        replace_file(html, render_report(query, [section]).encode())
+    if html:
         out.print(f"report: {html}", markup=False, soft_wrap=True)
 
 

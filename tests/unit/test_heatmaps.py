@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from test_explain import NAMES, response, result, text_of
@@ -42,6 +44,18 @@ def test_the_table_shows_bars_numbers_and_the_score(rng):
     shown = text_of(heatmap_table(explained(rng)))
     assert "█" in shown
     assert all(name in shown for name in (*NAMES, "3 latent factors", "score"))
+
+
+@pytest.mark.parametrize("width", [50, 80, 200])
+def test_every_number_stands_whole_on_a_terminal_of_any_width(rng, width):
+    answer = explained(rng, 10)
+    shown = text_of(heatmap_table(answer), width)
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= width
+    found = heatmap(answer)
+    assert sorted(re.findall(r"[+-]\d\.\d{3}", shown)) == sorted(
+        f"{value:+.3f}" for value in [*found.values.ravel(), *(result.score for result in answer)]
+    )
 
 
 def test_the_figure_draws_the_single_factors(rng, tmp_path):
