@@ -28,8 +28,8 @@ class Plan:
     Attributes
     ----------
     ids, codes, scores, vectors
-        Of the points whose stored code is not what their vector gives: n ids, n fresh codes, factor scores of shape
-        (n, named factors), and the vectors, of shape (n, d).
+        Of the points that lack something: n ids, n codes, those that are stored where they are what their vectors give
+        and fresh ones else, factor scores of shape (n, named factors), and the vectors, of shape (n, d).
     lacking
         Shape (n, 1 + named factors), bool: whether the code, and which of the scores, are not what they should be.
     current
@@ -80,8 +80,15 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
         return Plan([], nothing, scores, vectors, np.zeros((0, 1 + named), bool), 0, ())
     finite = np.asarray(np.isfinite(points.vectors).all(axis=1))
     codes = fresh_codes(space, metric, np.where(finite[:, None], points.vectors, np.float32(0)))
+    kept = same_codes(points.codes, codes)
+    if points.codes is not None:  # a score is that of the code which stays, to the last bit
+        codes = Codes(
+            np.where(kept[:, None], points.codes.directions, codes.directions),
+            np.where(kept, points.codes.norms, codes.norms),
+            codes.status,
+        )
     scores = space.factor_scores(codes.directions)
-    lacking = ~np.column_stack([same_codes(points.codes, codes), _same_scores(points.factor_scores, scores)])
+    lacking = ~np.column_stack([kept, _same_scores(points.factor_scores, scores, kept)])
     same = ~lacking.any(axis=1)
     rows = np.flatnonzero(np.asarray(finite & ~same))
     failures = [FailedPoint(points.ids[row], "its vector holds NaN or infinity") for row in np.flatnonzero(~finite)]
@@ -98,8 +105,12 @@ def same_codes(stored: Codes | None, fresh: Codes) -> npt.NDArray[np.bool_]:
     return np.asarray(stored.current & close & np.isclose(stored.norms, fresh.norms, rtol=1e-4, atol=1e-6))
 
 
-def _same_scores(stored: FloatArray | None, fresh: FloatArray) -> npt.NDArray[np.bool_]:
-    """Say which stored factor scores are there and are what the vectors give, shape (n, named factors)."""
+def _same_scores(stored: FloatArray | None, fresh: FloatArray, kept: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Say which stored factor scores are there and are what the vectors give, shape (n, named factors).
+
+    Beside a code that is written anew, one that is merely close would be no longer what the code gives.
+    """
     if stored is None:
         return np.zeros(fresh.shape, bool)
-    return np.asarray(np.isclose(stored, fresh, rtol=0, atol=1e-3))  # a missing score is NaN
+    close = np.isclose(stored, fresh, rtol=0, atol=1e-3)  # a missing score is NaN
+    return np.asarray(np.where(kept[:, None], close, stored == fresh))

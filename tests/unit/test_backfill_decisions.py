@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from factory import DIM, make_space
+from factory import DIM, NAMES, make_space
 from imrnn_vdb.backfill import BackfillOptions, BackfillReport, Filler, Pace, backfill_script
 from imrnn_vdb.backfill_plan import fresh_codes, plan
 from imrnn_vdb.codec import Codes, CodeStatus
@@ -199,6 +200,25 @@ def test_a_plan_says_which_part_of_a_point_is_lacking(space: FactorSpace, rng: n
     assert wanted.lacking[:, 0].tolist() == [True, False]
     assert wanted.lacking[0, 1:].tolist() == [False] * scores.shape[1]
     assert wanted.lacking[1, 1:].tolist() == [True] + [False] * (scores.shape[1] - 1)
+
+
+def test_a_score_is_that_of_the_code_which_lies_beside_it(space: FactorSpace, rng: np.random.Generator) -> None:
+    """A vector may give another last bit than the stored code has, as engines scale vectors."""
+    vectors = rng.normal(size=(300, DIM)).astype(np.float32)
+    before = fresh_codes(space, Metric.COSINE, vectors)
+    half = before.directions.astype(np.float16)
+    kept = replace(before, directions=np.nextafter(half, np.float16(1)).astype(np.float32))
+    scores = space.factor_scores(kept.directions)
+    asked = np.where(np.arange(len(NAMES)) == 1, np.float32(np.nan), scores)  # a factor that was added since
+    ids, payloads = list(range(300)), [{}] * 300
+    wanted = plan(space, Metric.COSINE, Points(ids, vectors, payloads, kept, asked))
+    assert wanted.lacking.any(axis=0).tolist() == [False, False, True, False]
+    np.testing.assert_array_equal(wanted.scores, scores)
+    np.testing.assert_array_equal(wanted.codes.directions, kept.directions)
+    moved = vectors + 0.02 * rng.normal(size=vectors.shape).astype(np.float32)
+    wanted = plan(space, Metric.COSINE, Points(ids, moved, payloads, before, scores))
+    assert (np.abs(wanted.scores - scores[wanted.ids]) < 1e-3).any()
+    np.testing.assert_array_equal(wanted.lacking[:, 1:], (wanted.scores != scores[wanted.ids]))
 
 
 def test_a_code_that_goes_while_its_new_score_is_written_is_written_again(store: MemoryStore) -> None:
