@@ -153,7 +153,8 @@ class _Builder:
 
     def among_top(self, children: list[Any]) -> FactorFilter:
         name, number = children
-        return _valued(number, lambda: match(name).in_top(int(number) if number.isdigit() else 0))
+        count: Any = int if number.isdigit() else float  # a float is refused, as it was written
+        return _valued(number, lambda: match(name).in_top(count(number)))
 
     def negated(self, children: list[FactorFilter]) -> FactorFilter:
         return Not(children[0])

@@ -163,7 +163,7 @@ def heatmap_figure(response: SearchResponse, rows: int | None = ROWS) -> Any:
     )
     axes = figure.add_subplot()
     largest = float(np.abs(values).max(initial=0)) or 1.0
-    image = axes.imshow(values, cmap="PuOr_r", vmin=-largest, vmax=largest, aspect="auto")
+    image = axes.imshow(values, cmap="PuOr", vmin=-largest, vmax=largest, aspect="auto")
     axes.set_yticks(range(len(labels)), [_plain(label) for label in labels])
     axes.set_xticks(range(values.shape[1]), [str(result.rank) for result in found.results])
     axes.set_xlabel("rank")

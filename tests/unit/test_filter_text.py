@@ -54,7 +54,7 @@ def test_what_is_written_is_read_back(tree):
         ("entity >= 0.5 numeric < 0.2", 1, 15, "'numeric' does not fit here; expected 'and' or 'or'"),
         ("entity >= 1.5", 1, 11, "a factor score lies in 0..1"),
         ("top(entity, 0)", 1, 13, "in_top takes a number of factors"),
-        ("top(entity, 1.5)", 1, 13, "in_top takes a number of factors"),
+        ("top(entity, 1.5)", 1, 13, "in_top takes a number of factors, 1 or more, got 1.5"),
         (f"top(entity, {'1' * 5000})", 1, 13, "Exceeds the limit"),
         ("match(entity) >= 1e999", 1, 18, "a contribution is finite"),
         ("entity >= 0.5\n  and $", 2, 7, "'$' has no meaning here"),

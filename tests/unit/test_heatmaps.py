@@ -62,6 +62,9 @@ def test_the_figure_draws_the_single_factors(rng, tmp_path):
     pytest.importorskip("matplotlib", reason="the extra 'plot' is not installed")
     figure = heatmap_figure(explained(rng))
     assert figure.axes[0].images[0].get_array().shape == (3, 4)
+    low, high = (figure.axes[0].images[0].get_cmap()(edge) for edge in (0.0, 1.0))
+    assert low[0] > low[2]  # what lowers a score is orange, as on the HTML page, and what raises it is not
+    assert high[2] > high[0]
     figure.savefig(tmp_path / "heat.png")
     assert (tmp_path / "heat.png").stat().st_size > 1000
 
