@@ -200,7 +200,10 @@ class Topics:
                 Topic(**{**topic, "terms": tuple(topic["terms"]), "centre": tuple(topic["centre"])})
                 for topic in row.pop("topics")
             )
-            return cls(**{**row, "mean": tuple(row["mean"])}, topics=topics)
+            found = cls(**{**row, "mean": tuple(row["mean"])}, topics=topics)
+            if not found.level() or {len(topic.centre) for topic in topics} != {len(found.mean)}:
+                raise ValueError("its topics have no centres beside their mean")
+            return found
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
             raise InvalidInputError(f"{path} does not hold topics: {exc}") from exc
 

@@ -157,7 +157,10 @@ def test_what_cannot_be_is_refused(space, rng, tmp_path):
         find_topics(space, codes, texts, coarse=1000)
     with pytest.raises(InvalidInputError, match="does not hold topics"):
         Topics.load(tmp_path / "none.json")
-    for text in ("5", "[]", "null", "{}", '{"topics": 5}', "[" * 10_000, "\xff"):
+    found.save(tmp_path / "topics.json")
+    row = json.loads((tmp_path / "topics.json").read_text())
+    others = [{**row, "mean": row["mean"][1:]}, {**row, "topics": []}]
+    for text in ("5", "[]", "null", "{}", '{"topics": 5}', "[" * 10_000, "\xff", *map(json.dumps, others)):
         (tmp_path / "other.json").write_bytes(text.encode("latin-1"))
         with pytest.raises(InvalidInputError, match=r"other\.json does not hold topics"):
             Topics.load(tmp_path / "other.json")
