@@ -77,16 +77,18 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
             asked["steer"] = _proposed(collection.search(query, **{**asked, "explain": True}), *marks)
         section = explain_search(collection, query, sample, **asked) if html else None
         response = section.response if section else collection.search(query, **asked)
-    if section and html:
-        replace_file(html, render_report(query, [section]).encode())
     out = console()
     out.quiet = as_json
     parts = {"explain": shown, "heatmap": heatmap, "trace": asked["trace"]}
-    if as_json:
-        drawn = {"heatmap": make_heatmap(response).to_dict()} if heatmap else {}
-        print_json({**response.to_dict(), **drawn})
-    else:
-        _print(out, response, query, parts, collection.text_field, bool(asked["only"] or asked["factor_filter"]))
+    try:
+        if as_json:
+            drawn = {"heatmap": make_heatmap(response).to_dict()} if heatmap else {}
+            print_json({**response.to_dict(), **drawn})
+        else:
+            _print(out, response, query, parts, collection.text_field, bool(asked["only"] or asked["factor_filter"]))
+    finally:  # whoever reads this may have read enough before its end
+        if section and html:
+            replace_file(html, render_report(query, [section]).encode())
     if html:
         out.print(f"report: {html}", markup=False, soft_wrap=True)
 

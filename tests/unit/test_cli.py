@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -151,6 +152,15 @@ def test_results_are_told_even_if_their_page_cannot_be_written(url, tmp_path, mo
     done = run("search", url, "small animals", "--html", tmp_path / "x.html", "--json")
     assert (done.exit_code, done.stderr) == (2, f"error: {tmp_path / 'x.html'}: No space left on device\n")
     assert len(json.loads(done.stdout)["results"]) == 3
+
+
+def test_a_page_is_written_even_if_nobody_reads_the_results_to_their_end(url, tmp_path, monkeypatch):
+    def closed(*_):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("imrnn_vdb.cli.search._print", closed)
+    assert run("search", url, "small animals", "--html", tmp_path / "x.html").exit_code == 1
+    assert "small animals" in (tmp_path / "x.html").read_text(encoding="utf-8")
 
 
 def test_explain_says_why_a_point_stands_where_it_stands(url):
