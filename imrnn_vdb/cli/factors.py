@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.codec import FloatArray
     from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.factors.topics import Topics
     from imrnn_vdb.points import Points
 
 _file = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -131,15 +132,21 @@ def topics(
     for pair in rename:
         old, _, new = pair.partition("=")
         found = found.renamed(old, new)
-    if out:
-        found.save(out)  # before anything is printed, for whoever reads it may have read enough
+    try:
+        _print_topics(found, as_json)
+    finally:  # whoever reads this may have read enough before its end
+        if out:
+            found.save(out)
+
+
+def _print_topics(found: Topics, as_json: bool) -> None:
     if as_json:
         print_json([{key: value for key, value in asdict(topic).items() if key != "centre"} for topic in found.topics])
-    else:
-        for topic in found.level():
-            click.echo(f"{topic.count:>6}  {topic.name}: {', '.join(topic.terms)}")
-            for finer in found.level(topic.name):
-                click.echo(f"{finer.count:>10}  {finer.name}")
+        return
+    for topic in found.level():
+        click.echo(f"{topic.count:>6}  {topic.name}: {', '.join(topic.terms)}")
+        for finer in found.level(topic.name):
+            click.echo(f"{finer.count:>10}  {finer.name}")
 
 
 @factors.command(short_help="Show what a factor orders a collection by.")

@@ -180,6 +180,19 @@ def test_topics_are_told_even_if_they_cannot_be_saved(
     assert len(json.loads(done.stdout)) == 2
 
 
+def test_topics_are_saved_even_if_nobody_reads_them_to_their_end(
+    found: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def closed(*_: object) -> None:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr("imrnn_vdb.cli.factors._print_topics", closed)
+    url, model = found
+    options = ("--coarse", 2, "--fine", 0, "--out", tmp_path / "t.json")
+    assert run("factors", "topics", url, "--model", model, *options).exit_code == 1
+    assert len(json.loads((tmp_path / "t.json").read_text())["topics"]) == 2
+
+
 @pytest.mark.parametrize("value", [-1, 2**31])
 def test_a_seed_that_cannot_be_is_refused(value: int) -> None:
     done = run("train", "--data", "d", "--out", "m", "--seed", value)
