@@ -21,10 +21,10 @@ def open_core(
     backend: Backend, connection: Connection, collection: str, model: IMRNNModel, settings: Settings
 ) -> Operation[CollectionCore]:
     """Look at a collection, check that it fits the model, and make its core."""
-    probe = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
-    info = yield from probe.info()
+    store = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
+    info = yield from store.info()
     name = choose_vector(collection, info, model.space.dim, settings.vector_name)
-    store = backend.store(connection, collection, found_layout(model.space, settings, info, name), settings.guard)
+    store.layout = found_layout(model.space, settings, info, name)
     metric = info.vectors[name].metric
     return CollectionCore(
         model,

@@ -42,7 +42,8 @@ class WireServer:
     faults
         By method name, faults that the next calls get.
     strict
-        By collection in strict mode, its limits beside the refusal of filters without an index.
+        By collection in strict mode, its limits beside the refusal of filters without an index; requests beyond them
+        are refused as the server's source has it (lib/collection/src/operations/verification, 1.13 to 1.19).
     forgets_metadata
         Whether it ignores metadata, as servers before 1.16 do.
     """
@@ -81,6 +82,9 @@ class WireServer:
                 context.set_trailing_metadata((("retry-after", str(fault.retry_after)),))
             if fault.code is not None:
                 context.abort(fault.code, fault.details)
+        refusal = _refusal(self, method, request)
+        if refusal:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"Wrong input: {refusal}")
         try:
             with self._lock, warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # local mode warns that it has no index and no search parameters
@@ -100,6 +104,52 @@ class WireServer:
     def close(self) -> None:
         self._server.stop(None).wait()
         self.local.close()
+
+
+def _refusal(server: WireServer, method: str, request: Any) -> str | None:
+    """Return why strict mode refuses a request; deadlines and sizes of conditions are bounded wherever they occur."""
+    limits = server.strict.get(getattr(request, "collection_name", ""))
+    if limits is None:
+        return None
+    indexed = server.indexed.get(request.collection_name, set())
+    for limit, name, values in _sizes(method, request, indexed):
+        for value in values:
+            if value > limits.get(limit, value):
+                return f'Limit exceeded {value} > {limits[limit]} for "{name}". Help: Reduce the "{name}" parameter'
+    exact = method == "Count" and request.exact
+    if exact and limits.get("search_allow_exact") is False:
+        return "Exact search disabled!. Help: Set exact=false."
+    for condition in _conditions(method, request):
+        if condition.field.key and condition.field.key not in indexed:
+            return f'Index required but not found for "{condition.field.key}". Help: Create an index for this key'
+    return None
+
+
+def _sizes(method: str, request: Any, indexed: set[str]) -> list[tuple[str, str, list[int]]]:
+    """Return what of a request is bounded: the limit's name in the configuration and in the answer, and values."""
+    found = [
+        ("max_timeout", "timeout", [getattr(request, "timeout", 0)]),
+        ("condition_max_size", "condition", [len(one.has_id.has_id) for one in _conditions(method, request)]),
+    ]
+    if method in {"QueryBatch", "Scroll"}:
+        reads = request.query_points if method == "QueryBatch" else [request]
+        found.append(("max_query_limit", "limit", [read.limit for read in reads]))
+    elif method == "Upsert":
+        found.append(("upsert_max_batchsize", "upsert limit", [len(request.points)]))
+    elif method == "UpdateBatch":
+        changed = [len(one.update_vectors.points) for one in request.operations]
+        found.append(("upsert_max_batchsize", "update limit", changed))
+    elif method == "CreateFieldIndex":
+        found.append(("max_payload_index_count", "payload index", [len({*indexed, request.field_name})]))
+    return found
+
+
+def _conditions(method: str, request: Any) -> list[Any]:
+    if method not in {"QueryBatch", "Scroll", "Count", "Delete"}:
+        return []
+    held = request.points if method == "Delete" else request
+    filters = [query.filter for query in request.query_points] if method == "QueryBatch" else [held.filter]
+    return [one for given in filters for one in (*given.must, *given.should, *given.must_not)]
 
 
 def _servicer(base: type, server: WireServer, handlers: dict[str, Callable[..., Any]]) -> Any:

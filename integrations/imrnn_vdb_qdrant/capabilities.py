@@ -13,6 +13,12 @@ from imrnn_vdb_qdrant.schema import Schema
 
 _METADATA_SINCE, _NAMED_VECTORS_SINCE = (1, 16), (1, 18)
 _KEYS = Capability("code in payload", "works", "set key by key on any collection; other keys stay as they are")
+_KEPT = {
+    "max_timeout": ("deadlines", "s: longer ones are cut to that"),
+    "search_max_batchsize": ("batches", "queries in one search_batch"),
+    "upsert_max_batchsize": ("upserts", "points a request: more are sent in parts"),
+}
+"""Limits of strict mode that are kept, with the words for each."""
 _RESCORED = "every search asks for rescoring of quantised vectors"
 
 
@@ -111,17 +117,20 @@ def _strict_mode(schema: Schema, layout: Layout, *, local: bool) -> Iterator[Cap
     if window := limits.get("max_query_limit"):
         enough: Literal["works", "fallback"] = "works" if window >= DEFAULT_COARSE_K else "fallback"
         yield Capability("strict mode: candidates", enough, f"at most {window} a search: keep coarse_k within it")
-    if seconds := limits.get("max_timeout"):
-        yield Capability("strict mode: deadlines", "works", f"at most {seconds} s: open with timeout={seconds} or less")
-    if queries := limits.get("search_max_batchsize"):
-        yield Capability("strict mode: batches", "works", f"at most {queries} queries in one search_batch")
+    for limit, (name, why) in _KEPT.items():
+        if most := limits.get(limit):
+            yield Capability(f"strict mode: {name}", "works", f"at most {most} {why}")
+    if limits.get("search_allow_exact") is False:
+        why = "refused: counts are the server's estimates, and a backfill reads vectors again after it wrote"
+        yield Capability("strict mode: exact requests", "fallback", why)
     new = len(_unindexed(schema, layout))
     if (room := limits.get("max_payload_index_count")) is not None and len(schema.indexed) + new > room:
         why = f"{new} more payload indexes are needed, {len(schema.indexed)} of {room} are there: raise the limit first"
         yield Capability("strict mode: indexes", "no", why)
     for name, verb in (("read_rate_limit", "reads"), ("write_rate_limit", "writes")):
         if rate := limits.get(name):
-            why = f"at most {rate} {verb} a minute; what is refused is tried again: backfill with --rate"
+            how = "backfill with --rate, and a --batch-size below it"
+            why = f"at most {rate} {verb} a minute; what is refused is tried again: {how}"
             yield Capability(f"strict mode: {verb}", "fallback", why)
 
 

@@ -121,11 +121,11 @@ def _only(row: CodeRow, fields: set[str], layout: Layout) -> CodeRow:
     return CodeRow(row.id, payload, row.code if layout.code_field in fields else None)
 
 
-def batches(rows: Sequence[Row]) -> Iterator[Sequence[Row]]:
-    """Split rows so that no batch is above :data:`MAX_BATCH_BYTES` or :data:`MAX_BATCH_POINTS`."""
+def batches(rows: Sequence[Row], most: int = MAX_BATCH_POINTS) -> Iterator[Sequence[Row]]:
+    """Split rows so that no batch is above :data:`MAX_BATCH_BYTES`, or has more than so many points."""
     start = size = 0
     for end, row in enumerate(rows):
-        if end > start and (size + row.size > MAX_BATCH_BYTES or end - start == MAX_BATCH_POINTS):
+        if end > start and (size + row.size > MAX_BATCH_BYTES or end - start == most):
             yield rows[start:end]
             start, size = end, 0
         size += row.size

@@ -71,6 +71,7 @@ class NativeStore(Store):
         self._factor_paths = [payload_path(layout.factor_field(name)) for name in layout.factor_names]
         self._own_paths = [ID_FIELD, layout.code_field, *self._factor_paths]
         self._known: Schema | None = None
+        self._limits: Mapping[str, Any] = {}
         self._indexes_seen = False
 
     def key_of(self, point_id: PointId) -> PointId:
@@ -149,6 +150,10 @@ class NativeStore(Store):
     def _after_upsert(self) -> Operation[None]:
         yield from ()
 
+    def _read_limits(self) -> Operation[None]:
+        """Find out what strict mode allows, where there is one."""
+        yield from ()
+
     # operations
 
     def drop(self) -> Operation[None]:
@@ -167,7 +172,7 @@ class NativeStore(Store):
         if any(row.code is not None for row in rows):
             yield from self._make_room(schema)
         base = schema.base_name(self.layout, self.collection)
-        for batch in batches(rows):
+        for batch in batches(rows, self._at_most(MAX_BATCH_POINTS, "upsert_max_batchsize")):
             yield from self._ask(self._send_rows(batch, base))
         yield from self._after_upsert()
 
@@ -243,6 +248,7 @@ class NativeStore(Store):
         """
         if not len(ids):
             return points_of([], self.layout, "", with_vectors)
+        yield from self._read_limits()
         base, wanted = yield from self._vectors_to_read(with_vectors)
         keys = native_ids(ids)
         own = self._own_paths if with_codes else [ID_FIELD]
@@ -263,17 +269,21 @@ class NativeStore(Store):
     ) -> Operation[Page]:
         """Read the next points in the order of their keys; with vectors, points that lack the base vector are left out.
 
-        The cursor is the key of the next point, an integer or a text: it can be kept, and used by another process.
+        The cursor is the key of the next point, an integer or a text: it can be kept, and used by another process. A
+        page is shorter than asked for where strict mode allows no larger one.
         """
+        yield from self._read_limits()
         base, wanted = yield from self._vectors_to_read(with_vectors)
         condition = yield from self._condition(payload_filter, None)
         read = with_payloads or (self._own_paths if with_codes else [ID_FIELD])
-        records, following = yield from self._ask(self._scroll(limit, cursor, condition, read, wanted))
+        size = self._at_most(limit, "max_query_limit")
+        records, following = yield from self._ask(self._scroll(size, cursor, condition, read, wanted))
         points = points_of(records, self.layout, base, with_vectors)
         return Page(points, None if following is None else key_of(following))
 
     def count(self, payload_filter: Any = None, factor_filter: FactorFilter | None = None) -> Operation[int]:
-        """Count points exactly."""
+        """Count points: exactly, unless strict mode allows estimates alone."""
+        yield from self._read_limits()
         condition = yield from self._condition(payload_filter, factor_filter)
         number = yield from self._ask(self._count(condition))
         return int(number)
@@ -295,10 +305,8 @@ class NativeStore(Store):
         schema = yield from self._schema()
         if self.layout.code_storage == "vector":
             yield from self._make_room(schema)
-        if not self._indexes_seen:
-            yield from self._add_indexes(schema, self._factor_paths)
-            self._indexes_seen = True
-        for part in _parts(rows, MAX_BATCH_POINTS):
+        yield from self._index_scores(schema)
+        for part in _parts(rows, self._at_most(MAX_BATCH_POINTS, "upsert_max_batchsize")):
             yield from self._write_existing(part)
 
     def changed(self, ids: Sequence[PointId], vectors: FloatArray) -> Operation[list[PointId]]:
@@ -324,14 +332,16 @@ class NativeStore(Store):
 
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
-        for part in _parts(native_ids(ids), _MAX_KEYS):
+        yield from self._read_limits()
+        for part in _parts(native_ids(ids), self._at_most(_MAX_KEYS, "condition_max_size")):
             yield from self._ask(self._delete(guarded(self._words, self._guard, self._words.has_id(part))))
 
     def prepare_codes(self, *, in_place: bool = False) -> Operation[bool]:  # noqa: ARG002 - keys are set one by one
-        """Make room for codes before a backfill; the keys of a payload need none."""
+        """Make room for codes before a backfill, and index the factor scores; the keys of a payload need no room."""
         schema = yield from self._schema(fresh=True)
         if self.layout.code_storage == "vector":
-            yield from self._make_room(schema)
+            schema = yield from self._make_room(schema)
+        yield from self._index_scores(schema)
         return True
 
     def strip_codes(
@@ -343,8 +353,10 @@ class NativeStore(Store):
         in_place: bool = False,  # noqa: ARG002 - as above
     ) -> Operation[tuple[int, Any]]:
         """Delete the keys of a space from the next points, key by key."""
+        yield from self._read_limits()
+        size = self._at_most(limit, "max_query_limit")
         records, following = yield from self._ask(
-            self._scroll(limit, cursor, guarded(self._words, self._guard), True, False)
+            self._scroll(size, cursor, guarded(self._words, self._guard), True, False)
         )
         own = {record.id: _keys_of(space_id, record.payload or {}) for record in records}
         ids = [key_of(native) for native, keys in own.items() if keys]
@@ -380,6 +392,8 @@ class NativeStore(Store):
         Those that lack the base vector count as well: they never get a code.
         """
         schema = yield from self._schema(fresh=True)
+        if not self._counts_exactly:
+            return None
         base = schema.base_name(self.layout, self.collection)
         for name in self.layout.factor_names:
             if payload_path(self.layout.factor_field(name)) in schema.indexed:
@@ -406,7 +420,22 @@ class NativeStore(Store):
     def _schema(self, *, fresh: bool = False) -> Operation[Schema]:
         if self._known is None or fresh:
             self._known = yield from self._ask(self._read_schema())
+            self._limits = self._known.limits
+            self.largest_window = self._at_most(type(self).largest_window, "max_query_limit")
         return self._known
+
+    def _at_most(self, wanted: int, *limits: str) -> int:
+        """Return a size within some limits of strict mode, as far as it has them."""
+        return min([wanted, *(int(self._limits[name]) for name in limits if name in self._limits)])
+
+    @property
+    def _counts_exactly(self) -> bool:
+        return self._limits.get("search_allow_exact") is not False
+
+    def _index_scores(self, schema: Schema) -> Operation[None]:
+        if not self._indexes_seen:
+            yield from self._add_indexes(schema, self._factor_paths)
+            self._indexes_seen = True
 
     def _make_room(self, schema: Schema) -> Operation[Schema]:
         """Add the vector for codes where it is not there; return the schema with it."""
@@ -428,9 +457,12 @@ class NativeStore(Store):
         """Read points by id: a retrieval takes no filter, so under a guard they are scrolled for."""
         if self._guard is None:
             return list((yield from self._ask(self._retrieve(ids, with_payload, with_vectors))))
-        condition = guarded(self._words, self._guard, self._words.has_id(ids))
-        records, _ = yield from self._ask(self._scroll(max(len(ids), 1), None, condition, with_payload, with_vectors))
-        return list(records)
+        found: list[Any] = []
+        for part in _parts(ids, self._at_most(_MAX_KEYS, "max_query_limit", "condition_max_size")):
+            condition = guarded(self._words, self._guard, self._words.has_id(part))
+            records, _ = yield from self._ask(self._scroll(len(part), None, condition, with_payload, with_vectors))
+            found += records
+        return found
 
     def _condition(self, payload_filter: Any, factor_filter: FactorFilter | None) -> Operation[Condition]:
         self._check_filter(payload_filter)

@@ -121,7 +121,7 @@ class QdrantStore(NativeStore):
             )
         yield from self._ask(
             lambda client, seconds: client.create_collection(
-                self.collection, vectors_config=named, timeout=_whole(seconds)
+                self.collection, vectors_config=named, timeout=self._whole(seconds)
             )
         )
         self._known = None
@@ -152,7 +152,7 @@ class QdrantStore(NativeStore):
         """Set our key of the collection's metadata (server 1.16 or newer); an older server ignores it, which shows."""
         yield from self._ask(
             lambda client, seconds: client.update_collection(
-                self.collection, metadata={RECORD_KEY: text}, timeout=_whole(seconds)
+                self.collection, metadata={RECORD_KEY: text}, timeout=self._whole(seconds)
             )
         )
         if (yield from self.read_record()) != text:
@@ -200,6 +200,17 @@ class QdrantStore(NativeStore):
     def _has_id(self, ids: list[NativeId]) -> Any:
         return self._models.HasIdCondition(has_id=ids)
 
+    def _whole(self, seconds: float) -> int:
+        """Return a deadline in whole seconds, which is what requests carry: rounded down, but at least one.
+
+        Strict mode refuses requests with longer deadlines than it allows, however soon they would be done.
+        """
+        # a deadline that has just begun to run is still whole
+        return self._at_most(max(1, math.floor(seconds + 0.01)), "max_timeout")
+
+    def _read_limits(self) -> Operation[None]:
+        yield from self._schema()
+
     def _read_schema(self) -> Call:
         return lambda client, _: then(client.get_collection(self.collection), schema_from_client)
 
@@ -209,7 +220,7 @@ class QdrantStore(NativeStore):
             for row in rows
         ]
         return lambda client, seconds: then(
-            client.upsert(self.collection, points, wait=True, timeout=_whole(seconds)), _completed
+            client.upsert(self.collection, points, wait=True, timeout=self._whole(seconds)), _completed
         )
 
     def _send_codes(self, rows: Sequence[CodeRow]) -> Call:
@@ -223,7 +234,8 @@ class QdrantStore(NativeStore):
         if vectors:
             operations.insert(0, m.UpdateVectorsOperation(update_vectors=m.UpdateVectors(points=vectors)))
         return lambda client, seconds: then(
-            client.batch_update_points(self.collection, operations, wait=True, timeout=_whole(seconds)), _all_completed
+            client.batch_update_points(self.collection, operations, wait=True, timeout=self._whole(seconds)),
+            _all_completed,
         )
 
     def _query(
@@ -250,7 +262,7 @@ class QdrantStore(NativeStore):
             for vector in vectors
         ]
         return lambda client, seconds: then(
-            client.query_batch_points(self.collection, requests, timeout=_whole(seconds)),
+            client.query_batch_points(self.collection, requests, timeout=self._whole(seconds)),
             lambda replies: [reply.points for reply in replies],
         )
 
@@ -272,7 +284,7 @@ class QdrantStore(NativeStore):
                 limit=limit,
                 with_payload=False,
                 with_vectors=False,
-                timeout=_whole(seconds),
+                timeout=self._whole(seconds),
             ),
             lambda reply: reply.points,
         )
@@ -283,7 +295,7 @@ class QdrantStore(NativeStore):
             ids,
             with_payload=self._selector(with_payload),
             with_vectors=with_vectors,
-            timeout=_whole(seconds),
+            timeout=self._whole(seconds),
         )
 
     def _scroll(
@@ -296,23 +308,23 @@ class QdrantStore(NativeStore):
             offset=cursor,
             with_payload=self._selector(with_payload),
             with_vectors=with_vectors,
-            timeout=_whole(seconds),
+            timeout=self._whole(seconds),
         )
 
     def _count(self, condition: Condition) -> Call:
         return lambda client, seconds: then(
-            client.count(self.collection, count_filter=condition, exact=True, timeout=_whole(seconds)),
+            client.count(self.collection, condition, exact=self._counts_exactly, timeout=self._whole(seconds)),
             lambda reply: reply.count,
         )
 
     def _delete(self, condition: Condition) -> Call:
         selector = self._models.FilterSelector(filter=condition)
         return lambda client, seconds: then(
-            client.delete(self.collection, selector, wait=True, timeout=_whole(seconds)), _completed
+            client.delete(self.collection, selector, wait=True, timeout=self._whole(seconds)), _completed
         )
 
     def _drop(self) -> Call:
-        return lambda client, seconds: client.delete_collection(self.collection, timeout=_whole(seconds))
+        return lambda client, seconds: client.delete_collection(self.collection, timeout=self._whole(seconds))
 
     def _add_code_vector(self, schema: Schema) -> Operation[None]:
         """Add the named vector (server 1.18 or newer), and wait until the collection shows it and is green."""
@@ -327,7 +339,7 @@ class QdrantStore(NativeStore):
         config = m.DenseVectorNameConfig(dense=params)
         yield from self._ask(
             lambda client, seconds: client.create_vector_name(
-                self.collection, name, config, wait=True, timeout=_whole(seconds)
+                self.collection, name, config, wait=True, timeout=self._whole(seconds)
             )
         )
         yield from self._verify_code_vector()
@@ -354,23 +366,25 @@ class QdrantStore(NativeStore):
         m = self._models
         operation = m.DeletePayloadOperation(delete_payload=m.DeletePayload(keys=paths, points=ids))
         return lambda client, seconds: then(
-            client.batch_update_points(self.collection, [operation], wait=True, timeout=_whole(seconds)), _all_completed
+            client.batch_update_points(self.collection, [operation], wait=True, timeout=self._whole(seconds)),
+            _all_completed,
         )
 
     def _remove_index(self, path: str) -> Call:
         return lambda client, seconds: then(
-            client.delete_payload_index(self.collection, path, wait=True, timeout=_whole(seconds)), _completed
+            client.delete_payload_index(self.collection, path, wait=True, timeout=self._whole(seconds)), _completed
         )
 
     def _remove_vector(self, name: str) -> Call:
         return lambda client, seconds: client.delete_vector_name(
-            self.collection, name, wait=True, timeout=_whole(seconds)
+            self.collection, name, wait=True, timeout=self._whole(seconds)
         )
 
     def _index(self, path: str) -> Call:
         kind = self._models.PayloadSchemaType.FLOAT
         return lambda client, seconds: then(
-            client.create_payload_index(self.collection, path, kind, wait=True, timeout=_whole(seconds)), _completed
+            client.create_payload_index(self.collection, path, kind, wait=True, timeout=self._whole(seconds)),
+            _completed,
         )
 
 
@@ -400,8 +414,3 @@ def _check_shows(info: Any, code_field: str) -> None:
         raise StoreUnavailableError(
             f"the collection is {info.status.value} while it takes on the vector for codes: try later"
         )
-
-
-def _whole(seconds: float) -> int:
-    """Return a deadline in whole seconds, which is what requests carry: rounded down, but at least one."""
-    return max(1, math.floor(seconds + 0.01))  # a deadline that has just begun to run is still whole

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+from imrnn_vdb import IMRNNCollection
 from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection
@@ -403,6 +404,8 @@ def test_strict_mode_is_told_limit_by_limit(wire: WireServer, connection: Connec
         "max_query_limit": 50,
         "max_timeout": 5,
         "search_max_batchsize": 8,
+        "upsert_max_batchsize": 100,
+        "search_allow_exact": False,
         "max_payload_index_count": 1,
         "write_rate_limit": 600,
     }
@@ -412,14 +415,80 @@ def test_strict_mode_is_told_limit_by_limit(wire: WireServer, connection: Connec
         "candidates": "fallback",
         "deadlines": "works",
         "batches": "works",
+        "upserts": "works",
+        "exact requests": "fallback",
         "indexes": "no",
         "writes": "fallback",
     }
     assert "coarse_k" in told["candidates"].why
-    assert "timeout=5" in told["deadlines"].why
+    assert "at most 5 s" in told["deadlines"].why
     assert "--rate" in told["writes"].why
     assert info.settings["strict mode"]["max_query_limit"] == 50
     assert info.settings["factor scores without a payload index"] == "2 of 2"
+
+
+STRICT = {
+    "max_query_limit": 30,
+    "max_timeout": 2,
+    "search_allow_exact": False,
+    "upsert_max_batchsize": 40,
+    "condition_max_size": 25,
+}
+
+
+@pytest.mark.parametrize("storage", ["payload", "vector"])
+def test_requests_keep_within_strict_mode(
+    wire: WireServer, connection: Connection, rng: np.random.Generator, storage: Any
+) -> None:
+    layout = Layout("0a1b2c3d", 4, ("entity", "numeric"), code_storage=storage)
+    connection.run(store_of(connection, layout).create(DIM, Metric.COSINE))
+    wire.strict["articles"] = STRICT
+    given = points(rng, count=130)
+    connection.run(store_of(connection, layout).upsert(replace(given, payloads=[{"tenant": "a"}] * 130)))
+    wire.indexed["articles"].add("tenant")
+    for guard in (None, {"tenant": "a"}):
+
+        def fresh(guard: Any = guard) -> Store:  # knows nothing of the collection yet
+            return QdrantBackend().store(connection, "articles", layout, guard)
+
+        assert connection.run(fresh().info()).count == connection.run(fresh().count()) == 130
+        assert len(connection.run(fresh().fetch(given.ids, with_vectors=True))) == 130
+        connection.run(fresh().write_codes(given.ids, codes(130), np.full((130, 2), 0.5, np.float32)))
+        [found] = connection.run(fresh().search(np.ones((1, DIM), np.float32), 30, factor_filter=factor("entity") > 0))
+        assert len(found) == 30
+        seen, cursor = 0, None
+        while seen < 130:
+            page = connection.run(fresh().scroll(1000, cursor, with_vectors=True))
+            seen, cursor = seen + len(page.points), page.cursor
+        assert (seen, cursor) == (130, None)
+    stored = connection.run(fresh().fetch(given.ids, with_vectors=True)).vectors
+    assert connection.run(fresh().changed(given.ids, stored)) == []
+    connection.run(fresh().delete(given.ids[:60]))
+    assert connection.run(fresh().count()) == 70
+
+
+def test_windows_grow_within_strict_mode(wire: WireServer) -> None:
+    params = models.VectorParams(size=384, distance=models.Distance.COSINE)
+    wire.local.create_collection("articles", vectors_config=params)
+    table = np.random.default_rng(0).normal(size=(200, 384)).astype(np.float32)
+    wire.local.upsert("articles", [models.PointStruct(id=i, vector=row.tolist()) for i, row in enumerate(table)])
+    wire.strict["articles"] = STRICT
+    with IMRNNCollection.open(f"{wire.url}/articles", model="minilm") as articles:
+        assert articles.backfill().written == 200
+        found = articles.search(table[0], limit=5, coarse_k=10, factor_filter="match(temporal) >= 0.9")
+        assert found.growth is not None
+        assert found.growth.windows[-1] == 30
+
+
+def test_a_refused_index_ends_a_backfill_at_once(
+    wire: WireServer, connection: Connection, rng: np.random.Generator
+) -> None:
+    params = models.VectorParams(size=DIM, distance=models.Distance.COSINE)
+    wire.local.create_collection("articles", vectors_config=params)
+    connection.run(store_of(connection).upsert(points(rng, coded=False)))
+    wire.strict["articles"] = {"max_payload_index_count": 1}
+    with pytest.raises(StoreError, match="payload index"):
+        connection.run(store_of(connection).prepare_codes())
 
 
 def test_what_is_no_filter_is_told_in_one_line(store: Store) -> None:
