@@ -13,6 +13,7 @@ from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.points import Candidates, LazyRows, PointId, Points
 from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
+from imrnn_vdb_milvus.faults import NotLoadedError
 from imrnn_vdb_milvus.hits import Row
 from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, oriented, payload_of
 from imrnn_vdb_milvus.schema import Schema, Server, search_params
@@ -94,11 +95,14 @@ class SidecarSteps(MilvusSteps):
     def _search_beside(
         self, schema: Schema, question: dict[str, Any], limit: int, given: str | None
     ) -> Operation[list[Candidates]]:
-        """Search the base, then read the codes."""
+        """Search the base, then read the codes; a sidecar that was released has none, as for who opens it now."""
         params = search_params(schema, question["anns_field"], limit)
         reply = yield from self._hits(limit=limit, filter=given or "", search_params=params, **question)
         fields = [self._beside.key, self.layout.code_field]
-        codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields)
+        try:
+            codes = yield from self._codes(list({key for hits in reply for key in hits.ids}), fields)
+        except NotLoadedError:
+            codes = {}
         return [self._candidates(schema, question, hits.ids, hits.distances, hits.rows, codes) for hits in reply]
 
     def _candidates(
@@ -219,8 +223,18 @@ class SidecarSteps(MilvusSteps):
             return (yield from self._rows(schema, keys, [schema.key]))
         return {row[schema.key] for row in found}
 
+    def _shows_all(self, server: Server, schema: Schema) -> Operation[bool]:
+        """Say whether all partitions are loaded: Milvus calls a collection loaded where one of them is.
+
+        Those of a partition key are loaded together.
+        """
+        for name in [] if server.lite or schema.partition_key else (yield from self._ask("list_partitions")):
+            if (yield from self._ask("get_load_state", partition_name=name))["state"].name != "Loaded":
+                return False
+        return True
+
     def sweep(self, limit: int, cursor: Any = None) -> Operation[tuple[int, Any]]:
-        """Remove sidecar rows whose points are gone; nothing without a sidecar, or where a guard hides points."""
+        """Remove sidecar rows whose points are gone; none where a guard, or what is not loaded, hides points."""
         server, schema = yield from self._look()
         if self._sidecar is None or self._guard is not None:
             return 0, None
@@ -232,5 +246,7 @@ class SidecarSteps(MilvusSteps):
         if gone and not server.lite:  # perhaps only not seen yet
             alive = yield from self._rows(schema, gone, [schema.key], **_STRONG)
             gone = [key for key in gone if key not in alive]
+        if gone and not (yield from self._shows_all(server, schema)):
+            return 0, None
         yield from self._forget(gone)
         return len(gone), last

@@ -23,6 +23,10 @@ _BUSY = frozenset({4, _RATE_LIMIT, 11, 103, 106, 400, 401, 500, 501, 503, 601, 6
 _DUPLICATE = ("create duplicate collection", "already exist")
 
 
+class NotLoadedError(StoreError):
+    """A collection is there, and not loaded: it takes writes, but answers no reads."""
+
+
 def translate(exc: Exception) -> StoreError:
     """Translate an exception of a call to Milvus.
 
@@ -47,7 +51,7 @@ def _of_code(code: int, legacy: object, retriable: bool, text: str) -> StoreErro
     if code == _NOT_FOUND or (legacy == _LEGACY_NOT_FOUND and code <= 1):
         return CollectionNotFoundError(f"{text}: check the name, or create the collection")
     if code == _NOT_LOADED:
-        return StoreError(f"{text}: load it, for example by MilvusClient.load_collection")
+        return NotLoadedError(f"{text}: load it, for example by MilvusClient.load_collection")
     if code == _CONNECT_FAILED:
         return _unavailable(text)
     if code in _BUSY or legacy == _LEGACY_RATE_LIMIT or retriable:

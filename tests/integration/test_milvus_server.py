@@ -252,6 +252,26 @@ def test_rows_go_back_into_their_partitions(connection: Connection, client: Milv
         connection.run(store.upsert(points([2])))
 
 
+def test_codes_of_a_partition_that_is_not_loaded_stay(connection: Connection, client: MilvusClient, name: str) -> None:
+    theirs(client, name)
+    client.create_partition(name, "old")
+    vectors = points([0, 1]).vectors
+    client.insert(name, [{"key": 0, "embedding": vectors[0]}], partition_name="old")
+    client.insert(name, [{"key": 1, "embedding": vectors[1]}])
+    store = MilvusStore(name, layout())
+    connection.run(store.prepare_codes())
+    connection.run(store.write_codes([0, 1], codes(2), np.zeros((2, 1), np.float32)))
+    client.release_partitions(name, ["old"])
+    assert connection.run(store.count()) == 1
+    assert connection.run(store.sweep(100))[0] == 0
+    client.load_partitions(name, ["old"])
+    assert connection.run(store.fetch([0, 1])).codes.current.all()
+    client.delete(name, filter="key == 0")
+    connection.run(store.prepare_codes())  # which waits until that is seen
+    assert connection.run(store.sweep(100))[0] == 1
+    connection.run(store.drop())
+
+
 def test_partition_keys_are_left_to_the_server(connection: Connection, client: MilvusClient, name: str) -> None:
     tenant = {"datatype": DataType.VARCHAR, "max_length": 20, "is_partition_key": True}
     theirs(client, name, tenant=tenant)
@@ -320,6 +340,8 @@ def test_writes_reach_a_sidecar_that_is_not_loaded(connection: Connection, clien
     client.release_collection(beside)
     with pytest.raises(StoreError, match=f"{beside}.*load_collection"):
         connection.run(first.fetch([0]))
+    [found] = connection.run(first.search(np.ones((1, DIM), np.float32), 2))  # the database's order, and no error
+    assert found.codes.status.tolist() == [1, 1]
     second = MilvusStore(name, layout())
     assert connection.run(second.fetch([0, 1])).codes.status.tolist() == [1, 1]
     other = Codes(np.full((1, 3), 0.75, np.float32), np.ones(1, np.float32), np.zeros(1, np.uint8))
