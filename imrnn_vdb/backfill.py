@@ -33,6 +33,8 @@ MAX_FAILURES = 1_000
 """Failed points that a report lists; all are counted."""
 _BATCH_BYTES = 8 * 1024 * 1024
 _ROUNDS = 3
+_REFUSED = 20
+"""So many points of a batch, from its first on, are refused for one reason: then it is not about single points."""
 
 
 class BackfillKeywords(TypedDict, total=False):
@@ -180,10 +182,11 @@ class Filler:
             return report + BackfillReport(written=len(wanted.ids))
         written: set[PointId] = set()
         for _ in range(_ROUNDS):
-            failures = yield from self._write(wanted, 0, len(wanted.ids))
+            failures: list[FailedPoint] = []
+            yield from self._write(wanted, 0, len(wanted.ids), failures)
             lost = {failure.id for failure in failures}
             written |= set(wanted.ids) - lost
-            report += BackfillReport(failed=len(failures), failures=failures)
+            report += BackfillReport(failed=len(failures), failures=tuple(failures))
             if self.options.in_place:  # nobody else writes
                 return report + BackfillReport(written=len(written))
             wanted = yield from self._changed(wanted, lost)
@@ -207,10 +210,10 @@ class Filler:
         yield from self.store.forget_codes([value for value in ids if value not in alive])
         return plan(self.space, self.metric, again if parts else replace(again, **_written(wanted, again.ids)))
 
-    def _write(self, wanted: Plan, start: int, end: int) -> Operation[tuple[FailedPoint, ...]]:
+    def _write(self, wanted: Plan, start: int, end: int, failures: list[FailedPoint]) -> Operation[None]:
         """Write codes; where the database refuses, halve until the points it refuses stand alone."""
         if start == end:
-            return ()
+            return
         rows = np.arange(start, end)
         try:
             part = wanted.codes.take(rows), wanted.scores[rows], wanted.lacking[rows]
@@ -219,12 +222,13 @@ class Filler:
             if isinstance(exc, UnsupportedError) or (isinstance(exc, StoreError) and exc.transient):
                 raise  # it is not about single points
             if end - start == 1:
-                return (FailedPoint(wanted.ids[start], str(exc)),)
+                failures.append(FailedPoint(wanted.ids[start], str(exc)))
+                if len(failures) == end == _REFUSED and len({failure.reason for failure in failures}) == 1:
+                    raise
+                return
             middle = (start + end) // 2
-            first = yield from self._write(wanted, start, middle)
-            second = yield from self._write(wanted, middle, end)
-            return first + second
-        return ()
+            yield from self._write(wanted, start, middle, failures)
+            yield from self._write(wanted, middle, end, failures)
 
     def sweep(self, cursor: Any) -> Operation[tuple[int, Any]]:
         """Remove codes that points left behind."""

@@ -112,6 +112,16 @@ def test_a_batch_may_be_refused_as_a_whole(store: MemoryStore) -> None:
     assert (report.seen, report.written, report.failed, report.unsettled) == (10, 0, 10, 0)
 
 
+def test_what_is_refused_for_every_point_is_told_once(store: MemoryStore) -> None:
+    """A disk that is full, a quota, a key that may not write: halving each batch would take an age."""
+    store.vectors = dict.fromkeys(range(500), store.vectors[0])
+    store.refused = set(store.vectors)
+    with pytest.raises(StoreError, match="refused"):
+        fill(store)
+    store.refused = set(range(1, 500))
+    assert fill(store).failed == 499
+
+
 def test_a_database_that_is_gone_ends_the_backfill(store: MemoryStore) -> None:
     store.refused, store.error = {3}, StoreUnavailableError("gone")
     with pytest.raises(StoreUnavailableError):
