@@ -19,6 +19,8 @@ from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier
 DYNAMIC_FIELD = "$meta"
 KEY_NAME, BASE_NAME = "id", "vector"
 MAX_KEY_BYTES = 512
+MAX_FIELDS = 64
+"""Fields that a server allows in a collection, unless it is configured otherwise."""
 CODE_COLUMN_BYTES = 4096
 """Room for float32 codes of far more factors than there are; a limit, not what a row costs."""
 
@@ -279,8 +281,8 @@ def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout, key_byt
         schema.add_field(layout.code_field, types.FLOAT_VECTOR, dim=layout.code_width)
     else:
         schema.add_field(layout.code_field, types.VARCHAR, max_length=CODE_COLUMN_BYTES)
-    for name in layout.factor_names:
-        if is_identifier(layout.factor_field(name)):  # other names get keys in the dynamic field
+    for name in layout.factor_names:  # others get keys in the dynamic field
+        if is_identifier(layout.factor_field(name)) and len(schema.fields) < MAX_FIELDS:
             schema.add_field(layout.factor_field(name), types.FLOAT)
     return schema
 

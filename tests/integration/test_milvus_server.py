@@ -233,6 +233,21 @@ def test_codes_in_a_collection_of_theirs(connection: Connection, client: MilvusC
     assert connection.run(store.count()) == 6
 
 
+def test_more_factors_than_a_collection_has_fields(connection: Connection, client: MilvusClient, name: str) -> None:
+    names = tuple(f"f{number}" for number in range(70))
+    theirs(client, name)
+    client.insert(name, [{"key": key, "embedding": row} for key, row in enumerate(points([0, 1]).vectors)])
+    store = MilvusStore(name, layout(factor_names=names))
+    connection.run(store.prepare_codes())
+    scores = np.repeat(np.array([[0.25], [0.75]], np.float32), 70, axis=1)
+    connection.run(store.write_codes([0, 1], codes(2), scores))
+    np.testing.assert_array_equal(connection.run(store.fetch([0, 1])).factor_scores, scores)
+    both = (factor("f0") > 0.5) & (factor("f69") > 0.5)
+    [found] = connection.run(store.search(np.ones((1, DIM), np.float32), 2, factor_filter=both))
+    assert found.ids == [1]
+    connection.run(store.drop())
+
+
 def test_rows_go_back_into_their_partitions(connection: Connection, client: MilvusClient, name: str) -> None:
     theirs(client, name)
     client.create_partition(name, "old")
