@@ -30,6 +30,8 @@ IDS_PER_CALL = 2_000
 LOOK_AGAIN_S = 5.0
 """After so long, a read looks again: another process may have moved the alias, made the collection anew, or filled a
 sidecar that was not there."""
+ALL_CELLS = 65_536
+"""As many cells as an index can have."""
 LITE_UNFLUSHED_ROWS = 256
 """Rows that a search in Milvus Lite may find unflushed; unknown at first, as an earlier process may have left some."""
 _READS = frozenset({SEARCH, "query", "delete"})
@@ -191,8 +193,16 @@ class MilvusSteps(Store):
         return (yield from self._about(self._name, method, **arguments))
 
     def _hits(self, **question: Any) -> Operation[list[Hits]]:
-        """Search this collection; one entry a query."""
+        """Search this collection; one entry a query.
+
+        An index of cells finds what matches a filter in the cells that it visits alone. Where that is too little, it
+        visits them all, which costs the less the fewer points match.
+        """
         hits: list[Hits] = yield from self._ask(SEARCH, **question)
+        how = question["search_params"]
+        if "nprobe" in how["params"] and any(len(found.ids) < question["limit"] for found in hits):
+            question["search_params"] = {**how, "params": {"nprobe": ALL_CELLS}}
+            hits = yield from self._ask(SEARCH, **question)
         return hits
 
     def _about(self, name: str, method: str, **arguments: Any) -> Operation[Any]:

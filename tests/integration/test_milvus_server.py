@@ -397,6 +397,8 @@ def test_cells_of_an_index_fill_a_window(connection: Connection, client: MilvusC
     client.load_collection(name)
     [found] = connection.run(MilvusStore(name, layout()).search(vectors[:1], 4_000))
     assert len(found) == 4_000
+    [found] = connection.run(MilvusStore(name, layout()).search(vectors[:1], 100, "key % 100 == 7"))
+    assert len(found) == 60  # of all cells, where those near the query hold too few
 
 
 @pytest.fixture
