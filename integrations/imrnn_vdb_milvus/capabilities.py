@@ -95,9 +95,12 @@ def _recall(server: Server, schema: Schema, growing: int) -> Capability:
             "large windows leave points out until they are flushed (flush() of your client) and indexed, seconds later"
         )
         return Capability(name, "fallback", why)
-    graphs = [field for field, kind in schema.index_types.items() if kind.startswith("HNSW")]
-    if server.lite and graphs:
-        why = f"Milvus Lite's HNSW leaves some points of small collections out ({', '.join(graphs)}): use FLAT there"
+    partial = [field for field, kind in schema.index_types.items() if kind.startswith(("HNSW", "IVF"))]
+    if server.lite and partial:  # 3.2 passes no parameters of a search on to its indexes
+        why = (
+            "Milvus Lite's HNSW leaves some points of small collections out, and its IVF looks into 10 cells, whatever "
+            f"is asked for ({', '.join(partial)}): use FLAT there"
+        )
         return Capability(name, "fallback", why)
     return Capability(name, "works", "as far as the index of the vector field is exact")
 

@@ -318,12 +318,15 @@ def test_small_collections_of_ours_are_searched_exactly(connection: Connection) 
         assert sorted(found.ids) == list(range(60))
 
 
-def test_doctor_is_told_of_graphs_that_leave_points_out(client: MilvusClient, connection: Connection) -> None:
+@pytest.mark.parametrize(("index", "params"), [("HNSW", {"M": 16, "efConstruction": 200}), ("IVF_FLAT", {"nlist": 64})])
+def test_doctor_is_told_of_indexes_that_leave_points_out(
+    client: MilvusClient, connection: Connection, index: str, params: dict[str, int]
+) -> None:
     schema = MilvusClient.create_schema(enable_dynamic_field=True)
     schema.add_field("key", DataType.INT64, is_primary=True)
     schema.add_field("embedding", DataType.FLOAT_VECTOR, dim=2)
     indexes = MilvusClient.prepare_index_params()
-    indexes.add_index("embedding", index_type="HNSW", metric_type="IP", params={"M": 16, "efConstruction": 200})
+    indexes.add_index("embedding", index_type=index, metric_type="IP", params=params)
     client.create_collection("docs", schema=schema, index_params=indexes)
     statuses = {item.name: item.status for item in connection.run(store(connection).info()).capabilities}
     assert statuses["every point can be found"] == "fallback"
