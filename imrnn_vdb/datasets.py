@@ -250,7 +250,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     for number, line in read_lines(path):
         try:
             yield number, json.loads(line)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise InvalidInputError(f"{path}, line {number}: not JSON ({exc})") from exc
 
 

@@ -150,6 +150,7 @@ class TransformerEncoder:
         self.config = config
         self.device = device
         self.batch_size = batch_size
+        self._tokenizing = threading.Lock()  # a tokenizer keeps padding and truncation, and changes them in a call
         location, local = resolve_model(config.model)
         self._files = ModelFiles(location) if Path(location).is_dir() else None
         try:
@@ -203,9 +204,7 @@ class TransformerEncoder:
                 "fast tokenizer"
             )
         prefix = self.config.query_prefix if query else self.config.passage_prefix
-        batch = self._tokenizer(
-            [prefix + text], truncation=True, max_length=self.config.max_length, return_tensors="pt"
-        ).to(self.device)
+        batch = self._tokens([prefix + text])
         with torch.inference_mode():
             states = self._model(**batch).last_hidden_state[0].float()
         states = states / len(states)
@@ -226,12 +225,16 @@ class TransformerEncoder:
                     advance(len(rows))
         return vectors
 
+    def _tokens(self, texts: list[str]) -> Any:
+        with self._tokenizing:
+            return self._tokenizer(
+                texts, padding=True, truncation=True, max_length=self.config.max_length, return_tensors="pt"
+            ).to(self.device)
+
     def _forward(self, texts: list[str]) -> Any:
         import torch
 
-        batch = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self.config.max_length, return_tensors="pt"
-        ).to(self.device)
+        batch = self._tokens(texts)
         states = self._model(**batch).last_hidden_state
         if self.config.pooling == "cls":
             pooled = states[:, 0]
@@ -242,7 +245,7 @@ class TransformerEncoder:
 
 
 def as_encoder(value: object) -> Encoder:
-    """Accept an encoder, an encoder's configuration, or any callable from texts to vectors.
+    """Accept an encoder, its configuration, the name of a model, or any callable from texts to vectors.
 
     Raises
     ------

@@ -99,6 +99,6 @@ def _authority(authority: str) -> tuple[str, int | None]:
     host, colon, port = authority.rpartition(":") if authority.rfind(":") > bracket else (authority, "", "")
     if not colon:
         return authority.strip("[]"), None
-    if not port.isdigit() or not 0 < int(port) < 65536:
+    if not port.isdecimal() or not 0 < int(port) < 65536:
         raise InvalidInputError(f"{port!r} is no port: a number from 1 to 65535 follows the host's colon")
     return host.strip("[]"), int(port)

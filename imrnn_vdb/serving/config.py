@@ -294,7 +294,7 @@ def load_config(path: str | Path) -> ServiceConfig:
 def split_address(address: str) -> tuple[str, int]:
     """Split ``HOST:PORT``; `InvalidInputError` if it is not that."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
         raise InvalidInputError(f"{address!r} is no address: write HOST:PORT, such as 127.0.0.1:50061")
     return host, int(port)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.datasets import Qrels, check_grades, read_lines
+from imrnn_vdb.datasets import Qrels, check_grades, read_json_lines, read_lines
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, possible_ids
@@ -89,9 +88,8 @@ def read_queries(path: Path) -> Queries:
     """
     texts: dict[str, str] = {}
     vectors: dict[str, FloatArray] = {}
-    for number, line in read_lines(path):
+    for number, row in read_json_lines(path):
         try:
-            row = json.loads(line)
             if "vector" in row:
                 vectors[str(row["_id"])] = np.asarray(row["vector"], np.float32)
             else:

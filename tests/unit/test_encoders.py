@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -157,3 +158,18 @@ def test_a_missing_extra_is_named():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert "pip install 'imrnn-vdb[encoders]'" in done.stderr
+
+
+def test_threads_may_encode_and_take_apart_at_once(tmp_path):
+    save_tiny(tmp_path, 0)
+    encoder, alone = (TransformerEncoder(EncoderConfig(str(tmp_path))) for _ in range(2))
+    expected, apart = alone.encode_queries(TEXTS), alone.token_states(TEXTS[0]).states
+
+    def work(turn: int) -> None:
+        if turn % 2:
+            np.testing.assert_allclose(encoder.token_states(TEXTS[0]).states, apart, atol=1e-5)
+        else:
+            np.testing.assert_allclose(encoder.encode_queries(TEXTS), expected, atol=1e-5)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(200)))

@@ -182,6 +182,8 @@ def test_query_and_triple_files_are_read(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("nonsense\n", "line 1"),
+        ("7\n", "line 1"),
+        ("[" * 200_000, "line 1"),
         ('{"_id": 1}\n', "line 1"),
         ('{"_id": 1, "text": "a"}\n{"_id": 2, "vector": [1]}', "mixes"),
     ],

@@ -40,6 +40,7 @@ def test_urls_are_parsed(url, parsed):
         "q!:a/b",
         "qdrant://host:99999/a",
         "qdrant://host:x/a",
+        "qdrant://host:²/a",
         "milvus://host:19530/database/a",
     ],
 )
