@@ -67,8 +67,8 @@ class IMRNNCollection(Shell):
             A checkpoint: loaded, or a folder, a shipped name, or a Hugging Face repo id.
         options
             ``encoder=None, vector_name="", text_field="text", timeout=10.0, attempts=4, device="cpu",
-            precision="float32", code_dtype="float16", guard=None, modulation_timeout=None, observer=None,
-            api_key=None, tls=None``; see :class:`imrnn_vdb.options.Settings`.
+            precision="float32", code_dtype="float16", guard=None, modulation_timeout=None, audit=None,
+            observer=None, api_key=None, tls=None``; see :class:`imrnn_vdb.options.Settings`.
 
         Raises
         ------

@@ -20,14 +20,14 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
 from imrnn_vdb.completing import complete_pages
 from imrnn_vdb.connection import Operation
-from imrnn_vdb.encoders import Encoder, as_encoder
+from imrnn_vdb.encoders import AnyEncoder, Encoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import as_filter
 from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.hints import Hints
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric, base_scores
-from imrnn_vdb.options import AnyEncoder, RerankOptions, SearchRequest
+from imrnn_vdb.options import RerankOptions, SearchRequest
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_ids

@@ -100,6 +100,8 @@ class EncoderConfig:
 
 
 MINILM = EncoderConfig("minilm")
+AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
+"""What :func:`as_encoder` takes."""
 
 
 class CallableEncoder:
@@ -244,7 +246,7 @@ class TransformerEncoder:
         return torch.nn.functional.normalize(pooled, dim=-1) if self.config.normalize else pooled
 
 
-def as_encoder(value: object) -> Encoder:
+def as_encoder(value: AnyEncoder) -> Encoder:
     """Accept an encoder, its configuration, the name of a model, or any callable from texts to vectors.
 
     Raises

@@ -5,19 +5,17 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, cast
 
-import numpy.typing as npt
-
 from imrnn_vdb.audit import AuditLog, as_audit_log
 from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype
-from imrnn_vdb.encoders import Encoder, EncoderConfig
+from imrnn_vdb.encoders import AnyEncoder
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import as_filter
 from imrnn_vdb.filters import FactorFilter, focused_on
@@ -36,7 +34,6 @@ DEFAULT_COARSE_K = 100
 API_KEY_VARIABLE = "IMRNN_API_KEY"
 
 Model = str | Path | IMRNNModel
-AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
 
 
 class CommonOptions(TypedDict, total=False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
@@ -45,7 +45,9 @@ Query = str | npt.ArrayLike
 
 
 class _Caller:
-    """What both clients share: how requests are written and errors read."""
+    """What both clients share: how they connect, how requests are written and errors read."""
+
+    _grpc: ClassVar[Any]
 
     def __init__(
         self,
@@ -66,6 +68,11 @@ class _Caller:
         wanted = any(file is not None for file in files) or (bool(token) and not is_this_machine(host))
         encrypted = tls if tls is not None else wanted
         self._credentials = channel_credentials(*files) if encrypted else None
+        if self._credentials is None:
+            self._channel = self._grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        else:
+            self._channel = self._grpc.secure_channel(target, self._credentials, options=_CHANNEL_OPTIONS)
+        self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.target!r})"
@@ -161,13 +168,7 @@ class ServiceClient(_Caller):
     ...         print(result.rank, result.id, result.score)
     """
 
-    def __init__(self, target: str, **options: Any) -> None:
-        super().__init__(target, **options)
-        if self._credentials is None:
-            self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.secure_channel(target, self._credentials, options=_CHANNEL_OPTIONS)
-        self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
+    _grpc = grpc
 
     def search(
         self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[ServiceOptions]
@@ -298,13 +299,7 @@ class ServiceClient(_Caller):
 class AsyncServiceClient(_Caller):
     """The asynchronous twin of :class:`ServiceClient`: the same methods, parameters and errors, awaited."""
 
-    def __init__(self, target: str, **options: Any) -> None:
-        super().__init__(target, **options)
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        else:
-            self._channel = grpc.aio.secure_channel(target, self._credentials, options=_CHANNEL_OPTIONS)
-        self._stub: Any = RetrievalStub(self._channel)  # type: ignore[no-untyped-call]
+    _grpc = grpc.aio
 
     async def search(
         self, collection: str, query: Query, *, request_id: str | None = None, **options: Unpack[ServiceOptions]

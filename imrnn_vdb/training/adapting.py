@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import paired_test
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace, complete_basis
 from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import MIN_QUERIES, Choice, FloatTable, served_ndcg
+from imrnn_vdb.training.selection import Choice, FloatTable, check_enough, served_ndcg
 from imrnn_vdb.training.settings import Progress, Reporter, TrainingSettings
 from imrnn_vdb.training.starting import eigenvectors
 from imrnn_vdb.training.update import fit_update, plain_modulator, see, with_adapter
@@ -142,9 +141,7 @@ class AdapterTrainer:
             If there are too few labelled queries.
         """
         n, count = len(self._examples), self._settings.folds or 0
-        least = max(count, MIN_QUERIES)
-        if n < least:
-            raise InvalidInputError(f"training needs at least {least} labelled queries, there are {n}")
+        check_enough(n, count)
         fold = torch.from_numpy(np.random.default_rng(self._settings.seed).permutation(n) % count)
         after = np.zeros(n)
         for part in range(count):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.datasets import Dataset, load_dataset
-from imrnn_vdb.encoders import Encoder, EncoderConfig, TransformerEncoder, as_encoder
+from imrnn_vdb.encoders import AnyEncoder, Encoder, EncoderConfig, TransformerEncoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
@@ -30,7 +29,6 @@ from imrnn_vdb.training.trainer import Trainer
 from imrnn_vdb.training.update import plain_modulator
 
 Data = str | Path | Dataset | EmbeddedDataset
-AnyEncoder = Encoder | EncoderConfig | Callable[[list[str]], npt.ArrayLike] | str
 EVIDENCE_KEY, _PRIOR_KEY = "training", "prior"
 _TOLERATED_LOSS = 0.01
 _PENALTY, _KEPT_PENALTY = 60.0, 20.0

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import PairedTest, paired_test
 from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import Network
@@ -16,7 +17,7 @@ from imrnn_vdb.training.network import Network
 SHRINKAGES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 THRESHOLDS = (-1.0, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8)
 SIGNIFICANCE = 0.05
-MIN_QUERIES = 10
+_MIN_QUERIES = 10
 
 FloatTable = npt.NDArray[np.float64]
 IntTable = npt.NDArray[np.int64]
@@ -88,6 +89,13 @@ class Folds:
 
     of: IntTable
     new_topic: npt.NDArray[np.bool_]
+
+
+def check_enough(queries: int, folds: int) -> None:
+    """Raise `InvalidInputError` if there are too few labelled queries for a cross-validation, or for the gate."""
+    least = max(folds, _MIN_QUERIES)
+    if queries < least:
+        raise InvalidInputError(f"training needs at least {least} labelled queries, there are {queries}")
 
 
 def make_folds(examples: Examples, count: int, seed: int) -> Folds:
@@ -181,7 +189,7 @@ def choose(
         honest[rows] = _under(held, setting, thresholds)[rows]
     epoch, shrinkage, threshold = _best(held, folds.new_topic, np.ones(len(base), bool), thresholds)
     test = paired_test(honest - base)
-    better = len(base) >= MIN_QUERIES and shrinkage > 0 and test.difference > 0 and test.p_value < SIGNIFICANCE
+    better = shrinkage > 0 and test.difference > 0 and test.p_value < SIGNIFICANCE
     new = (honest - base)[folds.new_topic]
     return Choice(
         epochs=epoch + 1,
@@ -189,7 +197,7 @@ def choose(
         threshold=thresholds[threshold],
         base=float(base.mean()),
         modulated=float(honest.mean()),
-        new_topic_difference=float(new.mean()) if len(new) else 0.0,
+        new_topic_difference=float(new.mean()) if len(new) else None,
         test=test,
         better=better,
     )

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.training.examples import Examples
@@ -20,11 +19,11 @@ from imrnn_vdb.training.loop import make_optimizer, run_epochs
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.resume import Journal, pack, unpack
 from imrnn_vdb.training.selection import (
-    MIN_QUERIES,
     SHRINKAGES,
     Choice,
     FloatTable,
     HeldOut,
+    check_enough,
     choose,
     make_folds,
     shrunk_ndcg,
@@ -94,9 +93,7 @@ class Trainer:
             If there are too few labelled queries.
         """
         n, settings = len(self._examples), self._settings
-        least = max(self._folds, MIN_QUERIES)
-        if n < least:
-            raise InvalidInputError(f"training needs at least {least} labelled queries, there are {n}")
+        check_enough(n, self._folds)
         folds = make_folds(self._examples, self._folds, settings.seed)
         fold = torch.from_numpy(folds.of)
         left = self._journal.load()
