@@ -13,6 +13,7 @@ from imrnn_vdb.evaluation import evaluate
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.training.adapting import AdapterTrainer, KeptSpace
 from imrnn_vdb.training.api import train, verdict
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 from imrnn_vdb.training.examples import Examples, make_examples
@@ -176,6 +177,16 @@ def test_the_gate_holds_without_a_signal(queries: int) -> None:
     """Of models trained on noise, seeds 0-5, at most one may pass a test with an error of 5 %."""
     active = [train(synthetic(queries, signal=False, seed=seed), settings=FEW).active for seed in range(6)]
     assert sum(active) <= 1
+
+
+def test_what_is_surely_worse_does_not_pass_the_gate() -> None:
+    examples, settings = make_examples(synthetic(20), "train", 40), FEW.for_queries(20)
+    space = starting_space(examples, settings, None)
+    way = KeptSpace(examples, space, plain_modulator(space.num_factors, FeedbackPrior()), PENALTY)
+    choice = AdapterTrainer(examples, settings, way, np.full(20, 2.0)).run()[2]  # no ranking reaches 2
+    assert choice.test.difference < 0
+    assert choice.test.p_value < 0.01
+    assert not choice.better
 
 
 def test_in_a_kept_space_the_prior_stays_too_and_no_recurrence_is_needed() -> None:

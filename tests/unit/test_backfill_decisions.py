@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from factory import DIM, NAMES, make_space
-from imrnn_vdb.backfill import BackfillOptions, BackfillReport, Filler, Pace, backfill_script
-from imrnn_vdb.backfill_plan import fresh_codes, plan
+from imrnn_vdb.backfill import MAX_FAILURES, BackfillOptions, BackfillReport, Filler, Pace, backfill_script
+from imrnn_vdb.backfill_plan import FailedPoint, fresh_codes, plan
 from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError, StoreError, StoreUnavailableError, UnsupportedError
@@ -229,6 +229,38 @@ def test_a_score_is_that_of_the_code_which_lies_beside_it(space: FactorSpace, rn
     wanted = plan(space, Metric.COSINE, Points(ids, moved, payloads, before, scores))
     assert (np.abs(wanted.scores - scores[wanted.ids]) < 1e-3).any()
     np.testing.assert_array_equal(wanted.lacking[:, 1:], (wanted.scores != scores[wanted.ids]))
+
+
+def test_a_vector_of_another_length_needs_another_code_where_the_length_counts(space: FactorSpace) -> None:
+    vectors = np.eye(2, DIM, dtype=np.float32)
+    for metric, needed in ((Metric.DOT, [1]), (Metric.COSINE, [])):
+        codes = fresh_codes(space, metric, vectors)
+        stored = Points([0, 1], vectors * [[1], [2]], [{}] * 2, codes, space.factor_scores(codes.directions))
+        assert plan(space, metric, stored).ids == needed
+
+
+def test_a_stored_score_that_is_not_what_the_code_gives_is_written_again(space: FactorSpace) -> None:
+    codes = fresh_codes(space, Metric.COSINE, np.eye(2, DIM))
+    scores = space.factor_scores(codes.directions)
+    stored = scores.copy()
+    stored[1, 0] += 0.01
+    wanted = plan(space, Metric.COSINE, Points([0, 1], np.eye(2, DIM, dtype=np.float32), [{}] * 2, codes, stored))
+    assert wanted.ids == [1]
+    np.testing.assert_array_equal(wanted.scores, scores[1:])
+
+
+def test_all_failures_are_counted_and_the_first_are_listed() -> None:
+    many = tuple(FailedPoint(key, "refused") for key in range(600))
+    report = BackfillReport(failed=600, failures=many) + BackfillReport(failed=600, failures=many)
+    assert (report.failed, len(report.failures)) == (1200, MAX_FAILURES)
+
+
+def test_a_point_that_lacks_a_score_and_is_refused_is_tried_once(store: MemoryStore) -> None:
+    fill(store)
+    store.without_score, store.refused, store.written = {2, 3}, {3}, []
+    report = fill(store)
+    assert (report.written, report.failed, [failure.id for failure in report.failures]) == (1, 1, [3])
+    assert store.written == [[2]]
 
 
 def test_a_code_that_goes_while_its_new_score_is_written_is_written_again(store: MemoryStore) -> None:

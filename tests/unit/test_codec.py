@@ -156,3 +156,19 @@ def test_one_step_for_all_and_one_by_one_read_the_same(dtype, spoilt, rng):
         np.testing.assert_array_equal(together.directions[row], alone.directions[0])
         assert together.status[row] == alone.status[0]
     assert together.current.sum() == (9 if spoilt == "none" else 8)
+
+
+@pytest.mark.parametrize("norm", [-1.0, np.inf, np.nan])
+def test_a_norm_that_no_vector_has_is_damage(norm):
+    codes = codes_of(np.full((2, 8), 0.1), [1.0, norm])
+    for read in (decode_texts(encode_texts(codes, SPACE), SPACE, 8), decode_rows(encode_rows(codes).tolist(), 8)):
+        assert read.status.tolist() == [CodeStatus.CURRENT, CodeStatus.MALFORMED]
+        assert read.norms.tolist() == [1, 0]
+        assert not read.directions[1].any()
+
+
+def test_texts_of_other_lengths_are_not_read_as_one():
+    whole = "".join(encode_texts(codes_of(np.full((2, 8), 0.1)), SPACE))
+    half = len(whole) // 2
+    read = decode_texts([whole[: half + 4], whole[half + 4 :]], SPACE, 8)
+    assert read.status.tolist() == [CodeStatus.MALFORMED, CodeStatus.OTHER_SPACE]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 
@@ -15,6 +16,7 @@ from imrnn_vdb.filters import (
     Or,
     about_documents,
     factor_names,
+    focused_on,
     matches,
 )
 
@@ -37,6 +39,15 @@ def test_conditions_on_matches():
             match("entity").in_top(count)
     with pytest.raises(InvalidInputError, match="a contribution is finite"):
         _ = match("entity") > float("nan")
+
+
+def test_a_factor_that_did_not_raise_the_score_is_never_among_the_top():
+    parts = {"entity": np.array([0.0, -0.1, 0.1]), "numeric": np.array([-0.2, -0.2, -0.2])}
+    assert matches(match("entity").in_top(1), {}, parts).tolist() == [False, False, True]
+
+
+def test_only_means_the_upper_half_and_the_top_three():
+    assert focused_on("entity") == (factor("entity") >= 0.5) & match("entity").in_top(3)
 
 
 def test_operators_build_the_tree():

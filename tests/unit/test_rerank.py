@@ -84,6 +84,10 @@ def test_candidates_without_a_code_are_counted_and_keep_their_score(fetched):
     [found] = rerank(collection.model, Metric.COSINE, queries[:1], [replace(batch[0], codes=codes)], request)
     assert found.unusable == {"missing": 3, "other_space": 1}
     assert {r.id for r in found if r.score == r.base_score and not r.modulated} == {0, 1, 2, 3}
+    for everything in (~(factor("entity") > 1), ~(match("entity") > 1e9)):  # but what has no code matches no filter
+        request = SearchRequest(limit=POINTS, coarse_k=POINTS, factor_filter=everything)
+        [found] = rerank(collection.model, Metric.COSINE, queries[:1], [replace(batch[0], codes=codes)], request)
+        assert {r.id for r in found} == set(range(4, POINTS))
 
 
 def test_what_needs_a_database_and_what_makes_no_sense_is_refused(fetched):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from factory import make_space
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.scoring import base_cosines, breaks_bound, row_products, score_candidates
+from imrnn_vdb.scoring import base_cosines, breaks_bound, ranking, row_products, score_candidates
 
 FACTORABLE = [metric for metric in Metric if metric.factorable]
 
@@ -135,3 +135,26 @@ def test_a_code_that_breaks_cauchy_schwarz_is_found_and_a_true_one_never_is(rng)
     assert not breaks_bound(unit @ unit[0], row_products(query, half)).any()
     foreign = np.roll(codes.directions, 1, axis=0)  # every code now belongs to another vector
     assert breaks_bound(unit @ unit[0], row_products(query, foreign)).mean() > 0.2
+
+
+def test_the_bound_is_that_of_cauchy_and_schwarz_on_both_sides():
+    products = row_products([0.6, 0.0], [[0.8, 0.0]] * 4)  # 0.48 inside; outside at most 0.8 * 0.6 either way
+    cosines = np.array([0.96 + 0.004, 0.96 + 0.006, -0.004, -0.006])
+    assert breaks_bound(cosines, products).tolist() == [False, True, False, True]
+
+
+def test_codes_that_rounding_made_longer_than_their_vectors_leave_no_room_outside():
+    for query, candidate in (([1.0001], [0.5]), ([0.5], [1.0001]), ([1.2], [1.2])):
+        inside = query[0] * candidate[0]
+        found = breaks_bound(np.array([inside, inside - 0.4]), row_products(query, [candidate] * 2))
+        assert found.tolist() == [False, True]
+
+
+def test_a_vector_that_is_moved_to_nothing_has_a_finite_score():
+    codes = ([1.0001], [[1.0001], [0.5]], [0.0], [[0.0], [0.0]])
+    assert np.isfinite(score_candidates(Metric.COSINE, [1.0, 0.5], codes, (1.0, [1.0, 1.0])).scores).all()
+
+
+def test_ties_go_to_the_better_base_rank_in_whatever_order_candidates_come():
+    ranks = np.random.default_rng(0).permutation(40) + 1
+    assert ranks[ranking(ranks, np.zeros(40))].tolist() == list(range(1, 41))

@@ -200,3 +200,39 @@ def test_a_gain_that_costs_new_topics_is_limited_to_familiar_queries() -> None:
     assert choice.threshold == 0.6
     assert choice.new_topic_difference == 0.0
     assert choice.modulated == pytest.approx(0.6)
+
+
+def test_what_is_better_only_where_it_was_chosen_is_not_better() -> None:
+    fold = np.arange(40) % 2
+    table = np.full((1, 3, 40), 0.5)
+    table[0, 1] += np.where(fold == 0, 0.3, -0.2)
+    table[0, 2] += np.where(fold == 1, 0.3, -0.2)
+    choice = choose(HeldOut(table, np.ones((1, 40))), Folds(fold, np.zeros(40, bool)), (0.0, 0.125, 0.25), (-1.0,))
+    assert choice.shrinkage > 0
+    assert choice.test.difference == pytest.approx(-0.2)
+    assert choice.test.p_value < 0.05
+    assert not choice.better
+    assert choice.new_topic_difference is None
+
+
+@pytest.mark.parametrize(
+    ("known", "new", "shrinkage"),
+    [
+        (0.1, [-0.03, -0.03], 0.0),  # the mean is 0.035, and a loss on new topics counts three times
+        (0.1, [-0.01, -0.01], 0.125),
+        (0.01, [0.2, -0.2], 0.0),  # half the standard error on new topics, 0.014, is above the mean of 0.005
+        (0.04, [0.2, -0.2], 0.125),
+    ],
+)
+def test_a_setting_is_worth_its_mean_and_what_it_surely_does_on_new_topics(known, new, shrinkage) -> None:
+    table = np.full((1, 2, 100), 0.5)
+    table[0, 1] += [*new * 25, *[known] * 50]
+    folds = Folds(np.arange(100) // 2 % 2, np.arange(100) < 50)
+    assert choose(HeldOut(table, np.ones((1, 100))), folds, (0.0, 0.125), (-1.0,)).shrinkage == shrinkage
+
+
+def test_large_changes_are_not_believed_on_few_labels() -> None:
+    table = 0.5 + 0.1 * np.array([0.0, 0.25, 0.5, 0.75])[None, :, None] * np.ones((1, 1, 100))
+    folds = Folds(np.arange(100) % 2, np.zeros(100, bool))
+    held = HeldOut(table, np.ones((1, 100)))
+    assert choose(held, folds, (0.0, 0.25, 0.5, 0.75), (-1.0,)).shrinkage == 0.5  # 100 / (100 + 100)
