@@ -168,7 +168,7 @@ def test_a_norm_that_no_vector_has_is_damage(norm):
 
 
 def test_texts_of_other_lengths_are_not_read_as_one():
-    whole = "".join(encode_texts(codes_of(np.full((2, 8), 0.1)), SPACE))
-    half = len(whole) // 2
-    read = decode_texts([whole[: half + 4], whole[half + 4 :]], SPACE, 8)
-    assert read.status.tolist() == [CodeStatus.MALFORMED, CodeStatus.OTHER_SPACE]
+    first, *others = encode_texts(codes_of(np.full((3, 8), 0.1)), SPACE)
+    joined, cut = "".join(others), len(first) + 4
+    read = decode_texts([first, joined[:cut], joined[cut:]], SPACE, 8)
+    assert read.status.tolist() == [CodeStatus.CURRENT, CodeStatus.MALFORMED, CodeStatus.OTHER_SPACE]

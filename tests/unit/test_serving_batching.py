@@ -82,3 +82,17 @@ async def test_who_leaves_is_forgotten_and_a_batch_that_all_left_is_cancelled():
     assert await tasks[2] == 30
     with pytest.raises(asyncio.CancelledError):
         await tasks[0]
+
+
+async def test_a_batch_is_cancelled_when_its_last_caller_leaves_and_not_before():
+    recorder = Recorder()
+    batcher = Batcher(recorder.run, wait_s=0.001)
+    tasks = await started(batcher, ("a", 1), ("a", 2), ("a", 3))
+    await asyncio.sleep(0.02)
+    assert recorder.batches == [("a", [1]), ("a", [2, 3])]
+    for left, cancelled in ((1, 0), (2, 1)):
+        tasks[left].cancel()
+        await asyncio.sleep(0.01)
+        assert recorder.cancelled == cancelled
+    recorder.gate.set()
+    assert await tasks[0] == 10

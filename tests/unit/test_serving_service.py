@@ -283,10 +283,12 @@ def test_health_and_reflection(served):
             assert found.status == health_pb2.HealthCheckResponse.SERVING
         assert healthy(f"127.0.0.1:{served.port}")
         assert not healthy("127.0.0.1:1")
+        reflect = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        with pytest.raises(grpc.RpcError) as refused:
+            list(reflect(iter([reflection_pb2.ServerReflectionRequest(list_services="")]), timeout=5))
+        assert refused.value.code() == grpc.StatusCode.UNAUTHENTICATED
         asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        listing = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(
-            asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5
-        )
+        listing = reflect(asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5)
         names = {service.name for service in next(listing).list_services_response.service}
         assert "imrnn_vdb.v1.Retrieval" in names
 
