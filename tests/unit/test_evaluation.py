@@ -160,3 +160,8 @@ def test_a_second_pass_finds_what_the_refined_query_is_near_to() -> None:
     assert twice.base == once.base
     with pytest.raises(InvalidInputError, match="passes must be 1 or 2"):
         evaluate(model, data, passes=3)
+
+
+def test_a_small_difference_is_a_win_and_rounding_is_a_tie() -> None:
+    test = paired_test(np.array([0.01, 1e-12, -0.01, 0.0]))
+    assert (test.wins, test.losses, test.ties) == (1, 1, 2)

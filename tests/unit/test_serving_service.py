@@ -42,7 +42,7 @@ from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.serving.proto.imrnn_vdb_pb2_grpc import RetrievalStub
 from imrnn_vdb.serving.server import Server, _reload
-from imrnn_vdb.serving.status import details_of
+from imrnn_vdb.serving.status import details_of, error_of
 from servers import free_ports
 from serving import running
 
@@ -530,6 +530,11 @@ def test_a_token_travels_to_other_machines_only_encrypted():
     ):
         with ServiceClient(target, **options) as client:
             assert (client._credentials is not None) == encrypted, target
+
+
+def test_what_the_service_lacks_is_no_missing_package_of_the_client():
+    found = error_of(grpc.StatusCode.INTERNAL, "transformers is needed", "MissingExtraError")
+    assert type(found) is StoreError
 
 
 def test_an_errors_text_is_cut_so_that_it_arrives():

@@ -236,3 +236,10 @@ def test_large_changes_are_not_believed_on_few_labels() -> None:
     folds = Folds(np.arange(100) % 2, np.zeros(100, bool))
     held = HeldOut(table, np.ones((1, 100)))
     assert choose(held, folds, (0.0, 0.25, 0.5, 0.75), (-1.0,)).shrinkage == 0.5  # 100 / (100 + 100)
+
+
+def test_a_grade_below_zero_takes_nothing_from_the_ideal() -> None:
+    documents, position = np.eye(2, 4, dtype=np.float32), {"good": 0, "bad": 1}
+    qrels = {"q": {"good": 1.0, "bad": -2.0}}
+    examples = build_examples(["q"], documents[:1], documents, np.array([[0, 1]]), qrels, position)
+    assert examples.ndcg(examples.cosines, torch.tensor([0])).tolist() == [1.0]
