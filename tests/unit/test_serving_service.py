@@ -26,6 +26,7 @@ from imrnn_vdb import filter_text as filters_as_text
 from imrnn_vdb.codec import encode_texts
 from imrnn_vdb.errors import (
     AuditError,
+    CheckpointError,
     CollectionNotFoundError,
     StoreError,
     StoreTimeoutError,
@@ -37,7 +38,7 @@ from imrnn_vdb.filter_text import _parser
 from imrnn_vdb.serving import AsyncServiceClient, ServiceClient, hosted, service
 from imrnn_vdb.serving.config import TLS, CollectionConfig, Limits, ServiceConfig, Telemetry
 from imrnn_vdb.serving.convert import query_message
-from imrnn_vdb.serving.hosted import open_hosted
+from imrnn_vdb.serving.hosted import Registry, open_hosted
 from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.serving.proto.imrnn_vdb_pb2_grpc import RetrievalStub
@@ -291,6 +292,35 @@ def test_health_and_reflection(served):
         listing = reflect(asked, metadata=[("authorization", f"Bearer {TOKEN}")], timeout=5)
         names = {service.name for service in next(listing).list_services_response.service}
         assert "imrnn_vdb.v1.Retrieval" in names
+
+
+async def test_what_is_replaced_is_closed_after_its_last_request_and_not_before(folder):
+    configs = config_of(folder).collections
+    registry = Registry()
+    await registry.load(configs)
+    with registry.use("articles") as former:
+        await registry.load(configs)
+        await asyncio.sleep(0.1)
+        assert former.searched().count() == POINTS
+    await asyncio.sleep(0.1)
+    with pytest.raises(StoreError, match="was closed"):
+        former.searched().count()
+    await registry.close()
+
+
+async def test_what_a_failed_load_had_opened_is_closed(folder, monkeypatch):
+    opened = []
+
+    def open_and_note(*args):
+        opened.append(open_hosted(*args))
+        return opened[-1]
+
+    monkeypatch.setattr("imrnn_vdb.serving.hosted.open_hosted", open_and_note)
+    configs = {**config_of(folder).collections, "z": CollectionConfig(model=str(folder / "none"), metric="dot")}
+    with pytest.raises(CheckpointError):
+        await Registry().load(configs)
+    with pytest.raises(StoreError, match="was closed"):
+        opened[0].searched().count()
 
 
 def test_a_reload_swaps_the_model_and_drops_no_request(folder):
