@@ -7,6 +7,7 @@ found, because the two queries differ inside the factor space only, where the ne
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from imrnn_vdb.space import FactorSpace
 
 
 def refined_queries(space: FactorSpace, query_vectors: FloatArray, queries: Codes, moved: npt.ArrayLike) -> FloatArray:
-    """Return the refined query vectors ``q_T = q + ‖q‖ U (z_T − z_0)``.
+    """Return the refined query vectors ``q + ‖q‖ U (z_T − z_0)``, brought back to the lengths of the queries.
 
     Parameters
     ----------
@@ -37,8 +38,10 @@ def refined_queries(space: FactorSpace, query_vectors: FloatArray, queries: Code
     numpy.ndarray
         Shape (n, d), float32.
     """
-    update = (np.asarray(moved) - queries.directions) @ space.basis.T
-    refined: FloatArray = (query_vectors + queries.norms[:, None] * update).astype(np.float32)
+    directions = np.asarray(moved)
+    update = (directions - queries.directions) @ space.basis.T
+    lengths = _length(queries.directions, directions)[:, None]
+    refined: FloatArray = ((query_vectors + queries.norms[:, None] * update) / lengths).astype(np.float32)
     return refined
 
 
@@ -67,15 +70,19 @@ def original_scores(
     """
     found = np.asarray(scores, np.float64)
     q0, q_t = query.directions[0].astype(np.float64), np.asarray(moved, np.float64)
-    update = q_t - q0
-    shift = candidates.directions.astype(np.float64) @ update
+    shift, length = candidates.directions.astype(np.float64) @ (q_t - q0), _length(q0, q_t)
     if metric is Metric.COSINE:
-        return np.asarray(found * np.sqrt(1 + (q_t**2).sum() - (q0**2).sum()) - shift)
-    norm = float(query.norms[0])
-    inner = norm * candidates.norms.astype(np.float64) * shift
+        return np.asarray(found * length - shift)
+    norm, norms = float(query.norms[0]), candidates.norms.astype(np.float64)
     if metric is Metric.DOT:
-        return np.asarray(found - inner)
-    return np.asarray(found + norm**2 * ((update**2).sum() + 2 * (update @ q0)) - 2 * inner)
+        return np.asarray(found * length - norm * norms * shift)
+    squares = norm**2 + norms**2
+    return np.asarray((squares + found) * length - 2 * norm * norms * shift - squares)
+
+
+def _length(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the lengths of refined unit vectors, shape (…), from their codes before and after, shape (…, m)."""
+    return np.asarray(np.sqrt(1 + (after**2).sum(-1) - (before**2).sum(-1)))
 
 
 def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, moved: npt.ArrayLike) -> Candidates:

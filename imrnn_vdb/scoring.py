@@ -120,9 +120,15 @@ def refined_cosines(cosines: Array, before: Products, after: Products) -> Array:
 
 
 def _lengths(before: Products, after: Products) -> Array:
-    """‖q_t‖·‖d_t‖ of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``; exactly 1 where nothing moved."""
+    """‖q_t‖·‖d_t‖ of refined unit vectors; exactly 1 where nothing moved."""
+    query, candidates = _squared_lengths(before, after)
+    return (query * candidates) ** 0.5
+
+
+def _squared_lengths(before: Products, after: Products) -> tuple[Array, Array]:
+    """‖q_t‖² and ‖d_t‖² of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``."""
     query, candidates = 1 + (after.own - before.own), 1 + (after.squares - before.squares)
-    return (query.clip(_MIN_NORM) * candidates.clip(_MIN_NORM)) ** 0.5
+    return query.clip(_MIN_NORM), candidates.clip(_MIN_NORM)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +171,9 @@ def score_candidates(
 ) -> Scored:
     """Score refined candidates exactly, and take the scores apart.
 
+    A refined vector keeps the length that it had, whatever the metric: only its direction is refined. So vectors of one
+    length are ranked alike by all three metrics, and as the cosines that a model was trained and judged by.
+
     Parameters
     ----------
     metric
@@ -201,18 +210,18 @@ def score_candidates(
     base, sizes = np.asarray(base_scores, np.float64), (float(norms[0]), np.asarray(norms[1], np.float64))
     q0, d0, q_t, d_t = codes
     before, after = products or (row_products(q0, d0), row_products(q_t, d_t))
-    if metric is Metric.COSINE:
-        refined = refined_cosines(base, before, after)
-        outside = base - before.dots
-        residuals = outside + shrinkage * (outside / _lengths(before, after) - outside)
-    elif metric is Metric.DOT:
-        scale = sizes[0] * sizes[1]
-        refined = base + scale * (after.dots - before.dots)
-        residuals = base - scale * before.dots
+    scale = 1.0 if metric is Metric.COSINE else sizes[0] * sizes[1]
+    lengths = _lengths(before, after)
+    inner = (sizes[0] ** 2 + sizes[1] ** 2 + base) / 2 if metric is Metric.EUCLID else base
+    refined = (inner + scale * (after.dots - before.dots)) / lengths
+    if metric is Metric.EUCLID:
+        refined = base + 2 * (refined - inner)
+        outside = base + _distances(before, sizes)
+        outside_after = refined + _distances(after, _sizes_after(sizes, before, after))
     else:
-        distances = _distances(before, sizes)
-        refined = base - (_distances(after, sizes) - distances)
-        residuals = base + distances
+        outside = base - scale * before.dots
+        outside_after = outside / lengths
+    residuals = outside + shrinkage * (outside_after - outside)
     scores = base + shrinkage * (refined - base)
     if usable is not None:
         scores, residuals = np.where(usable, scores, base), np.where(usable, residuals, base)
@@ -220,7 +229,13 @@ def score_candidates(
     return Scored(scores, residuals, parts)
 
 
-def _distances(products: Products, norms: tuple[float, Column]) -> Column:
+def _sizes_after(norms: tuple[float, Column], before: Products, after: Products) -> tuple[Column, Column]:
+    """Return what direction codes after modulation are multiplied by, for refined vectors to keep their lengths."""
+    query, candidates = _squared_lengths(before, after)
+    return norms[0] / query**0.5, norms[1] / candidates**0.5
+
+
+def _distances(products: Products, norms: tuple[float | Column, Column]) -> Column:
     """Return the squared distances inside the factor space, ``‖ ‖q‖z_q − ‖d‖z_d ‖²``, shape (k,)."""
     inner, (query, candidates) = products, norms
     distances: Column = query**2 * inner.own + candidates * (candidates * inner.squares - 2 * query * inner.dots)
@@ -241,16 +256,14 @@ def _contributions(
     """Return the part of the scores of each of the first coordinates, shape (rows, count); 0 without a usable code."""
     q0, q_t = (np.asarray(turn(code)[:count], np.float64) for code in codes[::2])
     d0, d_t = (np.asarray(turn(code)[rows, :count], np.float64) for code in codes[1::2])
-    sizes = norms[1][rows, None]
     if metric is Metric.EUCLID:
-        before, after = (-((norms[0] * q - sizes * d) ** 2) for q, d in ((q0, d0), (q_t, d_t)))
+        before, after = (
+            -((query * q - sizes[rows, None] * d) ** 2)
+            for q, d, (query, sizes) in ((q0, d0, norms), (q_t, d_t, _sizes_after(norms, *products)))
+        )
     else:
-        before, after = q0 * d0, q_t * d_t
-        if metric is Metric.COSINE:
-            after = after / _lengths(*products)[rows, None]
-        else:
-            scale = norms[0] * sizes
-            before, after = scale * before, scale * after
+        scale = 1.0 if metric is Metric.COSINE else norms[0] * norms[1][rows, None]
+        before, after = scale * q0 * d0, scale * q_t * d_t / _lengths(*products)[rows, None]
     parts: Column = before + shrinkage * (after - before)
     return parts if usable is None else np.where(usable[rows, None], parts, 0.0)
 

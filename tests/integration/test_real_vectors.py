@@ -42,7 +42,7 @@ def oriented(metric: Metric, q: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def full_scores(model: IMRNNModel, metric: Metric, q: np.ndarray, d: np.ndarray) -> np.ndarray:
-    """Scores of full refined vectors ``x + U (z_T − z_0)`` in float64, the slow definition."""
+    """Scores of full refined vectors ``x + U (z_T − z_0)``, of the length of x, in float64: the slow definition."""
     space: FactorSpace = model.space
     basis = space.basis.astype(np.float64)
     q_code, d_code = space.encode(q[None]), space.encode(d)
@@ -61,6 +61,8 @@ def full_scores(model: IMRNNModel, metric: Metric, q: np.ndarray, d: np.ndarray)
     d_shift = (moved.astype(np.float64) - d_code.directions) @ basis.T
     q_t = q + float(q_code.norms[0]) * q_shift
     d_t = d + d_code.norms[:, None].astype(np.float64) * d_shift
+    q_t *= np.linalg.norm(q) / np.linalg.norm(q_t)
+    d_t *= (np.linalg.norm(d, axis=1) / np.linalg.norm(d_t, axis=1))[:, None]
     shrinkage = model.modulator.config.shrinkage
     base = oriented(metric, q.astype(np.float64), d.astype(np.float64))
     return (1 - shrinkage) * base + shrinkage * oriented(metric, q_t, d_t)

@@ -23,7 +23,7 @@ def oriented(metric: Metric, q: np.ndarray, d: np.ndarray) -> np.ndarray:
 
 
 def case(metric: Metric, seed: int, k: int = 60, dim: int = 48, m: int = 12, half: bool = False):
-    """Vectors, codes moved by a random update, and the refined full vectors x + U (z_t − z_0)."""
+    """Vectors, codes moved by a random update, and the scores of x + U (z_t − z_0), brought back to the length of x."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.normal(size=(dim, m)))[0]
     scale = 1.0 if metric is Metric.COSINE else rng.uniform(0.5, 3.0)
@@ -36,6 +36,8 @@ def case(metric: Metric, seed: int, k: int = 60, dim: int = 48, m: int = 12, hal
     q_t, d_t = q0 + rng.normal(size=m) * 0.05, d0 + rng.normal(size=(k, m)) * 0.05
     q_full = q + q_norm * (basis @ (q_t - q0))
     d_full = d + d_norms[:, None] * ((d_t - d0) @ basis.T)
+    q_full *= q_norm / np.linalg.norm(q_full)
+    d_full *= (d_norms / np.linalg.norm(d_full, axis=1))[:, None]
     return oriented(metric, q, d), (q0, d0, q_t, d_t), (q_norm, d_norms), oriented(metric, q_full, d_full)
 
 
@@ -46,6 +48,16 @@ def test_scores_from_codes_are_the_scores_of_full_refined_vectors(metric, seed):
     base, codes, norms, full = case(metric, seed)
     scored = score_candidates(metric, base, codes, norms)
     np.testing.assert_allclose(scored.scores, full, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("length", [0.1, 1.0, 10.0])
+def test_documents_of_one_length_are_ranked_alike_by_all_metrics_whatever_the_querys_length(length):
+    cosines, codes, _, judged = case(Metric.COSINE, 4)  # the refined cosines that a training's gate judges
+    products = length * 2.0 * cosines
+    bases = {Metric.COSINE: cosines, Metric.DOT: products, Metric.EUCLID: 2 * products - length**2 - 2.0**2}
+    for metric, base in bases.items():
+        scores = score_candidates(metric, base, codes, (length, np.full(60, 2.0))).scores
+        assert np.argsort(-scores).tolist() == np.argsort(-judged).tolist(), metric
 
 
 @pytest.mark.parametrize("metric", FACTORABLE)
