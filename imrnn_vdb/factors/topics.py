@@ -97,7 +97,10 @@ class Topics:
             If their centres are codes of another one.
         """
         if self.space_id != space.space_id:
-            raise SpaceMismatchError(f"these topics belong to the space {self.space_id}, not {space.space_id}")
+            raise SpaceMismatchError(
+                f"these topics belong to the space {self.space_id}, not to {space.space_id}: find them anew with this "
+                "model, by imrnn-vdb factors topics URL --model MODEL --out FILE"
+            )
         return self
 
     def level(self, parent: str | None = None) -> tuple[Topic, ...]:

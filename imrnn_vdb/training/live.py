@@ -57,6 +57,8 @@ def examples_from_collection(
     labelled = [name for name in queries if any(grade > 0 for grade in qrels.get(name, {}).values())]
     if not labelled:
         raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
+    if unknown := len(qrels.keys() - queries.keys()):
+        _log.warning("judgements of %d queries that are not among the queries are left out", unknown)
     vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in labelled]))
     found = _search(collection, vectors, coarse_k)
     relevant = {key: None for name in labelled for key, grade in qrels[name].items() if grade > 0}
@@ -92,9 +94,11 @@ def read_queries(path: Path) -> Queries:
         try:
             if "vector" in row:
                 vectors[str(row["_id"])] = np.asarray(row["vector"], np.float32)
+            elif not row["text"].strip():
+                raise ValueError("blank")
             else:
-                texts[str(row["_id"])] = str(row["text"])
-        except (ValueError, TypeError, KeyError) as exc:
+                texts[str(row["_id"])] = row["text"]
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise InvalidInputError(
                 f"{path}, line {number}: an object with '_id' and 'text' or 'vector' is needed"
             ) from exc

@@ -69,11 +69,14 @@ def test_a_live_collection_gives_the_examples_of_its_own_vectors(
     assert model.evidence["training"]["queries"] == 20
 
 
-def test_points_that_do_not_exist_are_left_out(collection: IMRNNCollection, data: EmbeddedDataset) -> None:
+def test_points_and_queries_that_do_not_exist_are_left_out(
+    collection: IMRNNCollection, data: EmbeddedDataset, caplog: pytest.LogCaptureFixture
+) -> None:
     qrels = {"q0": {**data.data.qrels["train"]["q0"], "nowhere": 1.0}, "unknown": {"d1": 1.0}}
     live = examples_from_collection(collection, query_vectors(data), qrels, coarse_k=10)
     assert live.query_ids == ["q0"]
     assert int((live.gains > 0).sum()) == 1
+    assert "judgements of 1 queries that are not among the queries" in caplog.text
     with pytest.raises(InvalidInputError, match="no query"):
         examples_from_collection(collection, query_vectors(data), {"unknown": {"d1": 1.0}}, coarse_k=10)
 
@@ -185,6 +188,8 @@ def test_query_and_triple_files_are_read(tmp_path: Path) -> None:
         ("7\n", "line 1"),
         ("[" * 200_000, "line 1"),
         ('{"_id": 1}\n', "line 1"),
+        ('{"_id": 1, "text": "a"}\n{"_id": 2, "text": null}\n', "line 2"),
+        ('{"_id": 1, "text": "a"}\n{"_id": 2, "text": " "}\n', "line 2"),
         ('{"_id": 1, "text": "a"}\n{"_id": 2, "vector": [1]}', "mixes"),
     ],
 )
