@@ -44,7 +44,7 @@ def evaluate(
     from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.evaluation import evaluate as measure
     from imrnn_vdb.evaluation import load_measures
-    from imrnn_vdb.training.api import embedded_data
+    from imrnn_vdb.training.api import EVIDENCE_KEY, embedded_data
     from imrnn_vdb.training.embeddings import EmbeddingCache
 
     load_measures()
@@ -54,6 +54,8 @@ def evaluate(
         raise InvalidInputError("this checkpoint names no encoder: give --encoder")
     embedded = embedded_data(data, as_encoder(source), EmbeddingCache(cache))
     result = measure(loaded, embedded, split, coarse_k, passes)
+    if loaded.evidence.get(EVIDENCE_KEY, {}).get("data") == f"{embedded.data.name}/{split}":
+        click.echo("note: the model was trained on this split and knows its queries by heart: measure others", err=True)
     if as_json:
         print_json(result.to_dict())
     else:

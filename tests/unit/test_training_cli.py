@@ -72,6 +72,9 @@ def test_train_and_evaluate_from_the_command_line(
     assert set(figures["base"]) == {"ndcg@10", "recall@10", "recall@100", "mrr@10", "map"}
     assert figures["base"]["ndcg@10"] == 1.0
     assert len(read_run(tmp_path / "run.txt")) == len(_ANIMALS)
+    assert not result.stderr
+    known = run("evaluate", "--data", folder, "--model", out, "--cache", cache, "--split", "train")
+    assert "the model was trained on this split" in known.stderr
 
     def full(path: Path, *_: object) -> None:
         raise OSError(28, "No space left on device", str(path))
