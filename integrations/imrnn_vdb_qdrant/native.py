@@ -332,6 +332,8 @@ class NativeStore(Store):
 
     def delete(self, ids: Sequence[PointId]) -> Operation[None]:
         """Delete points; ids that do not exist are ignored."""
+        if not len(ids):
+            return
         yield from self._read_limits()
         for part in _parts(native_ids(ids), self._at_most(_MAX_KEYS, "condition_max_size")):
             yield from self._ask(self._delete(guarded(self._words, self._guard, self._words.has_id(part))))

@@ -21,7 +21,7 @@ from imrnn_vdb.errors import (
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_milvus import MilvusBackend
-from imrnn_vdb_milvus.faults import translate
+from imrnn_vdb_milvus.faults import NotLoadedError, translate
 
 
 class Rpc(grpc.RpcError):
@@ -49,7 +49,7 @@ CASES = [
     (MilvusException(100, "collection not found", 4), CollectionNotFoundError, False),
     (MilvusException(1, "collection 'x' already exists"), CollectionExistsError, False),
     (MilvusException(65535, "create duplicate collection with different parameters"), CollectionExistsError, False),
-    (MilvusException(101, "collection not loaded"), StoreError, False),
+    (MilvusException(101, "collection not loaded"), NotLoadedError, False),
     (MilvusException(503, "channel not available"), StoreUnavailableError, True),
     (MilvusException(8, "rate limit"), StoreUnavailableError, True),
     (MilvusException(2, "Fail connecting to server"), StoreUnavailableError, True),
