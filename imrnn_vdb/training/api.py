@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from imrnn_vdb.checkpoint import IMRNNModel
@@ -22,7 +21,7 @@ from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import Choice, served_ndcg
+from imrnn_vdb.training.selection import Choice, served_scores
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
 from imrnn_vdb.training.starting import starting_space, wanted_factors
 from imrnn_vdb.training.trainer import Trainer
@@ -203,6 +202,8 @@ def verdict(training: Mapping[str, Any]) -> str:
         f"(difference {test['difference']:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, p = {test['p_value']:.3g}; "
         f"{test['wins']} better, {test['losses']} worse, {test['ties']} equal)"
     )
+    if (joint := test["joint_p_value"]) is not None:
+        figures += f"; nDCG@10 and the likelihood of what is relevant, tested together: p = {joint:.3g}"
     if training["better"]:
         return f"better than {rival}: {figures}; the {training['method']} is switched on"
     saved = f"the {training['method']} is saved, but not switched on"
@@ -266,10 +267,7 @@ def _adapt(
         space = starting_space(examples, plan, given)
         start = plain_modulator(space.num_factors, _prior_of(origin)) if updated is None else updated.modulator
         way = KeptSpace(examples, space, start, penalty)
-    if updated is None:
-        rival = np.asarray(examples.ndcg(examples.cosines, torch.arange(len(examples))).double().numpy())
-    else:
-        rival = served_ndcg(Network.of(updated.space, updated.modulator), examples)
+    rival = served_scores(Network.of(updated.space, updated.modulator), examples) if updated else examples.cosines
     found = AdapterTrainer(examples, plan, way, rival, report=report).run()
     outcome = _Outcome(*found, replace(plan, penalty=penalty))
     _check_finite(outcome.modulator)
@@ -317,7 +315,8 @@ def _harmed(before: float, after: float) -> bool:
 def _replayed(before: IMRNNModel, after: _Outcome, replay: Examples) -> tuple[float, float]:
     """Return nDCG@10 of old queries before and after an update."""
     networks = (Network.of(before.space, modulator) for modulator in (before.modulator, after.modulator))
-    old, new = (float(served_ndcg(network, replay).mean()) for network in networks)
+    rows = torch.arange(len(replay))
+    old, new = (float(replay.ndcg(served_scores(network, replay), rows).mean()) for network in networks)
     return old, new
 
 
@@ -347,6 +346,7 @@ def _evidence(
             "base": choice.base,
             "modulated": choice.modulated,
             "new_topic_difference": choice.new_topic_difference,
+            "joint_p_value": choice.joint_p_value,
             **asdict(choice.test),
         },
         "replayed": None if replayed is None else {"ndcg@10_before": replayed[0], "ndcg@10_after": replayed[1]},

@@ -18,6 +18,8 @@ from imrnn_vdb.training.embeddings import EmbeddedDataset
 
 _CUT = 10
 _INJECTED = 5
+_MIN_GAIN = 1e-9
+_TEMPERATURES = tuple(np.geomspace(0.005, 0.6, 40).tolist())
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,28 @@ class Examples:
         best = scores.argsort(dim=1, descending=True, stable=True)[:, :_CUT]
         found = torch.gather(self.grades[rows], 1, best)
         return (found * _discounts(found.shape[1])).sum(1) / self.ideal[rows]
+
+    def log_likelihood(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Return the mean log-probability that a softmax of the scores gives to relevant candidates.
+
+        Its temperature is the one that suits all these queries best, so that only the scores' order and their relative
+        distances count. It looks at every relevant candidate, and at how far it is from its rank: a sharper eye than
+        nDCG@10 where queries are few.
+
+        Parameters
+        ----------
+        scores, rows
+            As for :meth:`ndcg`.
+
+        Returns
+        -------
+        Tensor
+            Shape (n',), at most 0; 0 for a query without a relevant candidate. Weighted by ``2^grade − 1``.
+        """
+        gains = 2 ** self.grades[rows].double() - 1
+        target = gains / gains.sum(1, keepdim=True).clamp_min(_MIN_GAIN)
+        at = ((target * torch.log_softmax(scores.double() / heat, 1)).sum(1) for heat in _TEMPERATURES)
+        return max(at, key=lambda likelihood: float(likelihood.mean()))
 
     def fingerprint(self) -> str:
         """Return a fingerprint of vectors and judgements: 16 hex digits."""

@@ -45,6 +45,9 @@ class Choice:
         Modulated minus base, for held-out queries whose whole topic was held out; None where topics were not.
     test
         Paired test of base and modulated.
+    joint_p_value
+        Of the test that an adapter's gate goes by, of nDCG@10 and the likelihood of the relevant candidates together,
+        two-sided; None for a whole model, whose gate goes by ``test``.
     better
         The gate: better on average, and not by chance.
     """
@@ -56,6 +59,7 @@ class Choice:
     modulated: float
     new_topic_difference: float | None
     test: PairedTest
+    joint_p_value: float | None
     better: bool
 
 
@@ -147,12 +151,11 @@ def shrunk_ndcg(examples: Examples, scores: Tensor, rows: Tensor, shrinkages: tu
     return np.asarray(torch.stack(tables).double().numpy())
 
 
-def served_ndcg(network: Network, examples: Examples, rows: Tensor | None = None) -> FloatTable:
-    """Return nDCG@10 of queries as a network serves them, shrinkage included: shape (len(rows),), of all if None."""
+def served_scores(network: Network, examples: Examples, rows: Tensor | None = None) -> Tensor:
+    """Return candidates' scores as a network serves them, with shrinkage: shape (len(rows), k), of all if None."""
     chosen = torch.arange(len(examples)) if rows is None else rows
-    shrinkage = network.modulator.config.shrinkage
-    table: FloatTable = shrunk_ndcg(examples, network.predict(examples, chosen), chosen, (shrinkage,))[0]
-    return table
+    base = examples.cosines[chosen]
+    return base + network.modulator.config.shrinkage * (network.predict(examples, chosen) - base)
 
 
 def choose(
@@ -199,6 +202,7 @@ def choose(
         modulated=float(honest.mean()),
         new_topic_difference=float(new.mean()) if len(new) else None,
         test=test,
+        joint_p_value=None,
         better=better,
     )
 
