@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from imrnn_vdb.async_collection import AsyncIMRNNCollection
 from imrnn_vdb.bench.filling import fill
 from imrnn_vdb.bench.options import BenchOptions
 from imrnn_vdb.bench.report import BenchReport, Figure, machine
-from imrnn_vdb.bench.searches import batches, end_to_end, search_sweeps, taken_apart
+from imrnn_vdb.bench.searches import Twin, batches, end_to_end, search_sweeps, taken_apart
 from imrnn_vdb.bench.stages import stages, sweep_factors, sweeps
 from imrnn_vdb.bench.synthetic import random_model, random_vectors
 from imrnn_vdb.checkpoint import IMRNNModel
@@ -29,7 +31,7 @@ def _silent(_: str) -> None:
 def bench_collection(
     collection: IMRNNCollection,
     options: BenchOptions,
-    url: str = "",
+    twin: Twin | None = None,
     queries: FloatArray | None = None,
     progress: Progress = _silent,
 ) -> BenchReport:
@@ -41,8 +43,8 @@ def bench_collection(
         Opened with a model whose codes it holds.
     options
         How much is measured.
-    url
-        To open it a second time, for concurrent searches; "" to leave these out.
+    twin
+        Opens it a second time, for concurrent searches; None to leave these out.
     queries
         Shape (n, d) query vectors; None to take stored vectors, each of which finds itself first.
     progress
@@ -59,7 +61,7 @@ def bench_collection(
         if queries is None or not len(queries):
             raise InvalidInputError("the collection is empty: there is nothing to measure")
     setting = _setting(collection, options) | {"queries": given}
-    found = _searches(collection, queries, options, url, progress)
+    found = _searches(collection, queries, options, twin, progress)
     progress("stages and sweeps without a database")
     found += stages(collection.model, options) + sweeps(collection.model, options)
     return BenchReport(setting, found)
@@ -96,7 +98,8 @@ def bench_synthetic(
                         times = end_to_end(collection, queries, options)
                     else:
                         setting = _setting(collection, options) | {"queries": "random vectors"}
-                        times = _searches(collection, queries, options, where if url else "", progress)
+                        twin = partial(AsyncIMRNNCollection.open, where, model) if url else None
+                        times = _searches(collection, queries, options, twin, progress)
                         found += times
                     found += [_at("search over points", f, size) for f in times[:2]]
                 finally:
@@ -121,14 +124,14 @@ def _setting(collection: IMRNNCollection, options: BenchOptions) -> dict[str, An
 
 
 def _searches(
-    collection: IMRNNCollection, queries: FloatArray, options: BenchOptions, url: str, progress: Progress
+    collection: IMRNNCollection, queries: FloatArray, options: BenchOptions, twin: Twin | None, progress: Progress
 ) -> list[Figure]:
     """Return all figures of one collection, those of single searches first."""
     points = collection.count()
     progress(f"searching among {points:,} points")
     found = end_to_end(collection, queries, options)
     found += taken_apart(collection, queries, options)
-    found += batches(collection, queries, options, url)
+    found += batches(collection, queries, options, twin)
     return found + search_sweeps(collection, queries, options, points)
 
 

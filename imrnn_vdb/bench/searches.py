@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.errors import IMRNNError
 
+Twin = Callable[[], Awaitable[AsyncIMRNNCollection]]
 _LAPS = {"database": "database, codes decoded", "modulate": "modulate, score, results"}
 _QUESTION = "what does it cost to look for something"
 
@@ -66,7 +68,7 @@ def taken_apart(collection: IMRNNCollection, queries: FloatArray, options: Bench
     return found
 
 
-def batches(collection: IMRNNCollection, queries: FloatArray, options: BenchOptions, url: str) -> list[Figure]:
+def batches(collection: IMRNNCollection, queries: FloatArray, options: BenchOptions, twin: Twin | None) -> list[Figure]:
     """Compare 64 single searches with one batch, and with concurrent asynchronous ones."""
     k, many = options.coarse_k, [queries[i % len(queries)] for i in range(64)]
     how: dict[str, Any] = {"limit": LIMIT, "coarse_k": k, "modulate": True}
@@ -75,20 +77,20 @@ def batches(collection: IMRNNCollection, queries: FloatArray, options: BenchOpti
         "64 searches, one batch": lambda _: collection.search_batch(np.stack(many), **how),
     }
     rounds = max(1, options.rounds // 2)
-    if not url:
+    if twin is None:
         found = figures("64 searches", interleaved(tasks, rounds, 2), relative=True)
         reason = "only measured on a server: an engine in this process has no connection to wait for"
         return [*found, Figure.missing("64 searches", "64 searches, concurrent", reason)]
     loop = asyncio.new_event_loop()
     try:
-        twin = loop.run_until_complete(AsyncIMRNNCollection.open(url, collection.model))
+        other = loop.run_until_complete(twin())
 
         async def concurrent() -> None:
-            await asyncio.gather(*(twin.search(query, **how) for query in many))
+            await asyncio.gather(*(other.search(query, **how) for query in many))
 
         tasks["64 searches, concurrent"] = lambda _: loop.run_until_complete(concurrent())
         found = figures("64 searches", interleaved(tasks, rounds, 2), relative=True)
-        loop.run_until_complete(twin.close())
+        loop.run_until_complete(other.close())
     finally:
         loop.close()
     return found

@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import OutFile, console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import (
+    CONNECTION,
+    OutFile,
+    connection_of,
+    connection_options,
+    console,
+    exit_codes,
+    flags,
+    given,
+    json_option,
+    located,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from imrnn_vdb.bench import BenchReport
@@ -16,9 +28,14 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--url", help="A collection of yours, to be measured read-only; unset: synthetic points.")
+@click.option(
+    "--url", help="A collection, or its attachment's file, to be measured read-only; unset: synthetic points."
+)
+@connection_options
 @click.option("--store", help="Where to make synthetic collections, e.g. milvus://HOST:PORT; unset: Qdrant Edge.")
-@click.option("--model", help="The checkpoint; unset: minilm with --url, else random weights everywhere.")
+@click.option(
+    "--model", help="The checkpoint; unset: the attachment's, minilm with --url, else random weights everywhere."
+)
 @click.option("--device", default="cpu", show_default=True, help="Torch device of the modulator, e.g. cuda.")
 @click.option(
     "--precision",
@@ -45,37 +62,43 @@ def bench(
     sweep: bool,
     plot: Path | None,
     as_json: bool,
-    **numbers: Any,
+    **options: Any,
 ) -> None:
     """Measure what a modulated search costs beside a plain one.
 
     Rivals take turns, so that ratios hold on a busy machine. Synthetic collections are dropped at the end.
     """
+    from imrnn_vdb.async_collection import AsyncIMRNNCollection
     from imrnn_vdb.bench import BenchOptions, bench_collection, bench_synthetic
     from imrnn_vdb.bench.synthetic import random_model
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.errors import InvalidInputError
 
+    numbers = {name: value for name, value in options.items() if name not in CONNECTION}
     if url and (store or sizes):
         raise InvalidInputError("--url measures what is there: leave --store and --size out")
+    if not url and (foreign := given(*CONNECTION)):
+        raise InvalidInputError(f"{flags(foreign)} cannot be used without --url")
     if plot and not sweep and len(set(sizes)) < 2:
         raise InvalidInputError("--plot draws sweeps: leave --no-sweep out, or give two values of --size")
     if not sweep:
         numbers |= {"sweep_coarse_k": (), "sweep_factors": (), "sweep_batch": ()}
     if sizes:
         numbers["sizes"] = sizes
-    options = BenchOptions(**numbers)
+    wanted = BenchOptions(**numbers)
 
     def progress(text: str) -> None:
         click.echo(text, err=True)
 
     if url:
-        with IMRNNCollection.open(url, model or "minilm", device=device, precision=precision) as collection:
-            report = bench_collection(collection, options, url, progress=progress)
+        where, found, how = located(url, model, device=device, precision=precision, **connection_of(options))
+        with IMRNNCollection.open(where, found, **how) as collection:
+            twin = partial(AsyncIMRNNCollection.open, where, collection.model, **how)
+            report = bench_collection(collection, wanted, twin, progress=progress)
     else:
         load = random_model if model is None else partial(IMRNNModel.from_pretrained, model)
-        report = bench_synthetic(options, store, progress, load(device=device, precision=precision))
+        report = bench_synthetic(wanted, store, progress, load(device=device, precision=precision))
     if as_json:
         print_json(report.to_dict())
     else:

@@ -20,11 +20,15 @@ from rich.console import Console
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 
 if TYPE_CHECKING:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.options import OpenOptions
     from imrnn_vdb.points import PointId
     from imrnn_vdb.results import SearchResponse
 
 _WIDTH_OF_FILES = 120
 FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
+CONNECTION = ("api_key", "tls", "timeout", "vector_name")
+"""The options of a connection, as :func:`connection_options` adds them."""
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -118,6 +122,43 @@ def connection_options(command: Command) -> Command:
     ):
         command = decorate(command)
     return command
+
+
+def connection_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of a connection; a name of the vector only if one was typed, as an attachment may have one."""
+    return {name: options[name] for name in CONNECTION if name != "vector_name" or given(name)}
+
+
+def is_attachment(source: str | None) -> bool:
+    """Say whether what stands for a collection's URL is an attachment's file."""
+    return source is not None and Path(source).is_file()
+
+
+def located(
+    source: str, model: IMRNNModel | str | None, **options: Any
+) -> tuple[str, IMRNNModel | str, dict[str, Any]]:
+    """Return the URL of a collection, the model and the options that open it.
+
+    Parameters
+    ----------
+    source
+        The URL, or the path of an attachment, whose options lie under those that are given.
+    model
+        A model, or the name of one; None for that of the attachment, or else for ``minilm``.
+    options
+        As for :meth:`IMRNNCollection.open`.
+    """
+    from imrnn_vdb.attach import find_attachment
+    from imrnn_vdb.options import Settings
+    from imrnn_vdb.shell import attached
+
+    if not is_attachment(source):
+        return source, model or "minilm", options
+    if model is None:
+        attachment, found, merged = attached(source, cast("OpenOptions", options))
+        return attachment.url, found, {**merged}
+    attachment = find_attachment(source, Settings(**options))
+    return attachment.url, model, attachment.merged(options)
 
 
 def _with_attachment(command: Command) -> Command:

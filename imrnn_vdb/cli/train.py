@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import OutFolder, connection_options, exit_codes, flags, given, json_option, print_json
+from imrnn_vdb.cli.common import (
+    CONNECTION,
+    OutFolder,
+    connection_of,
+    connection_options,
+    exit_codes,
+    flags,
+    given,
+    is_attachment,
+    json_option,
+    located,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -17,14 +29,16 @@ if TYPE_CHECKING:
     from imrnn_vdb.training.settings import Reporter, TrainingSettings
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_CONNECTION = ("api_key", "tls", "timeout", "vector_name")
-_LIVE_ONLY = ("queries", "qrels", "triples", *_CONNECTION)
+_LIVE_ONLY = ("queries", "qrels", "triples", *CONNECTION)
 _DATA_ONLY = ("split", "cache")
 
 
 @click.command()
 @click.option("--data", help="BEIR folder, or a name that ir_datasets knows.")
-@click.option("--url", help="Instead of --data: a live collection, whose own vectors and first stage are trained on.")
+@click.option(
+    "--url",
+    help="Instead of --data: a live collection, or its attachment's file, to train on what it holds.",
+)
 @click.option("--queries", type=_FILE, help="With --url: JSON lines of _id and text, or _id and vector.")
 @click.option("--qrels", type=_FILE, help="With --url: judgements: query id, point id, grade; or TREC's four columns.")
 @click.option("--triples", type=_FILE, help="With --url, instead of --qrels: query, relevant and other id, by tabs.")
@@ -35,7 +49,7 @@ _DATA_ONLY = ("split", "cache")
 @click.option(
     "--space",
     default=None,
-    help="Checkpoint whose named factors are kept, or 'none'; unset, the encoder's shipped one.",
+    help="Checkpoint whose named factors are kept, or 'none'; unset, the attachment's or the encoder's shipped one.",
 )
 @click.option(
     "--train-basis/--fix-basis",
@@ -147,12 +161,12 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
         raise InvalidInputError("--url needs --queries, and either --qrels or --triples")
     if space and start:
         raise InvalidInputError("--space and --continue-from exclude each other: an update keeps its own space")
-    if space is None and not start and options["encoder"] in shipped_checkpoints():
-        space = options["encoder"]
+    if space is None and not start and not is_attachment(options["url"]):
+        space = options["encoder"] if options["encoder"] in shipped_checkpoints() else None
     space = None if space == "none" else space
     if start and options["train_basis"]:
         raise InvalidInputError("--train-basis and --continue-from exclude each other: an update keeps its own space")
-    if options["train_basis"] is False and not (space or start):
+    if options["train_basis"] is False and not (space or start or is_attachment(options["url"])):
         raise InvalidInputError("--fix-basis needs --space: the checkpoint whose space is kept")
     if options["replay"] and (options["url"] or not start):
         raise InvalidInputError(
@@ -203,10 +217,12 @@ def _live_examples(options: dict[str, Any], common: dict[str, Any], encoder: Enc
     from imrnn_vdb.training.live import examples_from_collection, read_queries, read_triples
 
     model = common["continue_from"] or common["base"]
-    if model is None:
+    if model is None and not (is_attachment(options["url"]) and options["space"] is None):
         raise InvalidInputError("--url needs --space or --continue-from: a checkpoint for the collection's vectors")
     queries = read_queries(options["queries"])
     qrels = read_qrels(options["qrels"]) if options["qrels"] else read_triples(options["triples"])
-    how = {name: options[name] for name in _CONNECTION}
-    with IMRNNCollection.open(options["url"], model, encoder=encoder, **how) as collection:
+    url, found, how = located(options["url"], model, encoder=encoder, **connection_of(options))
+    with IMRNNCollection.open(url, found, **how) as collection:
+        if model is None:
+            common["base"] = collection.model
         return examples_from_collection(collection, queries, qrels, common["settings"].coarse_k)

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from factory import make_model
 from imrnn_vdb import IMRNNCollection
+from imrnn_vdb.attach import Attachment
 from imrnn_vdb.bench import BenchOptions, BenchReport, bench_collection, bench_synthetic
 from imrnn_vdb.bench.filling import fill
 from imrnn_vdb.bench.measure import interleaved
@@ -71,6 +72,21 @@ def test_a_collection_of_yours_is_only_read(tmp_path):
     [text] = [figure for figure in report.figures if figure.name == "encode a text"]
     assert "no encoder" in text.note
     assert {figure.at for figure in report.figures if figure.group == "search over coarse_k"} == {20}, "of 20 and 40"
+
+
+def test_a_collection_is_measured_as_its_attachment_says(tmp_path):
+    pytest.importorskip("qdrant_edge", reason="qdrant-edge-py is not installed")
+    url, model = f"qdrant+edge:{tmp_path}/yours", make_model()
+    model.save_pretrained(tmp_path / "model")
+    with IMRNNCollection.create(url, model) as collection:
+        collection.upsert(list(range(30)), vectors=random_vectors(30, model.space.dim))
+    Attachment(url, str(tmp_path / "model"), model.space.space_id).save(tmp_path / "yours.json")
+    few = ["--coarse-k", "10", "--rounds", "1", "--calls", "1", "--no-sweep", "--json"]
+    result = CliRunner().invoke(main, ["bench", "--url", str(tmp_path / "yours.json"), "--timeout", "20", *few])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["setting"]["model"] == model.model_id
+    alone = CliRunner().invoke(main, ["bench", "--timeout", "20", *few])
+    assert (alone.exit_code, "--timeout" in alone.stderr) == (2, True)
 
 
 def test_synthetic_points_can_be_measured_with_a_checkpoint(tmp_path):

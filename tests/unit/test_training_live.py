@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from imrnn_vdb.attach import Attachment
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.cli import main
 from imrnn_vdb.collection import IMRNNCollection
@@ -151,6 +152,31 @@ def test_training_from_a_url_on_the_command_line(
     told = CliRunner().invoke(main, ["train", *map(str, options)]).stdout
     assert "the adapter is switched on" in told
     assert f"its factor space is new: write its codes with imrnn-vdb backfill URL --model {tmp_path / 'model'}" in told
+
+
+def test_training_from_an_attachment_takes_its_space_and_keeps_to_its_guard(
+    data: EmbeddedDataset, tmp_path: Path
+) -> None:
+    base().save_pretrained(tmp_path / "base")
+    url, judged = f"qdrant+local:{tmp_path / 'db'}/docs", data.data.qrels["train"]
+    mine = {key for grades in judged.values() for key in grades}
+    payloads = [{"team": "mine" if key in mine else "other"} for key in data.document_ids]
+    with IMRNNCollection.create(url, base()) as collection:
+        collection.upsert(data.document_ids, vectors=data.document_vectors, payloads=payloads)
+    guard = {"team": "mine"}
+    Attachment(url, str(tmp_path / "base"), base().space.space_id, guard=guard).save(tmp_path / "docs.json")
+    rows = [{"_id": key, "vector": vector.tolist()} for key, vector in query_vectors(data).items()]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "qrels.tsv").write_text("".join(f"{q}\t{key}\t1\n" for q, grades in judged.items() for key in grades))
+    options = ["train", "--queries", tmp_path / "queries.jsonl", "--qrels", tmp_path / "qrels.tsv", "--json"]
+    figures = []
+    for source in (url, tmp_path / "docs.json"):
+        given = ["--space", tmp_path / "base"] if source == url else ["--fix-basis"]
+        done = CliRunner().invoke(main, [*map(str, [*options, "--url", source, *given, "--out", tmp_path / "model"])])
+        assert done.exit_code == 0, done.output
+        figures.append(json.loads(done.stdout)["validation"]["base"])
+    assert figures[1] > figures[0], "no point of another team stands before one of ours"
+    assert IMRNNModel.from_pretrained(tmp_path / "model").space.space_id == base().space.space_id
 
 
 def test_an_encoder_that_is_named_encodes_the_queries_and_goes_into_the_checkpoint(
