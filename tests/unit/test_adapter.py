@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -188,6 +188,40 @@ def test_what_is_surely_worse_does_not_pass_the_gate() -> None:
     assert choice.joint_p_value is not None
     assert choice.joint_p_value < 0.01
     assert not choice.better
+
+
+@pytest.mark.parametrize(("pushed", "better"), [(-0.005, True), (0.0, False), (0.005, False)])
+def test_the_gate_sees_relevant_documents_move_where_few_queries_change_their_top_ten(
+    pushed: float, better: bool
+) -> None:
+    """The rival is the base ranking, with the scores of what is relevant pushed up or down a little."""
+    examples, settings = make_examples(synthetic(60), "train", 40), FEW.for_queries(60)
+    space = starting_space(examples, settings, None)
+
+    class Untrained:
+        def adapt(self, _: torch.Tensor) -> tuple[FactorSpace, Modulator]:
+            return space, plain_modulator(space.num_factors, FeedbackPrior())
+
+    rival = examples.cosines + pushed * (examples.grades > 0)
+    choice = AdapterTrainer(examples, settings, Untrained(), rival).run()[2]
+    assert choice.test.p_value > 0.1, "by nDCG@10 alone it may be chance"
+    assert choice.better == better
+    evidence = {**asdict(choice.test), "base": 0, "modulated": 0, "joint_p_value": choice.joint_p_value}
+    told = verdict({"validation": evidence, "continued_from": None, "better": choice.better, "method": "adapter"})
+    assert f"tested together: p = {choice.joint_p_value:.3g}" in told
+
+
+def test_the_likelihood_of_the_relevant_goes_by_order_and_relative_distances_alone() -> None:
+    examples = make_examples(synthetic(30), "train", 40)
+    rows = torch.arange(30)
+    likelihood = examples.log_likelihood(examples.cosines, rows)
+    torch.testing.assert_close(
+        examples.log_likelihood(2 * examples.cosines + 1, rows), likelihood, rtol=0.02, atol=0.02
+    )
+    assert examples.log_likelihood(examples.cosines + 0.05 * examples.grades, rows).mean() > likelihood.mean()
+    assert examples.log_likelihood(torch.randn(30, 40), rows).mean() < likelihood.mean()
+    lost = replace(examples, grades=torch.zeros_like(examples.grades))
+    assert not lost.log_likelihood(lost.cosines, rows).any()
 
 
 def test_in_a_kept_space_the_prior_stays_too_and_no_recurrence_is_needed() -> None:
