@@ -18,6 +18,7 @@ from imrnn_vdb.training.api import train, verdict
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.network import LearnedBasis, Network
+from imrnn_vdb.training.selection import Choice
 from imrnn_vdb.training.settings import TrainingSettings
 from imrnn_vdb.training.starting import starting_space
 from imrnn_vdb.training.update import Lists, Update, fit_update, plain_modulator, see, with_adapter
@@ -190,25 +191,42 @@ def test_what_is_surely_worse_does_not_pass_the_gate() -> None:
     assert not choice.better
 
 
-@pytest.mark.parametrize(("pushed", "better"), [(-0.005, True), (0.0, False), (0.005, False)])
-def test_the_gate_sees_relevant_documents_move_where_few_queries_change_their_top_ten(
-    pushed: float, better: bool
-) -> None:
-    """The rival is the base ranking, with the scores of what is relevant pushed up or down a little."""
-    examples, settings = make_examples(synthetic(60), "train", 40), FEW.for_queries(60)
+def untrained_against(examples: Examples, rival: torch.Tensor) -> Choice:
+    settings = FEW.for_queries(len(examples))
     space = starting_space(examples, settings, None)
 
     class Untrained:
         def adapt(self, _: torch.Tensor) -> tuple[FactorSpace, Modulator]:
             return space, plain_modulator(space.num_factors, FeedbackPrior())
 
-    rival = examples.cosines + pushed * (examples.grades > 0)
-    choice = AdapterTrainer(examples, settings, Untrained(), rival).run()[2]
+    return AdapterTrainer(examples, settings, Untrained(), rival).run()[2]
+
+
+@pytest.mark.parametrize(("pushed", "better"), [(-0.005, True), (0.0, False), (0.005, False)])
+def test_the_gate_sees_relevant_documents_move_where_few_queries_change_their_top_ten(
+    pushed: float, better: bool
+) -> None:
+    """The rival is the base ranking, with the scores of what is relevant pushed up or down a little."""
+    examples = make_examples(synthetic(60), "train", 40)
+    choice = untrained_against(examples, examples.cosines + pushed * (examples.grades > 0))
     assert choice.test.p_value > 0.1, "by nDCG@10 alone it may be chance"
     assert choice.better == better
     evidence = {**asdict(choice.test), "base": 0, "modulated": 0, "joint_p_value": choice.joint_p_value}
     told = verdict({"validation": evidence, "continued_from": None, "better": choice.better, "method": "adapter"})
     assert f"tested together: p = {choice.joint_p_value:.3g}" in told
+
+
+def test_what_moves_below_the_top_ten_does_not_open_the_gate_beside_one_query_above() -> None:
+    examples = make_examples(synthetic(60), "train", 40)
+    below = (examples.grades > 0) & (torch.arange(40) >= 12)
+    rival = examples.cosines - below.float()
+    first = int((examples.grades[:, 0] > 0).nonzero()[0])
+    rival[first, 0] = rival[first, 1] - 1e-4
+    choice = untrained_against(examples, rival)
+    assert choice.joint_p_value is not None
+    assert choice.joint_p_value < 0.1
+    assert (choice.test.wins, choice.test.losses) == (1, 0)
+    assert not choice.better
 
 
 def test_the_likelihood_of_the_relevant_goes_by_order_and_relative_distances_alone() -> None:
