@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
     from imrnn_vdb.results import SearchResponse
 
-_ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modulate", "explain", "audit", "topics")
+_ASKED = (
+    *("limit", "offset", "coarse_k", "passes", "threshold", "only", "factor_filter"),
+    *("plan", "trace", "modulate", "explain", "audit", "topics"),
+)
 """Options that are keywords of ``IMRNNCollection.search`` as they are."""
 
 
@@ -41,6 +44,10 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 @click.option(
     "--coarse-k", type=click.IntRange(1), help="Candidates fetched; the larger of 100 and the limit if unset."
 )
+@click.option("--offset", type=click.IntRange(0), default=0, show_default=True, help="Results skipped.")
+@click.option("--passes", type=click.IntRange(1, 2), default=1, show_default=True, help="2: ask the refined query too.")
+@click.option("--threshold", type=float, help="Only results with at least this score.")
+@click.option("--where", help="Only points that match: an expression for Milvus, JSON of a Filter for Qdrant.")
 @click.option("--only", help="A factor's name: only documents that are about it and matched because of it.")
 @click.option("--factor-filter", help="For example 'entity >= 0.6 and not top(money, 3)'; see docs/factors.md.")
 @click.option("--steer", multiple=True, metavar="FACTOR=WEIGHT", help="Scale a factor's contributions; repeatable.")
@@ -61,7 +68,9 @@ _ASKED = ("limit", "coarse_k", "only", "factor_filter", "plan", "trace", "modula
 )
 @json_option
 @exit_codes
-def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: bool, **options: Any) -> None:
+def search(
+    query: str, where: str | None, heatmap: bool, html: Path | None, sample: int, as_json: bool, **options: Any
+) -> None:
     """Search the collection at URL for QUERY."""
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.heatmaps import heatmap as make_heatmap
@@ -73,6 +82,7 @@ def search(query: str, heatmap: bool, html: Path | None, sample: int, as_json: b
     shown = asked["explain"]
     asked["explain"] = shown or heatmap
     with IMRNNCollection.open(**options) as collection:
+        asked["payload_filter"] = collection.parse_filter(where) if where else None
         if any(marks):
             asked["steer"] = _proposed(collection.search(query, **{**asked, "explain": True}), *marks)
         section = explain_search(collection, query, sample, **asked) if html else None

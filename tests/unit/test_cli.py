@@ -56,6 +56,19 @@ def test_search_prints_json_as_promised(url):
     assert results[0]["payload"] == {"text": CORPUS[2]["text"]}
 
 
+def test_search_keeps_to_a_payload_filter_and_pages(url):
+    old = json.dumps({"must": [{"key": "year", "match": {"value": 1999}}]})
+    found = json.loads(run("search", url, "the moon", "--where", old, "--json").stdout)
+    assert [result["id"] for result in found["results"]] == ["a"]
+    whole = json.loads(run("search", url, "the moon", "--passes", 2, "--json").stdout)["results"]
+    paged = json.loads(run("search", url, "the moon", "--passes", 2, "--offset", 1, "--json").stdout)["results"]
+    assert [result["id"] for result in paged] == [result["id"] for result in whole[1:]]
+    best = json.loads(run("search", url, "the moon", "--threshold", whole[0]["score"] - 1e-6, "--json").stdout)
+    assert [result["id"] for result in best["results"]] == ["c"]
+    wrong = run("search", url, "the moon", "--where", "year == 1999")
+    assert (wrong.exit_code, wrong.stderr[:6]) == (2, "error:")
+
+
 def test_search_filters_steers_and_says_what_ran_where(url):
     name = "entity"
     done = run(
