@@ -19,7 +19,14 @@ import numpy as np
 from imrnn_vdb.audit import AuditLog
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.collection import IMRNNCollection
-from imrnn_vdb.errors import AuditError, CollectionNotFoundError, InvalidInputError, MissingExtraError, UnsupportedError
+from imrnn_vdb.errors import (
+    AuditError,
+    CollectionNotFoundError,
+    IMRNNError,
+    InvalidInputError,
+    MissingExtraError,
+    UnsupportedError,
+)
 from imrnn_vdb.filter_text import parse_filter
 from imrnn_vdb.metric import Metric
 
@@ -206,7 +213,11 @@ class Registry:
         opened: dict[str, Hosted] = {}
         try:
             for name, config in configs.items():
-                opened[name] = await _opened(partial(open_hosted, name, config, self.observer))
+                try:
+                    opened[name] = await _opened(partial(open_hosted, name, config, self.observer))
+                except IMRNNError as exc:
+                    _log.error("[collections.%s] cannot be served: %s", name, exc)
+                    raise
         except BaseException:
             for hosted in opened.values():
                 await _closed(hosted)

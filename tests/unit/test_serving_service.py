@@ -308,7 +308,7 @@ async def test_what_is_replaced_is_closed_after_its_last_request_and_not_before(
     await registry.close()
 
 
-async def test_what_a_failed_load_had_opened_is_closed(folder, monkeypatch):
+async def test_what_a_failed_load_had_opened_is_closed_and_the_culprit_named(folder, monkeypatch, caplog):
     opened = []
 
     def open_and_note(*args):
@@ -319,6 +319,7 @@ async def test_what_a_failed_load_had_opened_is_closed(folder, monkeypatch):
     configs = {**config_of(folder).collections, "z": CollectionConfig(model=str(folder / "none"), metric="dot")}
     with pytest.raises(CheckpointError):
         await Registry().load(configs)
+    assert "[collections.z] cannot be served" in caplog.text
     with pytest.raises(StoreError, match="was closed"):
         opened[0].searched().count()
 
