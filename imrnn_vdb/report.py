@@ -13,6 +13,7 @@ import numpy as np
 from imrnn_vdb.comparison import compare
 from imrnn_vdb.errors import UnsupportedError
 from imrnn_vdb.explain import comparison_parts, explanation_parts, headline, moved, topics_line
+from imrnn_vdb.filter_text import as_filter, format_filter
 from imrnn_vdb.heatmaps import Heatmap, heatmap
 from imrnn_vdb.results import SearchResponse, SearchResult
 
@@ -113,11 +114,26 @@ def explain_search(
         query,
         response,
         plain,
+        _special(options),
         comparisons=tuple(compare(first, second) for first, second in pairwise(response[:_COMPARED])),
         texts=_carriers(collection, query, response),
         ends=_latent_ends(collection, response, sample) if sample else (),
         text_field=collection.text_field,
     )
+
+
+def _special(options: SearchOptions) -> str:
+    """Say which filters and weights were asked for."""
+    told = []
+    if options.get("payload_filter") is not None:
+        told.append("Only points that a payload filter lets through.")
+    if only := options.get("only"):
+        told.append(f"Only {only}.")
+    if (tree := as_filter(options.get("factor_filter"))) is not None:
+        told.append(f"Only where {format_filter(tree)}.")
+    if weights := options.get("steer"):
+        told.append(f"Steered: {', '.join(f'{name} × {weight:g}' for name, weight in weights.items())}.")
+    return " ".join(told)
 
 
 def _carriers(collection: IMRNNCollection, query: str, response: SearchResponse) -> tuple[MarkedText, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from test_explain import HOSTILE, NAMES, response, result
 
 from factory import DIM, make_model, make_space
-from imrnn_vdb import IMRNNCollection, explain_search, render_report
+from imrnn_vdb import IMRNNCollection, explain_search, factor, render_report
 from imrnn_vdb.comparison import compare
 from imrnn_vdb.encoders import TokenStates
 from imrnn_vdb.factors.ends import EndDocument, FactorEnds
@@ -174,6 +174,10 @@ def test_a_search_is_explained_as_a_whole(rng):
         assert [text.title for text in section.texts][:1] == ["The query"]
         assert "mark" in page.tags
         assert page.tags.count("details") == 5
+        first, second = collection.model.space.names[:2]
+        wanted = {"factor_filter": factor(first) >= 0.1, "only": first, "steer": {second: 1.5}}
+        told = explain_search(collection, "ship", limit=5, **wanted).note
+        assert told == f"Only {first}. Only where {first} >= 0.1. Steered: {second} × 1.5."
         plain = IMRNNCollection.create(
             "qdrant+local::memory:/p", make_model(), encoder=lambda texts: LetterEncoder().encode_queries(texts)
         )
