@@ -24,7 +24,7 @@ def open_core(
     store = backend.store(connection, collection, make_layout(model.space, settings), settings.guard)
     info = yield from store.info()
     name = choose_vector(collection, info, model.space.dim, settings.vector_name)
-    store.layout = found_layout(model.space, settings, info, name)
+    store.layout = found_layout(model.space, settings, info, name)  # other homes of fields that keep their names
     metric = info.vectors[name].metric
     return CollectionCore(
         model,

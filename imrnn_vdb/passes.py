@@ -15,7 +15,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Candidates, LazyRows, T
-from imrnn_vdb.scoring import base_cosines, breaks_bound, row_products
+from imrnn_vdb.scoring import base_cosines, breaks_bound, refined_square, row_products
 from imrnn_vdb.space import FactorSpace
 
 
@@ -82,7 +82,7 @@ def original_scores(
 
 def _length(before: npt.NDArray[Any], after: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the lengths of refined unit vectors, shape (…), from their codes before and after, shape (…, m)."""
-    return np.asarray(np.sqrt(1 + (after**2).sum(-1) - (before**2).sum(-1)))
+    return np.asarray(np.sqrt(refined_square((before**2).sum(-1), (after**2).sum(-1))))
 
 
 def join(metric: Metric, first: Candidates, second: Candidates, query: Codes, moved: npt.ArrayLike) -> Candidates:

@@ -126,9 +126,13 @@ def _lengths(before: Products, after: Products) -> Array:
 
 
 def _squared_lengths(before: Products, after: Products) -> tuple[Array, Array]:
-    """‖q_t‖² and ‖d_t‖² of refined unit vectors, by ``‖x_t‖² = 1 + ‖z_t‖² − ‖z_0‖²``."""
-    query, candidates = 1 + (after.own - before.own), 1 + (after.squares - before.squares)
-    return query.clip(_MIN_NORM), candidates.clip(_MIN_NORM)
+    """‖q_t‖² and ‖d_t‖² of refined unit vectors."""
+    return refined_square(before.own, after.own), refined_square(before.squares, after.squares)
+
+
+def refined_square(before: Array, after: Array) -> Array:
+    """‖x_t‖² of refined unit vectors, ``1 + ‖z_t‖² − ‖z_0‖²``, of any shape; exactly 1 where nothing moved."""
+    return (1 + (after - before)).clip(_MIN_NORM)
 
 
 @dataclass(frozen=True, eq=False)

@@ -169,7 +169,7 @@ def _with_attachment(command: Command) -> Command:
 
     @functools.wraps(command)
     def wrapped(*args: Any, **options: Any) -> Any:
-        is_file = Path(options["url"]).is_file()
+        is_file = is_attachment(options["url"])
         if options.pop("attached") or is_file:
             from imrnn_vdb.attach import find_attachment
             from imrnn_vdb.options import Settings

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from imrnn_vdb.evaluation import PairedTest, paired_test
+from imrnn_vdb.evaluation import paired_test
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace, complete_basis
 from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import Choice, FloatTable, check_enough, served_scores
+from imrnn_vdb.training.selection import Choice, FloatTable, check_enough, rises, served_scores
 from imrnn_vdb.training.settings import Progress, Reporter, TrainingSettings
 from imrnn_vdb.training.starting import eigenvectors
 from imrnn_vdb.training.update import fit_update, plain_modulator, see, with_adapter
@@ -176,12 +176,8 @@ class AdapterTrainer:
             new_topic_difference=None,
             test=test,
             joint_p_value=joint.p_value,
-            better=_rises(test, _LEANING) and _rises(joint, _SIGNIFICANCE),
+            better=rises(test, _LEANING) and rises(joint, _SIGNIFICANCE),
         )
-
-
-def _rises(test: PairedTest, level: float) -> bool:
-    return test.difference > 0 and test.p_value < level
 
 
 def _standardised(differences: FloatTable) -> FloatTable:

@@ -96,8 +96,7 @@ class Examples:
             Shape (n',), at most 0; 0 for a query without a relevant candidate. Weighted by ``2^grade − 1``.
         """
         gains = 2 ** self.grades[rows].double() - 1
-        target = gains / gains.sum(1, keepdim=True).clamp_min(_MIN_GAIN)
-        at = ((target * torch.log_softmax(scores.double() / heat, 1)).sum(1) for heat in _TEMPERATURES)
+        at = (listwise_likelihood(scores.double(), gains, heat) for heat in _TEMPERATURES)
         return max(at, key=lambda likelihood: float(likelihood.mean()))
 
     def fingerprint(self) -> str:
@@ -106,6 +105,25 @@ class Examples:
         for tensor in (self.queries, self.mined, self.mined_cosines, self.gains, self.grades):
             digest.update(np.ascontiguousarray(tensor.numpy()).tobytes())
         return digest.hexdigest()[:16]
+
+
+def listwise_likelihood(scores: Tensor, gains: Tensor, temperature: float) -> Tensor:
+    """Return the mean log-probability, by gain, of each query's relevant candidates in a softmax of the scores.
+
+    Parameters
+    ----------
+    scores, gains
+        Shape (n, k); gains at least 0.
+    temperature
+        Of the softmax, above 0.
+
+    Returns
+    -------
+    Tensor
+        Shape (n,), at most 0; 0 where no candidate has a gain.
+    """
+    target = gains / gains.sum(1, keepdim=True).clamp_min(_MIN_GAIN)
+    return (target * torch.log_softmax(scores / temperature, -1)).sum(1)
 
 
 def make_examples(embedded: EmbeddedDataset, split: str, coarse_k: int) -> Examples:

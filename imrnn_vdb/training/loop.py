@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from imrnn_vdb.training.examples import Examples
+from imrnn_vdb.training.examples import Examples, listwise_likelihood
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.settings import TrainingSettings
 
 _CLIP = 1.0
-_MIN_GAIN = 1e-9
 _STRIDE = 1_000_003
 OnEpoch = Callable[[int, float], None]
 
@@ -117,8 +116,7 @@ def listwise_loss(
     gains = torch.gather(examples.gains[batch], 1, chosen)
     u = network.basis() if basis is None else basis
     scores = network.score(examples.queries[batch] @ u, examples.documents[candidates] @ u, cosines)
-    target = gains / gains.sum(1, keepdim=True).clamp_min(_MIN_GAIN)
-    return -(target * torch.log_softmax(scores / settings.temperature, -1)).sum(1).mean()
+    return -listwise_likelihood(scores, gains, settings.temperature).mean()
 
 
 def _sample(gains: Tensor, kept: int, sampled: int) -> Tensor:

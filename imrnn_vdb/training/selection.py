@@ -192,7 +192,7 @@ def choose(
         honest[rows] = _under(held, setting, thresholds)[rows]
     epoch, shrinkage, threshold = _best(held, folds.new_topic, np.ones(len(base), bool), thresholds)
     test = paired_test(honest - base)
-    better = shrinkage > 0 and test.difference > 0 and test.p_value < SIGNIFICANCE
+    better = shrinkage > 0 and rises(test, SIGNIFICANCE)
     new = (honest - base)[folds.new_topic]
     return Choice(
         epochs=epoch + 1,
@@ -205,6 +205,11 @@ def choose(
         joint_p_value=None,
         better=better,
     )
+
+
+def rises(test: PairedTest, level: float) -> bool:
+    """Whether a mean difference is above 0, with a two-sided p below a level."""
+    return test.difference > 0 and test.p_value < level
 
 
 def _under(held: HeldOut, setting: tuple[int, int, int], thresholds: tuple[float, ...]) -> FloatTable:

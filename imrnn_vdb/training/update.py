@@ -17,14 +17,13 @@ from imrnn_vdb.exact import nearest
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import cosine_of_refined
-from imrnn_vdb.training.examples import Examples
+from imrnn_vdb.training.examples import Examples, listwise_likelihood
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.starting import thinned
 
 _TEMPERATURE = 0.06
 _SHIFT_SCALE = 0.316
 _ITERATIONS = 40
-_MIN_GAIN = 1e-9
 _RAMP_QUANTILES = (0.02, 0.1)
 _STRICTEST, _MIN_RAMP = 0.7, 0.02
 _BATCH = 64
@@ -120,13 +119,12 @@ def fit_update(lists: Lists, penalty: float) -> Update:
     m = lists.queries.shape[1]
     weights = torch.zeros(m + 1, m, requires_grad=True)
     inputs = torch.nn.functional.pad(lists.queries, (0, 1), value=_SHIFT_SCALE)
-    target = lists.gains / lists.gains.sum(1, keepdim=True).clamp_min(_MIN_GAIN)
     solver = torch.optim.LBFGS([weights], max_iter=_ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
 
     def loss() -> Tensor:
         solver.zero_grad()
         scores = lists.scores + torch.einsum("nkm,nm->nk", lists.directions, inputs @ weights)
-        fit = -(target * torch.log_softmax(scores / _TEMPERATURE, -1)).sum(1).mean()
+        fit = -listwise_likelihood(scores, lists.gains, _TEMPERATURE).mean()
         total: Tensor = fit + penalty * (weights**2).sum()
         total.backward()  # type: ignore[no-untyped-call]
         return total
