@@ -60,8 +60,8 @@ _DATA_ONLY = ("split", "cache")
 @click.option(
     "--adapter/--whole-model",
     default=None,
-    help="Learn a small linear update of the query, or the whole model; unset, the update below 500 labelled queries, "
-    "and where a whole model turns out not to be better.",
+    help="Learn a small linear update of the query, or the whole model; unset, the update below 300 labelled queries, "
+    "and where a whole model turns out not to be better than it.",
 )
 @click.option("--continue-from", default=None, help="Checkpoint to update on these labels; its space is kept.")
 @click.option(

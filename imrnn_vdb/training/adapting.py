@@ -18,14 +18,13 @@ from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace, complete_basis
 from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import Choice, FloatTable, check_enough, rises, served_scores
+from imrnn_vdb.training.selection import LEANING, Choice, FloatTable, IntTable, check_enough, rises, served_scores
 from imrnn_vdb.training.settings import Progress, Reporter, TrainingSettings
 from imrnn_vdb.training.starting import eigenvectors
 from imrnn_vdb.training.update import fit_update, plain_modulator, see, with_adapter
 
 _TINY = np.finfo(np.float64).tiny
 _SIGNIFICANCE = 0.1  # of the two-sided test, and better: 5 % one-sided; nothing was selected on these queries
-_LEANING = 0.5  # of nDCG@10's own two-sided test: the likelihood alone opens nothing
 
 
 class Adapting(Protocol):
@@ -110,7 +109,7 @@ class AdapterTrainer:
     examples
         Labelled queries with their candidates.
     settings
-        Filled in; of these ``seed`` and ``folds`` matter here.
+        Filled in; of these ``seed`` and ``folds`` matter here. Kept as the attribute of that name.
     way
         How to adapt.
     rival
@@ -129,7 +128,7 @@ class AdapterTrainer:
         report: Reporter | None = None,
     ) -> None:
         self._examples = examples
-        self._settings = settings
+        self.settings = settings
         self._way = way
         self._rival = rival
         self._report = report
@@ -142,9 +141,20 @@ class AdapterTrainer:
         InvalidInputError
             If there are too few labelled queries.
         """
-        n, count = len(self._examples), self._settings.folds or 0
+        n, count = len(self._examples), self.settings.folds or 0
         check_enough(n, count)
-        fold = torch.from_numpy(np.random.default_rng(self._settings.seed).permutation(n) % count)
+        after = self._held_out(np.random.default_rng(self.settings.seed).permutation(n) % count)
+        space, modulator = self._way.adapt(torch.arange(n))
+        return space, modulator, self._choice(after, modulator)
+
+    def held_out_ndcg(self, folds: IntTable) -> FloatTable:
+        """Return each query's nDCG@10, shape (n,), held out in the folds of another cross-validation, shape (n,)."""
+        ndcg = self._examples.ndcg(self._held_out(folds), torch.arange(len(folds)))
+        return np.asarray(ndcg.double().numpy())
+
+    def _held_out(self, folds: IntTable) -> Tensor:
+        """Return scores, shape (n, k), of each fold's queries as adapted to the other folds."""
+        fold, count = torch.from_numpy(folds), int(folds.max()) + 1
         after = torch.zeros_like(self._rival)
         for part in range(count):
             train, test = (torch.nonzero(mask).flatten() for mask in (fold != part, fold == part))
@@ -152,8 +162,7 @@ class AdapterTrainer:
             if self._report is not None:
                 found = float(self._examples.ndcg(after[test], test).mean())
                 self._report(Progress(f"fold {part + 1}/{count}", part + 1, count, None, found))
-        space, modulator = self._way.adapt(torch.arange(n))
-        return space, modulator, self._choice(after, modulator)
+        return after
 
     def _choice(self, after: Tensor, modulator: Modulator) -> Choice:
         """Put held-out scores to the test: nDCG@10 must rise, and not by chance if the likelihood is heard as well.
@@ -173,10 +182,11 @@ class AdapterTrainer:
             threshold=-1.0,
             base=float(ndcg[0].mean()),
             modulated=float(ndcg[1].mean()),
+            ndcg=ndcg[1],
             new_topic_difference=None,
             test=test,
             joint_p_value=joint.p_value,
-            better=rises(test, _LEANING) and rises(joint, _SIGNIFICANCE),
+            better=rises(test, LEANING) and rises(joint, _SIGNIFICANCE),
         )
 
 

@@ -13,6 +13,7 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.datasets import Dataset, load_dataset
 from imrnn_vdb.encoders import AnyEncoder, Encoder, EncoderConfig, TransformerEncoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.evaluation import paired_test
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
@@ -21,7 +22,7 @@ from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import Choice, served_scores
+from imrnn_vdb.training.selection import LEANING, Choice, FloatTable, rises, served_scores
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
 from imrnn_vdb.training.starting import starting_space, wanted_factors
 from imrnn_vdb.training.trainer import Trainer
@@ -152,7 +153,7 @@ def train_examples(
     origin = continue_from if continue_from is not None else base
     with one_thread():
         if planned(settings, len(examples), continue_from).adapter:
-            outcome = _adapt(examples, settings, origin, continue_from, report)
+            outcome = _adapt(_adapter_trainer(examples, settings, origin, continue_from, report))
         else:
             outcome = _train_whole(examples, settings, origin, continue_from, journal, report)
         replayed = None
@@ -247,13 +248,19 @@ def _check_finite(trained: torch.nn.Module) -> None:
             )
 
 
-def _adapt(
+def _adapt(trainer: AdapterTrainer) -> _Outcome:
+    outcome = _Outcome(*trainer.run(), trainer.settings)
+    _check_finite(outcome.modulator)
+    return outcome
+
+
+def _adapter_trainer(
     examples: Examples,
     settings: TrainingSettings,
     origin: IMRNNModel | None,
     continue_from: IMRNNModel | None,
     report: Reporter | None,
-) -> _Outcome:
+) -> AdapterTrainer:
     plan = planned(replace(settings, adapter=True), len(examples), continue_from)
     penalty = plan.penalty or (_PENALTY if plan.train_basis else _KEPT_PENALTY)
     given = origin.space if origin is not None else None
@@ -268,10 +275,7 @@ def _adapt(
         start = plain_modulator(space.num_factors, _prior_of(origin)) if updated is None else updated.modulator
         way = KeptSpace(examples, space, start, penalty)
     rival = served_scores(Network.of(updated.space, updated.modulator), examples) if updated else examples.cosines
-    found = AdapterTrainer(examples, plan, way, rival, report=report).run()
-    outcome = _Outcome(*found, replace(plan, penalty=penalty))
-    _check_finite(outcome.modulator)
-    return outcome
+    return AdapterTrainer(examples, replace(plan, penalty=penalty), way, rival, report=report)
 
 
 def _train_whole(
@@ -297,11 +301,18 @@ def _train_whole(
     if network.basis.trainable:
         space = FactorSpace(network.basis().detach().numpy(), space.names, space.quantiles)
     outcome = _Outcome(space, trainer.finish(network, choice), choice, plan)
-    if settings.adapter is None and not choice.better:
-        tried = _adapt(examples, settings, origin, continue_from, report)
-        outcome = tried if tried.choice.better else outcome
+    if settings.adapter is None:
+        rival = _adapter_trainer(examples, settings, origin, continue_from, report)
+        if not (choice.better and _surpasses(choice, rival.held_out_ndcg(trainer.folds.of))):
+            tried = _adapt(rival)
+            outcome = tried if tried.choice.better else outcome
     trainer.forget()
     return outcome
+
+
+def _surpasses(choice: Choice, adapted: FloatTable) -> bool:
+    """Whether a whole model, which makes slower searches, is ahead of an adapter on the same queries, shape (n,)."""
+    return rises(paired_test(choice.ndcg - adapted), LEANING)
 
 
 def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:

@@ -8,7 +8,7 @@ from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError
 
-_MANY_QUERIES, _ENOUGH_FOR_3_FOLDS = 500, 300
+_MANY_QUERIES = 300
 _ADAPTER_FOLDS = 10
 
 
@@ -29,9 +29,10 @@ class TrainingSettings:
         move. With a given space and False, every stored code stays valid.
     adapter
         Whether nothing but a linear update of the query is learned, and the columns that it needs: convex problems,
-        with one solution each. None for below 500 labelled queries, and where the whole model turns out not to be
-        better than the base ranking. A trained model is always updated in this way. Of the other settings only
-        ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``, ``folds`` and ``penalty`` matter then.
+        with one solution each. None for below 300 labelled queries, and where the whole model turns out not to be
+        better than the base ranking, and than an adapter on the same held-out queries. A trained model is always
+        updated in this way. Of the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``,
+        ``folds`` and ``penalty`` matter then.
     penalty
         Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries. None
         for 60 where the basis is learned, and 20 where it is kept.
@@ -93,7 +94,7 @@ class TrainingSettings:
         """Return these settings with what depends on the number of labelled queries filled in."""
         adapter = queries < _MANY_QUERIES if self.adapter is None else self.adapter
         learned = True if self.train_basis is None else self.train_basis
-        default_folds = _ADAPTER_FOLDS if adapter else (3 if queries >= _ENOUGH_FOR_3_FOLDS else 5)
+        default_folds = _ADAPTER_FOLDS if adapter else (3 if queries >= _MANY_QUERIES else 5)
         return replace(self, train_basis=learned, adapter=adapter, folds=self.folds or default_folds)
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from imrnn_vdb.training.selection import (
     SHRINKAGES,
     Choice,
     FloatTable,
+    Folds,
     HeldOut,
     check_enough,
     choose,
@@ -84,6 +86,11 @@ class Trainer:
         """The space that training starts in."""
         return self._space
 
+    @cached_property
+    def folds(self) -> Folds:
+        """How labelled queries are held out."""
+        return make_folds(self._examples, self._folds, self._settings.seed)
+
     def run(self) -> tuple[Network, Choice]:
         """Cross-validate, choose, and train on everything; return the trained network and the choice.
 
@@ -94,7 +101,7 @@ class Trainer:
         """
         n, settings = len(self._examples), self._settings
         check_enough(n, self._folds)
-        folds = make_folds(self._examples, self._folds, settings.seed)
+        folds = self.folds
         fold = torch.from_numpy(folds.of)
         left = self._journal.load()
         held = HeldOut(np.zeros((settings.epochs, len(SHRINKAGES), n)), np.zeros((settings.epochs, n)))

@@ -78,13 +78,30 @@ def test_the_gate_holds_with_many_labels(signal: bool) -> None:
 
 
 def test_where_the_whole_model_is_not_better_an_adapter_is_tried() -> None:
-    data = synthetic(500)
+    data = synthetic(300)
     idle = replace(QUICK, epochs=1, learning_rate=1e-9, penalty=1.0, adapter=None)
     model = train(data, settings=idle)
     assert (model.evidence["training"]["method"], model.active) == ("adapter", True)
     assert model.evidence["training"]["settings"]["folds"] == 2
     whole = train(data, settings=replace(idle, adapter=False))
     assert (whole.evidence["training"]["method"], whole.active) == ("whole model", False)
+
+
+@pytest.mark.parametrize(
+    ("whole", "penalty", "method"),
+    [
+        ({"epochs": 2, "learning_rate": 1e-3}, 1.0, "adapter"),
+        ({"epochs": 2, "learning_rate": 1e-3}, 1e4, "whole model"),
+        ({"epochs": 2, "learning_rate": 1e-3}, 2100.0, "adapter"),  # the whole model is ahead, p = 0.7
+        ({"epochs": 4}, 1.0, "whole model"),  # on its own folds, which hold no topic out, the adapter is 0.009 ahead
+    ],
+)
+def test_a_whole_model_is_kept_if_it_surpasses_an_adapter_on_the_same_held_out_queries(whole, penalty, method) -> None:
+    data, settings = synthetic(500), replace(QUICK, adapter=None, penalty=penalty, **whole)
+    model = train(data, settings=settings)
+    assert (model.evidence["training"]["method"], model.active) == (method, True)
+    for adapter in (True, False):
+        assert train(data, settings=replace(settings, adapter=adapter)).active
 
 
 def test_not_better_is_said_in_plain_words() -> None:
@@ -120,7 +137,7 @@ def test_an_interrupted_training_ends_as_if_it_had_not_been(
 
 
 def test_interrupted_while_an_adapter_is_tried_the_whole_model_is_not_trained_again(tmp_path: Path) -> None:
-    data = synthetic(500)
+    data = synthetic(300)
     idle = replace(QUICK, epochs=1, learning_rate=1e-9, penalty=1.0, adapter=None)
 
     def stop(progress: Progress) -> None:
