@@ -13,7 +13,7 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.datasets import Dataset, load_dataset
 from imrnn_vdb.encoders import AnyEncoder, Encoder, EncoderConfig, TransformerEncoder, as_encoder
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.evaluation import paired_test
+from imrnn_vdb.evaluation import PairedTest, paired_test
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
@@ -22,7 +22,7 @@ from imrnn_vdb.training.embeddings import EmbeddedDataset, EmbeddingCache, embed
 from imrnn_vdb.training.examples import Examples, make_examples
 from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import LEANING, Choice, FloatTable, rises, served_scores
+from imrnn_vdb.training.selection import LEANING, Choice, rises, served_scores
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
 from imrnn_vdb.training.starting import starting_space, wanted_factors
 from imrnn_vdb.training.trainer import Trainer
@@ -37,12 +37,17 @@ _WIDEST = 512  # factors in which an update is fitted first, at most: wider vect
 
 @dataclass(frozen=True, eq=False)
 class _Outcome:
-    """A trained modulator in its space, how it was chosen, and the settings that were followed."""
+    """A trained modulator in its space, how it was chosen, and the settings that were followed.
+
+    ``against_adapter`` is the whole model's test against an adapter, whichever of the two this is; None where none was
+    made.
+    """
 
     space: FactorSpace
     modulator: Modulator
     choice: Choice
     settings: TrainingSettings
+    against_adapter: PairedTest | None = None
 
 
 def train(
@@ -205,6 +210,11 @@ def verdict(training: Mapping[str, Any]) -> str:
     )
     if (joint := test["joint_p_value"]) is not None:
         figures += f"; nDCG@10 and the likelihood of what is relevant, tested together: p = {joint:.3g}"
+    if (compared := training.get("against_adapter")) is not None:
+        ahead, p_value = compared["difference"], compared["p_value"]
+        figures += (
+            f"; the whole model against an adapter on the same held-out queries: {ahead:+.4f} (p = {p_value:.3g})"
+        )
     if training["better"]:
         return f"better than {rival}: {figures}; the {training['method']} is switched on"
     saved = f"the {training['method']} is saved, but not switched on"
@@ -303,16 +313,13 @@ def _train_whole(
     outcome = _Outcome(space, trainer.finish(network, choice), choice, plan)
     if settings.adapter is None:
         rival = _adapter_trainer(examples, settings, origin, continue_from, report)
-        if not (choice.better and _surpasses(choice, rival.held_out_ndcg(trainer.folds.of))):
+        compared = paired_test(choice.ndcg - rival.held_out_ndcg(trainer.folds.of)) if choice.better else None
+        if compared is None or not rises(compared, LEANING):  # an adapter makes faster searches
             tried = _adapt(rival)
             outcome = tried if tried.choice.better else outcome
+        outcome = replace(outcome, against_adapter=compared)
     trainer.forget()
     return outcome
-
-
-def _surpasses(choice: Choice, adapted: FloatTable) -> bool:
-    """Whether a whole model, which makes slower searches, is ahead of an adapter on the same queries, shape (n,)."""
-    return rises(paired_test(choice.ndcg - adapted), LEANING)
 
 
 def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
@@ -360,6 +367,7 @@ def _evidence(
             "joint_p_value": choice.joint_p_value,
             **asdict(choice.test),
         },
+        "against_adapter": None if outcome.against_adapter is None else asdict(outcome.against_adapter),
         "replayed": None if replayed is None else {"ndcg@10_before": replayed[0], "ndcg@10_after": replayed[1]},
         "settings": settings.to_dict(),
     }

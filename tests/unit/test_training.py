@@ -83,6 +83,8 @@ def test_where_the_whole_model_is_not_better_an_adapter_is_tried() -> None:
     model = train(data, settings=idle)
     assert (model.evidence["training"]["method"], model.active) == ("adapter", True)
     assert model.evidence["training"]["settings"]["folds"] == 2
+    assert model.evidence["training"]["against_adapter"] is None
+    assert "against an adapter" not in verdict(model.evidence["training"])
     whole = train(data, settings=replace(idle, adapter=False))
     assert (whole.evidence["training"]["method"], whole.active) == ("whole model", False)
 
@@ -99,7 +101,13 @@ def test_where_the_whole_model_is_not_better_an_adapter_is_tried() -> None:
 def test_a_whole_model_is_kept_if_it_surpasses_an_adapter_on_the_same_held_out_queries(whole, penalty, method) -> None:
     data, settings = synthetic(500), replace(QUICK, adapter=None, penalty=penalty, **whole)
     model = train(data, settings=settings)
-    assert (model.evidence["training"]["method"], model.active) == (method, True)
+    training = model.evidence["training"]
+    assert (training["method"], model.active) == (method, True)
+    ahead = training["against_adapter"]
+    assert (ahead["difference"] > 0 and ahead["p_value"] < 0.5) is (method == "whole model")
+    assert f"the whole model against an adapter on the same held-out queries: {ahead['difference']:+.4f}" in verdict(
+        training
+    )
     for adapter in (True, False):
         assert train(data, settings=replace(settings, adapter=adapter)).active
 
