@@ -18,7 +18,16 @@ from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace, complete_basis
 from imrnn_vdb.training.examples import Examples
 from imrnn_vdb.training.network import Network
-from imrnn_vdb.training.selection import LEANING, Choice, FloatTable, IntTable, check_enough, rises, served_scores
+from imrnn_vdb.training.selection import (
+    LEANING,
+    Choice,
+    FloatTable,
+    IntTable,
+    check_enough,
+    fold_rows,
+    rises,
+    served_scores,
+)
 from imrnn_vdb.training.settings import Progress, Reporter, TrainingSettings
 from imrnn_vdb.training.starting import eigenvectors
 from imrnn_vdb.training.update import fit_update, plain_modulator, see, with_adapter
@@ -154,10 +163,10 @@ class AdapterTrainer:
 
     def _held_out(self, folds: IntTable) -> Tensor:
         """Return scores, shape (n, k), of each fold's queries as adapted to the other folds."""
-        fold, count = torch.from_numpy(folds), int(folds.max()) + 1
+        count = int(folds.max()) + 1
         after = torch.zeros_like(self._rival)
         for part in range(count):
-            train, test = (torch.nonzero(mask).flatten() for mask in (fold != part, fold == part))
+            train, test = fold_rows(folds, part)
             after[test] = served_scores(Network.of(*self._way.adapt(train)), self._examples, test)
             if self._report is not None:
                 found = float(self._examples.ndcg(after[test], test).mean())
@@ -181,7 +190,6 @@ class AdapterTrainer:
             shrinkage=modulator.config.shrinkage,
             threshold=-1.0,
             base=float(ndcg[0].mean()),
-            modulated=float(ndcg[1].mean()),
             ndcg=ndcg[1],
             new_topic_difference=None,
             test=test,

@@ -40,10 +40,10 @@ class Choice:
     threshold
         Cosine with the nearest training query's code from which a query is modulated; −1 for every query, or for
         an adapter, which has its own measure.
-    base, modulated
-        nDCG@10 of held-out queries.
+    base
+        Mean nDCG@10 of held-out queries, before.
     ndcg
-        Shape (n,): what ``modulated`` is the mean of.
+        Shape (n,): nDCG@10 of each held-out query, after.
     new_topic_difference
         Modulated minus base, for held-out queries whose whole topic was held out; None where topics were not.
     test
@@ -59,12 +59,16 @@ class Choice:
     shrinkage: float
     threshold: float
     base: float
-    modulated: float
     ndcg: FloatTable = field(repr=False, compare=False)
     new_topic_difference: float | None
     test: PairedTest
     joint_p_value: float | None
     better: bool
+
+    @property
+    def modulated(self) -> float:
+        """Mean nDCG@10 of held-out queries, after."""
+        return float(self.ndcg.mean())
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,6 +152,12 @@ def _cluster(points: npt.NDArray[np.float32], count: int, rng: np.random.Generat
     return np.asarray(np.unique(label, return_inverse=True)[1], np.int64)
 
 
+def fold_rows(fold: IntTable, part: int) -> tuple[Tensor, Tensor]:
+    """Return the rows to train on and the rows held out, shapes (n − n',) and (n',), where ``fold`` is each row's."""
+    held_out = torch.from_numpy(fold == part)
+    return torch.nonzero(~held_out).flatten(), torch.nonzero(held_out).flatten()
+
+
 def shrunk_ndcg(examples: Examples, scores: Tensor, rows: Tensor, shrinkages: tuple[float, ...]) -> FloatTable:
     """Return nDCG@10 for each shrinkage, shape (len(shrinkages), len(rows)), of refined cosines (len(rows), k)."""
     base = examples.cosines[rows]
@@ -202,7 +212,6 @@ def choose(
         shrinkage=shrinkages[shrinkage],
         threshold=thresholds[threshold],
         base=float(base.mean()),
-        modulated=float(honest.mean()),
         ndcg=honest,
         new_topic_difference=float(new.mean()) if len(new) else None,
         test=test,

@@ -27,6 +27,7 @@ from imrnn_vdb.training.selection import (
     HeldOut,
     check_enough,
     choose,
+    fold_rows,
     make_folds,
     shrunk_ndcg,
 )
@@ -101,17 +102,15 @@ class Trainer:
         """
         n, settings = len(self._examples), self._settings
         check_enough(n, self._folds)
-        folds = self.folds
-        fold = torch.from_numpy(folds.of)
         left = self._journal.load()
         held = HeldOut(np.zeros((settings.epochs, len(SHRINKAGES), n)), np.zeros((settings.epochs, n)))
         if left is not None:
             held = HeldOut(*(left[1][name].numpy().copy() for name in ("ndcg", "similarity")))
         first = left[0]["phase"] if left is not None else 0
         for phase in range(first, self._folds):
-            train, test = (torch.nonzero(mask).flatten() for mask in (fold != phase, fold == phase))
+            train, test = fold_rows(self.folds.of, phase)
             self._phase(phase, train, settings.epochs, held, test)
-        choice = choose(held, folds)
+        choice = choose(held, self.folds)
         return self._phase(self._folds, torch.arange(n), choice.epochs, held, None), choice
 
     def forget(self) -> None:
