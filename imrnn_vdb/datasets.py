@@ -76,7 +76,7 @@ def read_beir(folder: str | Path) -> Dataset:
     Raises
     ------
     InvalidInputError
-        If a file is missing or malformed; the message names file and line.
+        If a file is missing or malformed, or gives an ``_id`` twice; the message names file and line.
     """
     path = Path(folder)
     for name in ("corpus.jsonl", "queries.jsonl"):
@@ -220,10 +220,19 @@ def _of_known_queries(qrels: Qrels, queries: Mapping[str, str], documents: Mappi
 
 
 def _read_rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    lines: dict[str, int] = {}
     for number, row in read_json_lines(path):
         if not isinstance(row, dict) or "_id" not in row or not isinstance(row.get("text"), str):
             raise InvalidInputError(f"{path}, line {number}: an object with '_id' and 'text' is needed")
-        yield str(row["_id"]), row
+        key = str(row["_id"])
+        check_new(key, number, lines, path)
+        yield key, row
+
+
+def check_new(key: str, number: int, lines: dict[str, int], path: Path) -> None:
+    """Note an id's line; `InvalidInputError` if another line of the file has that id: one of the two would be lost."""
+    if lines.setdefault(key, number) != number:
+        raise InvalidInputError(f"{path}, line {number}: the _id {key!r} is that of line {lines[key]} already")
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.datasets import Qrels, check_grades, read_json_lines, read_lines
+from imrnn_vdb.datasets import Qrels, check_grades, check_new, read_json_lines, read_lines
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, possible_ids
@@ -86,22 +86,25 @@ def read_queries(path: Path) -> Queries:
     Raises
     ------
     InvalidInputError
-        If the file is missing, a line is malformed, or texts and vectors are mixed.
+        If the file is missing, a line is malformed, an ``_id`` is there twice, or texts and vectors are mixed.
     """
+    lines: dict[str, int] = {}
     texts: dict[str, str] = {}
     vectors: dict[str, FloatArray] = {}
     for number, row in read_json_lines(path):
         try:
+            key = str(row["_id"])
             if "vector" in row:
-                vectors[str(row["_id"])] = np.asarray(row["vector"], np.float32)
+                vectors[key] = np.asarray(row["vector"], np.float32)
             elif not row["text"].strip():
                 raise ValueError("blank")
             else:
-                texts[str(row["_id"])] = row["text"]
+                texts[key] = row["text"]
         except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise InvalidInputError(
                 f"{path}, line {number}: an object with '_id' and 'text' or 'vector' is needed"
             ) from exc
+        check_new(key, number, lines, path)
     if texts and vectors:
         raise InvalidInputError(f"{path} mixes texts and vectors: give one or the other")
     return vectors or texts

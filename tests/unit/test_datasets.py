@@ -81,6 +81,12 @@ def test_an_unknown_split_lists_the_known_ones(folder: Path) -> None:
         ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{oops\n', "corpus.jsonl, line 2: not JSON"),
         ("corpus.jsonl", '{"text": "x"}\n', "line 1: an object with '_id' and 'text'"),
         ("queries.jsonl", '{"_id": "q1"}\n', "queries.jsonl, line 1"),
+        (
+            "queries.jsonl",
+            '{"_id": 1, "text": "x"}\n\n{"_id": "1", "text": "y"}\n',
+            "line 3: the _id '1' is that of line 1",
+        ),
+        ("corpus.jsonl", '{"_id": "a", "text": "x"}\n' * 2, "corpus.jsonl, line 2: the _id 'a' is that of line 1"),
         ("qrels/train.tsv", "query-id\tcorpus-id\tscore\nq1\ta\tmany\n", "train.tsv, line 2"),
         ("qrels/train.tsv", "q1\ta\tmany\nq1\ta\t1\n", "train.tsv, line 1"),  # no header, and no judgement
         ("qrels/train.tsv", "q1\t7\n", "train.tsv, line 1"),

@@ -217,6 +217,7 @@ def test_query_and_triple_files_are_read(tmp_path: Path) -> None:
         ('{"_id": 1, "text": "a"}\n{"_id": 2, "text": null}\n', "line 2"),
         ('{"_id": 1, "text": "a"}\n{"_id": 2, "text": " "}\n', "line 2"),
         ('{"_id": 1, "text": "a"}\n{"_id": 2, "vector": [1]}', "mixes"),
+        ('{"_id": 1, "text": "a"}\n{"_id": "1", "text": "b"}\n', "line 2: the _id '1' is that of line 1"),
     ],
 )
 def test_malformed_query_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
