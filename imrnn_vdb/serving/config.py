@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -80,13 +81,13 @@ class Limits:
 
     def __post_init__(self) -> None:
         if self.in_flight < 1 or self.workers < 1 or self.batch < 1 or self.queries < 1:
-            raise InvalidInputError("[limits]: in_flight, workers, batch and queries are at least 1")
+            raise InvalidInputError("in_flight, workers, batch and queries are at least 1")
         if self.coarse_k < DEFAULT_COARSE_K:
-            raise InvalidInputError(f"[limits]: coarse_k is at least {DEFAULT_COARSE_K}, the window of a plain search")
+            raise InvalidInputError(f"coarse_k is at least {DEFAULT_COARSE_K}, the window of a plain search")
         if (self.slowdown and self.slowdown <= 1) or self.batch_wait_ms < 0:
-            raise InvalidInputError("[limits]: slowdown is above 1, or 0 for none; batch_wait_ms is at least 0")
+            raise InvalidInputError("slowdown is above 1, or 0 for none; batch_wait_ms is at least 0")
         if not (self.message_mb > 0 and 0 < self.deadline_s < float("inf")):
-            raise InvalidInputError("[limits]: message_mb and deadline_s are above 0")
+            raise InvalidInputError("message_mb and deadline_s are above 0")
 
     @property
     def message_bytes(self) -> int:
@@ -123,9 +124,9 @@ class Telemetry:
 
     def __post_init__(self) -> None:
         if self.log not in ("text", "json") or self.log_level not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-            raise InvalidInputError("[telemetry]: log is text or json, log_level is DEBUG, INFO, WARNING or ERROR")
+            raise InvalidInputError("log is text or json, log_level is DEBUG, INFO, WARNING or ERROR")
         if not 0 <= self.sample <= 1:
-            raise InvalidInputError("[telemetry]: sample lies in 0..1")
+            raise InvalidInputError("sample lies in 0..1")
         if self.metrics:
             split_address(self.metrics)
 
@@ -325,6 +326,8 @@ def _table(kind: type[Table], values: Any, where: str, made: frozenset[str] = fr
             + "; ".join([f"{name} is not known" for name in unknown] + [f"{n} is missing" for n in missing])
         )
     for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InvalidInputError(f"{where}: {name} is {value!r}, which is no finite number")
         allowed = _TYPES.get(str(known[name].type).removesuffix(" | None"))
         if name in made or allowed is None:
             continue
