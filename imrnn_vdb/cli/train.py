@@ -179,6 +179,7 @@ def _check_followed(options: dict[str, Any], queries: int, common: dict[str, Any
     """Refuse settings that this training would not follow, before it starts."""
     from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.training.api import planned
+    from imrnn_vdb.training.starting import check_num_factors
 
     settings: TrainingSettings = common["settings"]
     start: IMRNNModel | None = common["continue_from"]
@@ -190,14 +191,7 @@ def _check_followed(options: dict[str, Any], queries: int, common: dict[str, Any
     if plan.adapter and unused:
         raise InvalidInputError(f"{', '.join(unused)} cannot be followed: {_why_adapter(settings, queries, start)}")
     origin = start if start is not None else common["base"]
-    if origin is None or settings.num_factors is None:
-        return
-    kept, named = origin.space.num_factors, len(origin.space.names)
-    refused = f"--num-factors {settings.num_factors} cannot be followed"
-    if not plan.train_basis and settings.num_factors != kept:
-        raise InvalidInputError(f"{refused}: the checkpoint's space is kept, with its {kept} factors; leave it out")
-    if settings.num_factors < named:
-        raise InvalidInputError(f"{refused}: {named} named factors are kept; give more, or --space none")
+    check_num_factors(plan, origin.space if origin is not None else None)
 
 
 def _why_adapter(settings: TrainingSettings, queries: int, start: IMRNNModel | None) -> str:

@@ -24,7 +24,7 @@ from imrnn_vdb.training.loop import one_thread
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.selection import LEANING, Choice, rises, served_scores
 from imrnn_vdb.training.settings import Reporter, TrainingSettings
-from imrnn_vdb.training.starting import starting_space, wanted_factors
+from imrnn_vdb.training.starting import check_num_factors, starting_space, wanted_factors
 from imrnn_vdb.training.trainer import Trainer
 from imrnn_vdb.training.update import plain_modulator
 
@@ -152,12 +152,14 @@ def train_examples(
     Raises
     ------
     InvalidInputError
-        As :func:`train` does, and if weights became NaN or infinite.
+        As :func:`train` does, if ``num_factors`` does not fit the space, and if weights became NaN or infinite.
     """
     settings = settings if settings is not None else TrainingSettings()
     origin = continue_from if continue_from is not None else base
+    plan = planned(settings, len(examples), continue_from)
+    check_num_factors(plan, origin.space if origin is not None else None)
     with one_thread():
-        if planned(settings, len(examples), continue_from).adapter:
+        if plan.adapter:
             outcome = _adapt(_adapter_trainer(examples, settings, origin, continue_from, report))
         else:
             outcome = _train_whole(examples, settings, origin, continue_from, journal, report)

@@ -24,6 +24,29 @@ _MAX_FAMILIAR = 2000
 _DEFAULT_LATENT = 64
 
 
+def check_num_factors(settings: TrainingSettings, space: FactorSpace | None) -> None:
+    """Check that a training from a space can have the number of factors that was asked for.
+
+    Raises
+    ------
+    InvalidInputError
+        If ``num_factors`` is not that of a space that is kept, or is below the number of named columns.
+    """
+    asked = settings.num_factors
+    if space is None or asked is None:
+        return
+    if not settings.train_basis and asked != space.num_factors:
+        raise InvalidInputError(
+            f"num_factors is {asked}, but the space that is kept has {space.num_factors} factors: leave it out, or "
+            "train the basis"
+        )
+    if asked < len(space.names):
+        raise InvalidInputError(
+            f"num_factors is {asked}, but the space keeps {len(space.names)} named factors: give at least as many, or "
+            "start from no space"
+        )
+
+
 def starting_space(examples: Examples, settings: TrainingSettings, space: FactorSpace | None) -> FactorSpace:
     """Return the space that learning starts in.
 
@@ -34,18 +57,11 @@ def starting_space(examples: Examples, settings: TrainingSettings, space: Factor
     ------
     SpaceMismatchError
         If space and vectors differ in dimension.
-    InvalidInputError
-        If ``num_factors`` is below the number of named columns, or is not that of a space that is kept.
     """
     dim = examples.documents.shape[1]
     if space is not None and space.dim != dim:
         raise SpaceMismatchError(f"the space was made for {space.dim} dimensions, the vectors have {dim}")
     if space is not None and not settings.train_basis:
-        if settings.num_factors not in (None, space.num_factors):
-            raise InvalidInputError(
-                f"num_factors is {settings.num_factors}, but the space that is kept has {space.num_factors} factors: "
-                "leave it out, or train the basis"
-            )
         return space
     named = np.zeros((dim, 0), np.float32) if space is None else space.named_axes
     num_factors = wanted_factors(settings, named.shape[1], dim)
@@ -55,17 +71,7 @@ def starting_space(examples: Examples, settings: TrainingSettings, space: Factor
 
 
 def wanted_factors(settings: TrainingSettings, named: int, dim: int) -> int:
-    """Return the number of factors of a space whose latent columns are learned beside so many named ones.
-
-    Raises
-    ------
-    InvalidInputError
-        If ``num_factors`` is below the number of named columns.
-    """
-    if settings.num_factors is not None and settings.num_factors < named:
-        raise InvalidInputError(
-            f"num_factors is {settings.num_factors}, but the space keeps {named} named factors: give at least as many"
-        )
+    """Return the number of factors of a space whose latent columns are learned beside so many named ones."""
     return min(settings.num_factors or _DEFAULT_LATENT + named, dim)
 
 
