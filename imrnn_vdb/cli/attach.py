@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 )
 @click.option("--fit", "folder", type=OutFolder(), help="Fit a model to the collection, into this folder.")
 @click.option("--sample", type=click.IntRange(100), default=20_000, show_default=True, help="Points that --fit reads.")
-@click.option("--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Of --fit.")
+@click.option(
+    "--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Of --fit; cut to the dimension."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), default="imrnn.json", show_default=True)
 @click.option("--in-collection", is_flag=True, help="Record it in the collection's metadata; --out as well if given.")
 @json_option

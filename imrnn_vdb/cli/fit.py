@@ -36,7 +36,13 @@ _STDLIB = "stdlib"
 )
 @click.option("--encoder", default="minilm", show_default=True, help="Encoder: minilm, a folder or a hub repo id.")
 @click.option("--device", default="cpu", show_default=True, help="Torch device for the encoder.")
-@click.option("--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Named and latent factors.")
+@click.option(
+    "--num-factors",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Named and latent factors; cut to the dimension.",
+)
 @click.option(
     "--min-auc", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Cross-validated, to keep."
 )

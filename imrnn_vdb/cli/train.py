@@ -79,7 +79,7 @@ _DATA_ONLY = ("split", "cache")
 @click.option(
     "--num-factors",
     type=click.IntRange(1),
-    help="Factors m of a space that is trained; unset, 64 beside the named ones.",
+    help="Factors m of a space that is trained, cut to the dimension; unset, 64 beside the named ones.",
 )
 @click.option("--coarse-k", type=click.IntRange(1), help="Candidates per query.")
 @click.option(

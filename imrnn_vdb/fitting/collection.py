@@ -129,7 +129,7 @@ def fit_sample(
     prior = prior_of(vectors, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        modulator = Modulator(ModulatorConfig(num_factors, hidden=24, prior=prior)).eval()
+        modulator = Modulator(ModulatorConfig(fitted.space.num_factors, hidden=24, prior=prior)).eval()
     evidence = {"fit": fitted.evidence(), "sample": len(texts)}
     return IMRNNModel(fitted.space, modulator, None, evidence, active=True), fitted
 

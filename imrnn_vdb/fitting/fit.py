@@ -146,7 +146,7 @@ def fit_space(
     labellers
         Weak labels by factor; `default_labellers` of the fitted texts if not given.
     num_factors
-        m: named axes first, then principal directions of what they leave.
+        m, cut to d: named axes first, then principal directions of what they leave.
     min_auc
         A factor whose mean cross-validated AUC on the fitted sources is below this is left out.
     seed
@@ -180,7 +180,7 @@ def fit_space(
         raise InvalidInputError(f"num_factors is {num_factors}, but {len(probes)} named factors were fitted")
     directions = np.stack([probe.direction for probe in probes.values()], axis=1)
     axes = orthogonalise(directions)
-    basis = complete_basis(axes, _principal_directions(fitted, axes), num_factors)
+    basis = complete_basis(axes, _principal_directions(fitted, axes), min(num_factors, table.shape[1]))
     sample = np.concatenate([_sample(source.vectors, rng) for source in fitted])
     levels = np.linspace(0, 1, _NUM_QUANTILES)
     quantiles = np.quantile(sample @ basis[:, : len(probes)], levels, axis=0).T

@@ -23,7 +23,7 @@ class TrainingSettings:
     coarse_k
         Candidates per query that are mined from the first stage.
     num_factors
-        m; None for 64 latent columns beside the named ones. A basis that is not trained keeps its own.
+        m, cut to d; None for 64 latent columns beside the named ones. A basis that is not trained keeps its own.
     train_basis
         Whether the latent columns of U are learned; None for learned, unless a model is updated. Named columns never
         move. With a given space and False, every stored code stays valid.

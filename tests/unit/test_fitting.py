@@ -9,6 +9,7 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.fitting import default_labellers, factor_labels, fit_space, join, measure_factors, read_texts
 from imrnn_vdb.fitting.auc import carries, lacks, roc_auc
+from imrnn_vdb.fitting.collection import fit_sample
 from imrnn_vdb.fitting.labels import EntityLabeller, WordList
 from imrnn_vdb.fitting.probes import orthogonalise
 
@@ -158,6 +159,16 @@ def test_factors_that_nothing_carries_are_left_out_with_a_reason(corpus, rng):
     assert fitted.space.names == ("food", "music")
     assert "fewer than 25" in fitted.rejected["absent"]
     assert "below 0.8" in fitted.rejected["noise"]
+
+
+def test_more_factors_than_dimensions_are_cut_to_the_dimension(rng):
+    numbers = rng.random(1200) < 0.5
+    vectors = rng.normal(size=(1200, DIM))
+    vectors[:, 0] += np.where(numbers, 3, -3)
+    texts = ["weights 12" if some else "weights xx" for some in numbers]
+    model, fitted = fit_sample(texts, vectors.astype(np.float32), num_factors=DIM + 1)
+    assert fitted.space.names == ("numeric",)
+    assert model.space.num_factors == model.modulator.config.num_factors == DIM
 
 
 @pytest.mark.parametrize(
