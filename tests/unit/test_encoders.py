@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.encoders import (
     MINILM,
     CallableEncoder,
@@ -31,6 +32,17 @@ def test_minilm_is_found_offline():
     location, local = resolve_model("minilm")
     assert local
     assert "minilm" in location.lower()
+
+
+def test_a_folder_that_holds_something_else_does_not_hide_minilm(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm").mkdir()
+    assert resolve_model("minilm")[0] != "minilm"
+    IMRNNModel.from_pretrained("minilm").save_pretrained(tmp_path / "minilm")  # as train --out minilm does
+    assert resolve_model("minilm")[0] != "minilm"
+    assert resolve_model("./minilm") == ("./minilm", True)  # a path means what lies there
+    save_tiny(tmp_path / "minilm", seed=0)
+    assert resolve_model("minilm") == ("minilm", True)
 
 
 def test_vectors_have_unit_length_and_keep_their_order(minilm):
