@@ -12,7 +12,7 @@ from imrnn_vdb.connection import Operation
 from imrnn_vdb.errors import CollectionNotFoundError, StoreError
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.points import Candidates, LazyRows, PointId, Points
-from imrnn_vdb_milvus.expressions import every, factor_expression, is_one_of, literal
+from imrnn_vdb_milvus.expressions import LEAST, every, factor_expression, is_one_of, literal
 from imrnn_vdb_milvus.faults import NotLoadedError
 from imrnn_vdb_milvus.hits import Row
 from imrnn_vdb_milvus.rows import MAX_BATCH_ROWS, oriented, payload_of
@@ -215,7 +215,7 @@ class SidecarSteps(MilvusSteps):
 
         A server takes 2 µs a key for a range, and 6 for a list.
         """
-        if server.lite or not keys:
+        if server.lite or not keys or LEAST in keys:
             return (yield from self._rows(schema, keys, [schema.key]))
         between = every(f"{schema.key} >= {literal(min(keys))}", f"{schema.key} <= {literal(max(keys))}")
         found = yield from self._ask("query", filter=between, output_fields=[schema.key], limit=MAX_WINDOW, **SESSION)

@@ -24,6 +24,9 @@ _CLOSING = {")": "(", "]": "[", "}": "{"}
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
 """The escapes that Milvus's grammar and Milvus Lite's tokenizer both know; every other character stands for itself."""
 
+LEAST = -(2**63)
+"""The one 64-bit integer without a literal: Milvus's grammar reads its digits before it minds the sign."""
+
 
 def literal(value: object) -> str:
     """Return a value as a literal of Milvus's filter language.
@@ -42,7 +45,7 @@ def literal(value: object) -> str:
         return f'"{valid_text(value).translate(_ESCAPES)}"'
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int) and -(2**63) < value < 2**63:
+    if isinstance(value, int) and LEAST < value < 2**63:
         return str(value)
     if isinstance(value, float) and math.isfinite(value):
         return repr(value)
@@ -90,7 +93,16 @@ def dynamic_key(name: str) -> str:
 
 def is_one_of(field: str, values: Iterable[str | int]) -> str:
     """Return the condition that a field has one of some values."""
-    return f"{field} in {literal(list(values))}"
+    listed = list(values)
+    if LEAST not in listed:
+        return f"{field} in {literal(listed)}"
+    others = [value for value in listed if value != LEAST]
+    return f"({field} < {literal(LEAST + 1)}) or ({field} in {literal(others)})"
+
+
+def is_above(field: str, value: str | int) -> str:
+    """Return the condition that a field comes after a value."""
+    return f"{field} >= {literal(LEAST + 1)}" if value == LEAST else f"{field} > {literal(value)}"
 
 
 def every(*conditions: str | None) -> str:

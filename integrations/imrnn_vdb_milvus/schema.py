@@ -260,7 +260,7 @@ class Schema:
     def _is_key(self, value: PointId) -> bool:
         if isinstance(value, str):
             return self.key_is_text and len(valid_text(value).encode()) <= self.key_bytes
-        return not self.key_is_text and -(2**63) < value < 2**63
+        return not self.key_is_text and -(2**63) <= value < 2**63
 
 
 def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout, key_bytes: int = MAX_KEY_BYTES) -> Any:

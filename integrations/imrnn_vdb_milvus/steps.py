@@ -15,7 +15,7 @@ from imrnn_vdb.layout import Layout
 from imrnn_vdb.points import PointId
 from imrnn_vdb.store import Store
 from imrnn_vdb_milvus.direct import SEARCH, method_of
-from imrnn_vdb_milvus.expressions import every, is_one_of, literal, user_filter
+from imrnn_vdb_milvus.expressions import every, is_above, is_one_of, literal, user_filter
 from imrnn_vdb_milvus.hits import Hits, Row
 from imrnn_vdb_milvus.quiet import quiet, quietly
 from imrnn_vdb_milvus.rows import rows_read
@@ -250,4 +250,4 @@ def call_of(method: str, **arguments: Any) -> Call:
 
 
 def _beyond(schema: Schema, cursor: Any) -> str | None:
-    return None if cursor is None else f"{schema.key} > {literal(cursor)}"
+    return None if cursor is None else is_above(schema.key, cursor)

@@ -207,6 +207,28 @@ def test_scroll_sees_every_point_once_across_segments(connection: Connection, cl
         assert seen == sorted(ids)
 
 
+def test_the_least_key_is_a_key(connection: Connection, client: MilvusClient, name: str) -> None:
+    theirs(client, name)
+    keys = [-(2**63), -(2**63) + 1, 5]
+    vectors = points(keys).vectors
+    client.insert(name, [{"key": key, "embedding": vector} for key, vector in zip(keys, vectors, strict=True)])
+    store = MilvusStore(name, layout())
+    connection.run(store.prepare_codes())
+    connection.run(store.write_codes(keys, codes(3), np.full((3, 1), 0.5, np.float32)))
+    seen, cursor = [], None
+    while True:
+        page = connection.run(store.scroll(1, cursor))
+        seen += page.points.ids
+        cursor = page.cursor
+        if cursor is None:
+            break
+    assert seen == keys
+    assert connection.run(store.fetch(keys)).codes.current.all()
+    assert connection.run(store.sweep(100)) == (0, None)
+    connection.run(store.delete(keys[:1]))
+    assert connection.run(store.fetch(keys)).ids == keys[1:]
+
+
 def test_the_last_of_two_points_with_one_id_is_kept(connection: Connection, name: str) -> None:
     store = MilvusStore(name, layout())
     connection.run(store.create(DIM, Metric.COSINE))

@@ -94,13 +94,13 @@ def test_ids_that_the_key_cannot_hold_are_refused(value: Any) -> None:
         rows_of(points([value]), schema(), LAYOUT)
 
 
-@pytest.mark.parametrize("value", ["7", 2**63])
+@pytest.mark.parametrize("value", ["7", 2**63, -(2**63) - 1])
 def test_integer_keys(value: Any) -> None:
     numbers = schema(key={"name": "id", "type": 5, "params": {}, "is_primary": True})
     assert rows_of(points([2**63 - 1]), numbers, LAYOUT)[0]["id"] == 2**63 - 1
     with pytest.raises(InvalidInputError, match="2\\^63"):
         rows_of(points([value]), numbers, LAYOUT)
-    assert numbers.usable_keys([1, value, 1]) == [1]
+    assert numbers.usable_keys([1, value, 1, -(2**63)]) == [1, -(2**63)]
 
 
 def test_vectors_are_checked() -> None:
