@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,15 @@ if TYPE_CHECKING:
     from imrnn_vdb.observability.metrics import PrometheusMetrics
     from imrnn_vdb.observability.tracing import OpenTelemetryTracing
     from imrnn_vdb.serving.config import Telemetry
+
+
+_ROUNDED = 0.01
+"""Share of a deadline by which gRPC's client may round it up before it tells the server."""
+_ON_ITS_WAY_S = 0.005
+
+
+class CallersDeadlineError(asyncio.CancelledError):
+    """The deadline that a caller set has passed: gRPC cancels the call as it does one that was given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +68,23 @@ class Instruments:
         return cls(tracing, metrics, Background(Observers(members)) if members else None)
 
     @contextmanager
-    def request(self, method: str, request_id: str, metadata: Mapping[str, Any]) -> Iterator[Caller]:
-        """Watch a request while it is answered."""
+    def request(
+        self, method: str, request_id: str, metadata: Mapping[str, Any], time_remaining: Callable[[], float | None]
+    ) -> Iterator[Caller]:
+        """Watch a request while it is answered; ``time_remaining`` tells the seconds that its caller will wait."""
+        given = time_remaining()
         with ExitStack() as stack:
             if self.metrics is not None:
                 stack.enter_context(self.metrics.request(method, _code_of))
             context = None
             if self.tracing is not None:
                 context = stack.enter_context(self.tracing.request(method, request_id, metadata))
-            yield Caller(request_id, context)
+            try:
+                yield Caller(request_id, context)
+            except asyncio.CancelledError:
+                if given is not None and (time_remaining() or 0.0) <= _ROUNDED * given + _ON_ITS_WAY_S:
+                    raise CallersDeadlineError from None
+                raise
 
     def feedback(self, collection: str, relevant: Sequence[Judgement]) -> None:
         """Take note of results that were clicked or judged."""
@@ -82,4 +100,6 @@ class Instruments:
 
 
 def _code_of(error: BaseException | None) -> str:
+    if isinstance(error, CallersDeadlineError):
+        return "DEADLINE_EXCEEDED"
     return OVERLOADED if isinstance(error, OverloadedError) else code_of(error)

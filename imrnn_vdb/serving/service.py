@@ -250,7 +250,7 @@ class Retrieval:
         trailing = [(REQUEST_ID_KEY, request_id)]
         context.set_trailing_metadata(tuple(trailing))
         try:
-            with self._instruments.request(method, request_id, metadata) as caller:
+            with self._instruments.request(method, request_id, metadata, context.time_remaining) as caller:
                 if self.ending:
                     raise StoreUnavailableError("the service is shutting down")
                 if request is None:

@@ -232,7 +232,7 @@ def test_outcomes_of_requests_can_be_told_apart():
         "INTERNAL": ZeroDivisionError(),
     }
     for error in expected.values():
-        with suppress(BaseException), watched.request("Search", "r", {}):
+        with suppress(BaseException), watched.request("Search", "r", {}, lambda: None):
             if error is not None:
                 raise error
     found = values(metrics)

@@ -642,6 +642,27 @@ def test_metrics_have_the_configured_name_and_count_no_warm_up(folder):
     assert counts == {"search": 1, "rerank": 1}
 
 
+def test_metrics_tell_a_callers_deadline_from_a_caller_that_gave_up(folder):
+    [port] = free_ports(1)
+    config = config_of(folder, limits=Limits(workers=1), telemetry=Telemetry(metrics=f"127.0.0.1:{port}"))
+    request = pb.SearchRequest(collection="articles", query=query_message(QUERIES[0]))
+    with running(config) as (server, _), grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        go = threading.Event()
+        server._service._workers.submit(go.wait, 30)
+        for seconds, gives_up in ((0.2, False), (1.005, False), (None, True), (30.0, True)):  # 1.005 is told as 1.01
+            call = RetrievalStub(channel).Search.future(request, timeout=seconds)
+            while not server._service.admission.running:
+                time.sleep(0.01)
+            if gives_up:
+                call.cancel()
+            while server._service._calls:
+                time.sleep(0.01)
+        go.set()
+        families = server._instruments.metrics.registry.collect()
+    counts = {s.labels["code"]: s.value for f in families for s in f.samples if s.name == "imrnn_request_seconds_count"}
+    assert counts == {"DEADLINE_EXCEEDED": 2, "CANCELLED": 2}
+
+
 def test_metrics_listen_on_an_address_in_brackets(folder):
     try:
         with socket.create_server(("::1", 0), family=socket.AF_INET6) as held:
