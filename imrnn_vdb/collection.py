@@ -303,6 +303,8 @@ class IMRNNCollection(Shell):
     ) -> None:
         """Insert or replace points together with their codes.
 
+        A point that is there is replaced whole: its payload, and in Qdrant its other named vectors, are gone.
+
         Parameters
         ----------
         ids
