@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, decode_texts, encode_rows, encode_texts
-from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.errors import InvalidInputError, StoreError
 from imrnn_vdb.layout import RESERVED_PREFIX, Layout, own_fields_removed, stored_texts
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.payloads import check_json
@@ -142,6 +142,18 @@ def oriented(scores: Sequence[float], metric: Metric) -> npt.NDArray[np.float64]
     if metric is Metric.EUCLID:
         return 0.0 - values**2
     return 0.0 - values if metric is Metric.MANHATTAN else values
+
+
+def check_order(hits: Sequence[Any], metric: Metric, collection: str) -> None:
+    """Raise `StoreError` for hits that come worst first: the collection has another metric than when it was opened."""
+    if not hits:
+        return
+    ends = (hits[-1], hits[0]) if metric in (Metric.EUCLID, Metric.MANHATTAN) else (hits[0], hits[-1])
+    if ends[0].score < ends[1].score:
+        raise StoreError(
+            f"the hits of collection {collection!r} come worst first by its metric, {metric}: it was made anew with "
+            "another one; open it again"
+        )
 
 
 def candidates_of(hits: Sequence[Any], layout: Layout, metric: Metric) -> Candidates:

@@ -27,6 +27,7 @@ from imrnn_vdb_qdrant.convert import (
     batches,
     candidates_of,
     check_finite,
+    check_order,
     code_rows,
     completed,
     oriented,
@@ -233,7 +234,10 @@ class NativeStore(Store):
         replies = yield from self._ask(
             self._query(query_vectors.tolist(), limit, base, condition, with_payload, wanted)
         )
-        return schema.vectors[base].metric, replies
+        metric = schema.vectors[base].metric
+        for hits in replies:
+            check_order(hits, metric, self.collection)
+        return metric, replies
 
     def fetch(
         self,

@@ -9,7 +9,7 @@ import pytest
 
 from factory import make_model
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection
-from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.errors import InvalidInputError, StoreError
 
 DIM, COUNT = 32, 20
 VECTORS = np.random.default_rng(3).normal(size=(COUNT, DIM)).astype(np.float32)
@@ -26,20 +26,39 @@ def check(collection: IMRNNCollection) -> None:
     collection.close()
 
 
-def qdrant_client(**options):
-    from qdrant_client import QdrantClient, models
+def qdrant_client(distance="Cosine", **options):
+    from qdrant_client import QdrantClient
 
     client = QdrantClient(**options)
-    client.create_collection("team", models.VectorParams(size=DIM, distance=models.Distance.COSINE))
+    fill(client, distance)
+    return client
+
+
+def fill(client, distance):
+    from qdrant_client import models
+
+    client.create_collection("team", models.VectorParams(size=DIM, distance=models.Distance(distance)))
     points = [models.PointStruct(id=i, vector=vector.tolist(), payload={"n": i}) for i, vector in enumerate(VECTORS)]
     client.upsert("team", points)
-    return client
 
 
 def test_a_qdrant_client():
     client = qdrant_client(location=":memory:")
     check(IMRNNCollection.from_client(client, "team", make_model()))
     assert client.count("team").count == COUNT
+    client.close()
+
+
+@pytest.mark.parametrize(("before", "after"), [("Cosine", "Euclid"), ("Euclid", "Dot")])
+def test_a_collection_made_anew_that_ranks_the_other_way_round_is_noticed(before, after):
+    client = qdrant_client(before, location=":memory:")
+    collection = IMRNNCollection.from_client(client, "team", make_model())
+    assert collection.search(VECTORS[0])[0].id == 0
+    client.delete_collection("team")
+    fill(client, after)
+    with pytest.raises(StoreError, match="made anew with another one; open it again"):
+        collection.search(VECTORS[0])
+    assert len(IMRNNCollection.from_client(client, "team", make_model()).search(VECTORS[0])) == 10
     client.close()
 
 
