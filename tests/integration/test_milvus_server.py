@@ -227,6 +227,7 @@ def test_the_least_key_is_a_key(connection: Connection, client: MilvusClient, na
     assert connection.run(store.sweep(100)) == (0, None)
     connection.run(store.delete(keys[:1]))
     assert connection.run(store.fetch(keys)).ids == keys[1:]
+    connection.run(store.drop())
 
 
 def test_the_last_of_two_points_with_one_id_is_kept(connection: Connection, name: str) -> None:
