@@ -8,6 +8,7 @@ metadata of a collection, it may lie there instead, where every client finds it 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from typing import Any
 
 from imrnn_vdb.backend import Backend, connect
 from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.encoder_check import misfit
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.files import replace_file
 from imrnn_vdb.layout import Layout
-from imrnn_vdb.opening import choose_vector, make_layout
+from imrnn_vdb.opening import choose_vector, found_layout, make_layout
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Store
@@ -26,6 +28,7 @@ from imrnn_vdb.urls import parse_url
 
 FORMAT, VERSION = "imrnn_vdb attachment", 1
 _SAMPLE = 100
+_log = logging.getLogger("imrnn_vdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +196,8 @@ def attach(
 ) -> Operation[Attachment]:
     """Look at a collection, check that it fits the model, and say how it is opened. Changes nothing.
 
+    A warning is logged where the vectors of the first 100 points do not look like those of the model's encoder.
+
     Raises
     ------
     SpaceMismatchError
@@ -209,13 +214,16 @@ def attach(
             f"vector {name!r} of collection {collection!r} has the metric {info.vectors[name].metric}, whose distances "
             "do not split into factors: copy the points into a collection with cosine, dot or euclid"
         )
-    page = yield from store.scroll(_SAMPLE)
+    store = backend.store(connection, collection, found_layout(space, settings, info, name), settings.guard)
+    page = yield from store.scroll(_SAMPLE, with_vectors=True, with_codes=False)
     if len(page.points) and not any(settings.text_field in payload for payload in page.points.payloads):
         known = ", ".join(sorted({key for payload in page.points.payloads for key in payload})) or "none"
         raise InvalidInputError(
             f"none of {len(page.points)} sampled points has the text field {settings.text_field!r}; they have: {known}."
             " Name the field with --text-field"
         )
+    if reason := misfit(space, page.points.vectors):
+        _log.warning("collection %r: %s", collection, reason)
     guard = dict(settings.guard) if isinstance(settings.guard, Mapping) else settings.guard
     folder = Path(model).expanduser()
     where = str(folder.resolve()) if folder.is_dir() else model

@@ -9,6 +9,7 @@ again, boundedly often; a point that is gone stays gone. What changes later is f
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -17,6 +18,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from imrnn_vdb.backfill_plan import FailedPoint, Plan, plan
+from imrnn_vdb.codec import CodeStatus
+from imrnn_vdb.encoder_check import misfit
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Page, PointId, Points
@@ -35,6 +38,7 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _ROUNDS = 3
 _REFUSED = 20
 """So many points of a batch, from its first on, are refused for one reason: then it is not about single points."""
+_log = logging.getLogger("imrnn_vdb")
 
 
 class BackfillKeywords(TypedDict, total=False):
@@ -174,6 +178,12 @@ class Filler:
         done = limit is not None and seen + len(page.points) >= limit
         return Page(page.points, None if done else page.cursor)
 
+    def doubt(self, points: Points) -> None:
+        """Log a warning if points that lack codes do not look like points of the model's encoder."""
+        coded = points.codes is not None and bool((points.codes.status == CodeStatus.CURRENT).all())
+        if not coded and (reason := misfit(self.space, points.vectors)):
+            _log.warning("collection %r: %s", self.store.collection, reason)
+
     def fill(self, points: Points) -> Operation[BackfillReport]:
         """Write the codes that points lack, and look whether their vectors stayed what they were."""
         wanted = plan(self.space, self.metric, points)
@@ -287,6 +297,8 @@ def backfill_script(filler: Filler, progress: Progress) -> Script[BackfillReport
         for part in parts:
             total += part
             progress(part.seen)
+        if not seen:
+            filler.doubt(page.points)
         seen, cursor, more = seen + len(page.points), page.cursor, page.cursor is not None
         waiting = list(_batches(page.points, filler.batch))
     if filler.options.dry_run:

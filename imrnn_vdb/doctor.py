@@ -15,6 +15,7 @@ from imrnn_vdb.backfill_plan import fresh_codes
 from imrnn_vdb.codec import Codes
 from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.core import stored_fields
+from imrnn_vdb.encoder_check import latent_spread, misfit
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.opening import choose_vector, found_layout, make_layout
@@ -132,7 +133,7 @@ def diagnose(
     seconds = (monotonic() - started) / len(points) if len(points) else None
     estimate = _estimate(store, space, info.count, coded, codes, seconds)
     second = yield from _second_call(store, points)
-    fit = _fit(name, info.vectors[name])
+    fit = _fit(name, info.vectors[name], space, points)
     return Diagnosis(info, (*fit, *record, *second, *info.capabilities), codes, estimate, attached)
 
 
@@ -158,7 +159,7 @@ def _record(store: Store, space: FactorSpace) -> Operation[tuple[Attachment | No
     return attached, ()
 
 
-def _fit(name: str, found: VectorField) -> tuple[Capability, ...]:
+def _fit(name: str, found: VectorField, space: FactorSpace, points: Points) -> tuple[Capability, ...]:
     where = f"vector {name!r}" if name else "the unnamed vector"
     quantized = (
         Capability("quantisation", "fallback", "base scores are as exact as the engine's rescoring; the rest is exact")
@@ -170,8 +171,18 @@ def _fit(name: str, found: VectorField) -> tuple[Capability, ...]:
         if found.metric.factorable
         else Capability("exact scores", "no", f"a {found.metric} distance does not split: the database's order is kept")
     )
-    fits = f"{where} has {found.dim} dimensions, as the model; which encoder made its vectors is not checked"
-    return Capability("model fits", "works", fits), scores, quantized
+    fits = Capability("model fits", "works", f"{where} has {found.dim} dimensions, as the model")
+    return fits, _encoder(space, points), scores, quantized
+
+
+def _encoder(space: FactorSpace, points: Points) -> Capability:
+    if reason := misfit(space, points.vectors):
+        return Capability("encoder", "no", reason)
+    spread = latent_spread(space, points.vectors)
+    if spread is None:
+        return Capability("encoder", "fallback", "too few vectors or latent factors to tell which encoder made them")
+    why = f"the vectors vary along the model's latent factors {spread:.1f} times as much as by chance, as they should"
+    return Capability("encoder", "works", why)
 
 
 def _codes_of(points: Points, space: FactorSpace, found: VectorField) -> dict[str, int]:

@@ -9,6 +9,7 @@ import torch
 from factory import make_modulator
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import CodeDtype, decode_texts, encode_texts
+from imrnn_vdb.encoder_check import latent_spread, misfit
 from imrnn_vdb.encoders import MINILM, TransformerEncoder
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Candidates
@@ -108,3 +109,14 @@ def test_half_precision_codes_rank_pairs_alike(vectors, model, metric):
         exact, found = full_scores(model, metric, q, d), served(model, metric, q, d, "float16")
         agreements.append((np.sign(exact[:, None] - exact)[upper] == np.sign(found[:, None] - found)[upper]).mean())
     assert np.mean(agreements) >= 0.999
+
+
+@pytest.mark.parametrize("name", ["minilm", "pydocs"])
+def test_an_encoders_vectors_are_told_from_a_turned_encoders(vectors, name: str) -> None:
+    _, d = vectors
+    space = IMRNNModel.from_pretrained(name).space
+    assert misfit(space, d) is None
+    assert latent_spread(space, d) > 2
+    turned = d[:, np.random.default_rng(1).permutation(space.dim)]
+    assert 0.8 < latent_spread(space, turned) < 1.2
+    assert misfit(space, turned) is not None
