@@ -15,6 +15,8 @@ from imrnn_vdb.errors import InvalidInputError
 
 HEAD = 10
 """Candidates whose margin decides how far a query follows them."""
+_CAUTION = 2.0
+"""How much further a score must stand out where no gate can judge what the prior does (docs/quality.md)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,16 @@ class FeedbackPrior:
             raise InvalidInputError("a prior's strength must be at least 0 and its sharpness above 0, both finite")
         if not -2 <= self.low < self.high <= 2:
             raise InvalidInputError("a prior's margins must satisfy -2 <= low < high <= 2")
+
+    def gated(self) -> FeedbackPrior:
+        """Return this prior of a model without labels as it serves under one whose gate has judged the whole.
+
+        Strength 1, and a unit of the cosine half as large: limits are halved, the sharpness doubled. A prior that is
+        off stays so.
+        """
+        if not self.strength:
+            return self
+        return FeedbackPrior(1.0, self.sharpness * _CAUTION, self.low / _CAUTION, self.high / _CAUTION)
 
     def shift(self, candidates: Tensor, cosines: Tensor, mask: Tensor) -> Tensor:
         """Return what is added to the queries: ``a·g·(Σ softmax(β·s)_i z_i − mean z)``.

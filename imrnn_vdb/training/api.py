@@ -169,7 +169,7 @@ def train_examples(
             if _harmed(*replayed):
                 outcome = replace(outcome, choice=replace(outcome.choice, better=False))
     evidence = dict(origin.evidence) if origin is not None else {}
-    if not outcome.modulator.config.prior.strength:
+    if origin is not None and outcome.modulator.config.prior != origin.modulator.config.prior:
         evidence.pop(_PRIOR_KEY, None)
     past = evidence.get(EVIDENCE_KEY)
     updated = _updated(continue_from)
@@ -325,7 +325,11 @@ def _train_whole(
 
 
 def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
-    return origin.modulator.config.prior if origin is not None else FeedbackPrior()
+    """Return the prior that training builds on, one without labels as it may serve under what a gate judges."""
+    if origin is None:
+        return FeedbackPrior()
+    prior = origin.modulator.config.prior
+    return prior if origin.modulator.trained else prior.gated()
 
 
 def _harmed(before: float, after: float) -> bool:

@@ -12,6 +12,7 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.evaluation import evaluate
 from imrnn_vdb.model import Modulator, ModulatorConfig
+from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training.api import train, verdict
 from imrnn_vdb.training.embeddings import EmbeddedDataset
@@ -197,6 +198,34 @@ def test_a_fixed_basis_keeps_the_space_id(data: EmbeddedDataset) -> None:
     base = named_base()
     model = train(data, base=base, settings=replace(QUICK, train_basis=False))
     assert model.space.space_id == base.space.space_id
+
+
+@pytest.mark.parametrize(
+    ("strength", "adapter", "train_basis", "expected"),
+    [
+        (0.4, False, True, 1.0),
+        (0.4, False, False, 1.0),
+        (0.4, True, False, 1.0),
+        (0.4, True, True, 0),
+        (0, False, True, 0),
+    ],
+)
+def test_what_is_learned_builds_on_the_prior_at_full_strength(
+    data: EmbeddedDataset, strength: float, adapter: bool, train_basis: bool, expected: float
+) -> None:
+    base = named_base()
+    prior = FeedbackPrior(strength, sharpness=20.0, low=0.0, high=0.3)
+    modulator = Modulator(replace(base.modulator.config, prior=prior)).eval()
+    base = replace(base, modulator=modulator, evidence={"prior": "measured at 0.4"})
+    settings = replace(QUICK, epochs=1, adapter=adapter, train_basis=train_basis)
+    model = train(data, base=base, settings=settings)
+    learned = model.modulator.config.prior
+    assert learned.strength == expected
+    if expected:
+        assert learned == FeedbackPrior(1.0, sharpness=40.0, low=0.0, high=0.15)
+        again = train(data, base=model, settings=replace(settings, adapter=False, train_basis=False))
+        assert again.modulator.config.prior == learned  # of a trained model it stays as it is
+    assert ("prior" in model.evidence) == (learned == prior)  # what was measured of another strength says nothing here
 
 
 def test_updating_keeps_the_space_and_the_old_queries(data: EmbeddedDataset, trained: IMRNNModel) -> None:
