@@ -183,8 +183,8 @@ class Modulator(nn.Module):
         Returns
         -------
         Tensor
-            Shape (B, 1), in 0..1: how far the modulation is carried out, adapters apart, which have their own measure.
-            1 everywhere for an untrained model.
+            Shape (B, 1), in 0..1: how far the modulation is carried out, prior included, adapters apart, which have
+            their own measure. 1 everywhere for an untrained model.
         """
         norms = torch.linalg.vector_norm(query, dim=-1, keepdim=True)
         trust = ramp(norms, self.familiar_norms)
@@ -228,7 +228,7 @@ class Modulator(nn.Module):
     def recur(
         self, start: Tensor, trust: Tensor | None, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Carry out what is learned: the linear maps, then T steps of both cells, as far as each query is familiar.
+        """Carry out the linear maps, then T steps of both cells, and all of it as far as each query is familiar.
 
         Parameters
         ----------
@@ -266,7 +266,7 @@ class Modulator(nn.Module):
                 scores = cosine_of_refined(cosines, query.unsqueeze(1), candidates, z_q.unsqueeze(1), z_d)
         if trust is None:
             return z_q, z_d
-        return start + trust * (z_q - start), candidates + trust.unsqueeze(1) * (z_d - candidates)
+        return query + trust * (z_q - query), candidates + trust.unsqueeze(1) * (z_d - candidates)
 
     def _feedback(self, scores: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
         """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i`` over its candidates, shape (B, m)."""

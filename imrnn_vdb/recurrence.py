@@ -107,14 +107,17 @@ class FusedRecurrence:
     ) -> tuple[FloatArray, FloatArray]:
         """Carry out the steps: the arguments and results of :meth:`Modulator.recur`, as arrays."""
         still = self._maps is None and not self._num_steps
-        if still or not len(query) or (trust is not None and not trust.any()):
-            return start, candidates
-        at_once = max(1, _ROWS_AT_ONCE // max(1, candidates.shape[1]))
-        parts = [slice(first, first + at_once) for first in range(0, len(query), at_once)]
-        moved = [self._refine(start[p], query[p], candidates[p], cosines[p], mask[p]) for p in parts]
-        z_q, z_d = moved[0] if len(moved) == 1 else map(np.concatenate, zip(*moved, strict=True))
+        if trust is not None and not trust.any():
+            return query, candidates
+        if still or not len(query):
+            z_q, z_d = start, candidates
+        else:
+            at_once = max(1, _ROWS_AT_ONCE // max(1, candidates.shape[1]))
+            parts = [slice(first, first + at_once) for first in range(0, len(query), at_once)]
+            moved = [self._refine(start[p], query[p], candidates[p], cosines[p], mask[p]) for p in parts]
+            z_q, z_d = moved[0] if len(moved) == 1 else map(np.concatenate, zip(*moved, strict=True))
         if trust is not None:
-            z_q = start + trust * (z_q - start)
+            z_q = query + trust * (z_q - query)
             z_d = candidates + trust[:, None] * (z_d - candidates)
         return z_q, z_d
 

@@ -303,7 +303,7 @@ def _train_whole(
         examples,
         plan,
         space=origin.space if origin is not None else None,
-        prior=_prior_of(origin),
+        prior=_gated_prior_of(origin),
         journal=journal,
         report=report,
     )
@@ -325,11 +325,14 @@ def _train_whole(
 
 
 def _prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
-    """Return the prior that training builds on, one without labels as it may serve under what a gate judges."""
-    if origin is None:
-        return FeedbackPrior()
-    prior = origin.modulator.config.prior
-    return prior if origin.modulator.trained else prior.gated()
+    """Return the prior under an adapter, which acts on every query: the gate hears nothing of those on new topics."""
+    return origin.modulator.config.prior if origin is not None else FeedbackPrior()
+
+
+def _gated_prior_of(origin: IMRNNModel | None) -> FeedbackPrior:
+    """Return the prior under a whole model, which acts on familiar queries alone: those that the gate judges."""
+    prior = _prior_of(origin)
+    return prior if origin is None or origin.modulator.trained else prior.gated()
 
 
 def _harmed(before: float, after: float) -> bool:

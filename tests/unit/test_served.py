@@ -89,13 +89,17 @@ def test_weights_changed_later_do_not_reach_it():
     assert (fused(*arrays)[1] == before[1]).all()
 
 
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("strength", [0.0, 0.7])
 @pytest.mark.parametrize("trusted", [0.0, 0.4, 1.0])
-def test_what_is_not_familiar_is_carried_out_in_part(trusted):
-    modulator, inputs = make_modulator(M), batch(3, 20)
+def test_what_is_not_familiar_is_carried_out_in_part(trusted, strength, trained):
+    prior = FeedbackPrior(strength, low=-0.5, high=0.5)
+    modulator, inputs = make_modulator(M, trained=trained, prior=prior), batch(3, 20)
     lengths = inputs[0].norm(dim=-1)
     modulator.familiar_norms.copy_(torch.tensor([lengths[1] - trusted, lengths[1] + 1 - trusted]))
     agrees(modulator, inputs)
-    assert torch.equal(serve(modulator, inputs)[0], inputs[0]) == (trusted == 0)
+    still = trusted == 0 or not (trained or strength)
+    assert torch.equal(serve(modulator, inputs)[0], inputs[0]) == still
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 20), (2, 5)])

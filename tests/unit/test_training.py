@@ -200,32 +200,33 @@ def test_a_fixed_basis_keeps_the_space_id(data: EmbeddedDataset) -> None:
     assert model.space.space_id == base.space.space_id
 
 
+PRIOR = FeedbackPrior(0.4, sharpness=20.0, low=0.0, high=0.3)
+BOLD = FeedbackPrior(1.0, sharpness=40.0, low=0.0, high=0.15)
+
+
 @pytest.mark.parametrize(
-    ("strength", "adapter", "train_basis", "expected"),
+    ("prior", "adapter", "train_basis", "expected"),
     [
-        (0.4, False, True, 1.0),
-        (0.4, False, False, 1.0),
-        (0.4, True, False, 1.0),
-        (0.4, True, True, 0),
-        (0, False, True, 0),
+        (PRIOR, False, True, BOLD),
+        (PRIOR, False, False, BOLD),
+        (PRIOR, True, False, PRIOR),
+        (PRIOR, True, True, FeedbackPrior()),
+        (FeedbackPrior(), False, True, FeedbackPrior()),
     ],
 )
-def test_what_is_learned_builds_on_the_prior_at_full_strength(
-    data: EmbeddedDataset, strength: float, adapter: bool, train_basis: bool, expected: float
+def test_a_whole_model_builds_on_a_bolder_prior_and_an_adapter_on_the_one_that_is_there(
+    data: EmbeddedDataset, prior: FeedbackPrior, adapter: bool, train_basis: bool, expected: FeedbackPrior
 ) -> None:
     base = named_base()
-    prior = FeedbackPrior(strength, sharpness=20.0, low=0.0, high=0.3)
     modulator = Modulator(replace(base.modulator.config, prior=prior)).eval()
-    base = replace(base, modulator=modulator, evidence={"prior": "measured at 0.4"})
+    base = replace(base, modulator=modulator, evidence={"prior": "measured of this prior"})
     settings = replace(QUICK, epochs=1, adapter=adapter, train_basis=train_basis)
     model = train(data, base=base, settings=settings)
-    learned = model.modulator.config.prior
-    assert learned.strength == expected
-    if expected:
-        assert learned == FeedbackPrior(1.0, sharpness=40.0, low=0.0, high=0.15)
-        again = train(data, base=model, settings=replace(settings, adapter=False, train_basis=False))
-        assert again.modulator.config.prior == learned  # of a trained model it stays as it is
-    assert ("prior" in model.evidence) == (learned == prior)  # what was measured of another strength says nothing here
+    assert model.modulator.config.prior == expected
+    assert ("prior" in model.evidence) == (expected == prior)
+    if expected is BOLD:
+        again = train(data, base=model, settings=replace(settings, train_basis=False))
+        assert again.modulator.config.prior == BOLD  # that of a trained model stays as it is
 
 
 def test_updating_keeps_the_space_and_the_old_queries(data: EmbeddedDataset, trained: IMRNNModel) -> None:
