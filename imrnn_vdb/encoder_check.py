@@ -15,7 +15,7 @@ MIN_VECTORS = 100
 """Fewer vectors tell nothing."""
 MIN_LATENT = 16
 """Fewer latent factors tell nothing."""
-LEAST_SPREAD = 1.2
+LEAST_SPREAD = 1.15
 """Vectors whose spread is smaller are taken for another encoder's (docs/attach.md)."""
 
 
@@ -56,6 +56,6 @@ def misfit(space: FactorSpace, vectors: FloatArray | None) -> str | None:
         return None
     return (
         f"the vectors vary along the model's latent factors {spread:.2f} times as much as along directions drawn by "
-        "chance, where those of its encoder do so at least 1.3 times: they look like another encoder's, for which "
+        "chance, where those of its encoder do so at least 1.2 times: they look like another encoder's, for which "
         "the model's factors mean nothing. Fit a model to them: imrnn-vdb attach URL --fit FOLDER"
     )

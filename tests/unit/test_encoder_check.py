@@ -39,6 +39,14 @@ def test_the_spread_of_a_turned_encoder_is_that_of_chance(rng: np.random.Generat
     assert "look like another encoder's" in (misfit(space, foreign(space, rng)) or "")
 
 
+def test_vectors_may_spread_little_along_latent_factors_that_labels_chose(rng: np.random.Generator) -> None:
+    space = make_space(DIM, FACTORS)
+    noise, latent = rng.normal(size=(20_000, DIM)), space.basis[:, space.num_columns :]
+    vectors = (noise + 0.12 * (noise @ latent) @ latent.T).astype(np.float32)
+    assert latent_spread(space, vectors) == pytest.approx(1.19, abs=0.01)
+    assert misfit(space, vectors) is None
+
+
 def test_neither_lengths_nor_what_all_vectors_share_count(rng: np.random.Generator) -> None:
     space = make_space(DIM, FACTORS)
     vectors = foreign(space, rng)
