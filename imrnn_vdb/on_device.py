@@ -22,7 +22,7 @@ from torch import Tensor
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.model import Modulated, Modulator
 from imrnn_vdb.modulation import Inputs, Mask, Precision
-from imrnn_vdb.precision import half_keeps_ranks, half_type
+from imrnn_vdb.precision import half_keeps_ranks, half_type, moving_queries
 from imrnn_vdb.shapes import bucket
 
 OFTEN = 4
@@ -123,7 +123,7 @@ class OnDevice:
     def _capture(self, shape: tuple[int, int], beside: _Graph | None) -> _Graph:
         """Capture one shape, and believe it only if it computes what the module does."""
         m, compute = self._modulator.config.num_factors, partial(self._refined, half=self._half)
-        made, trial = _Graph(compute, shape, m, self._device, beside), _trial(shape, m)
+        made, trial = _Graph(compute, shape, m, self._device, beside), _trial(shape, self._modulator)
         for found, wanted in zip(made.replay(trial), self._eager(trial, self._half), strict=True):
             far = float(np.abs(found - wanted).max())
             if not far <= _TOLERANCE[self._half]:  # nor where it is not a number
@@ -131,11 +131,12 @@ class OnDevice:
         return made
 
 
-def _trial(shape: tuple[int, int], m: int) -> Inputs:
-    """Return a random batch that leaves some of a shape's candidates empty."""
-    rng, (number, k) = np.random.default_rng(0), shape
+def _trial(shape: tuple[int, int], modulator: Modulator) -> Inputs:
+    """Return queries that the model moves, with random candidates that leave some of a shape's empty."""
+    rng, m, (number, k) = np.random.default_rng(0), modulator.config.num_factors, shape
     k -= k // 4
-    query, codes = ((rng.normal(size=size) / (2 * m**0.5)).astype(np.float32) for size in ((number, m), (number, k, m)))
+    query = np.resize(moving_queries(modulator, rng)[:, :m], (number, m)).astype(np.float32)
+    codes = (rng.normal(size=(number, k, m)) / (2 * m**0.5)).astype(np.float32)
     return Inputs(query, codes, rng.random((number, k), np.float32), rng.random((number, k)) > 0.1)
 
 

@@ -77,13 +77,7 @@ def sample(modulator: Modulator, seed: int = 0) -> Inputs:
         Of all that is random.
     """
     rng, m = np.random.default_rng(seed), modulator.config.num_factors
-    known = modulator.familiar_queries.detach().cpu().numpy()[:_QUERIES]
-    inside = known[known.any(axis=1)]
-    if not len(inside):
-        inside = rng.normal(size=(_QUERIES, m))
-    length = min(_LONGEST, max(_LENGTH, float(modulator.familiar_norms[1])))  # from where on a query is familiar
-    outside = (1 - length**2) ** 0.5 * _unit(rng.normal(size=(len(inside), m)))
-    queries = np.concatenate([length * _unit(inside), outside], axis=-1)
+    queries = moving_queries(modulator, rng)
     near = np.linspace(_NEAR, _NEAR / 2, _CANDIDATES)[:, None]
     noise = _unit(rng.normal(size=(len(queries), _CANDIDATES, 2 * m)))
     candidates = _unit(near * queries[:, None] + np.sqrt(1 - near**2) * noise)
@@ -91,6 +85,18 @@ def sample(modulator: Modulator, seed: int = 0) -> Inputs:
     mask = np.ones(cosines.shape, bool)
     query, codes = (table[..., :m].astype(np.float32) for table in (queries, candidates))
     return Inputs(query, codes, cosines.astype(np.float32), mask)
+
+
+def moving_queries(modulator: Modulator, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    """Return queries that the model moves: unit vectors, shape (n, 2m), whose first m coordinates are their codes."""
+    m = modulator.config.num_factors
+    known = modulator.familiar_queries.detach().cpu().numpy()[:_QUERIES]
+    inside = known[known.any(axis=1)]
+    if not len(inside):
+        inside = rng.normal(size=(_QUERIES, m))
+    length = min(_LONGEST, max(_LENGTH, float(modulator.familiar_norms[1])))  # from where on a query is familiar
+    outside = (1 - length**2) ** 0.5 * _unit(rng.normal(size=(len(inside), m)))
+    return np.concatenate([length * _unit(inside), outside], axis=-1)
 
 
 def final_scores(

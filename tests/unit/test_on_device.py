@@ -189,6 +189,15 @@ def test_without_graphs_that_hold_it_computes_without_any(monkeypatch, kind, cap
     assert caplog.text.count("CUDA graphs are not used") == 1
 
 
+def test_a_graph_is_tried_with_queries_that_the_model_moves(monkeypatch, caplog):
+    device, _ = with_graphs(monkeypatch, Idle)
+    device._modulator.familiar_norms.copy_(torch.tensor([0.9, 0.95]))
+    device._selective = True
+    for _ in range(OFTEN):
+        device(*request(3, 20))
+    assert caplog.text.count("CUDA graphs are not used") == 1
+
+
 class Simulated:
     """A stream, and a graph that computes once more when it is replayed."""
 
