@@ -16,7 +16,7 @@ from typing import Any
 
 from imrnn_vdb.backend import Backend, connect
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.encoder_check import misfit
+from imrnn_vdb.encoder_check import latent_spread, misfit
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.files import replace_file
 from imrnn_vdb.layout import Layout
@@ -222,7 +222,7 @@ def attach(
             f"none of {len(page.points)} sampled points has the text field {settings.text_field!r}; they have: {known}."
             " Name the field with --text-field"
         )
-    if reason := misfit(space, page.points.vectors):
+    if reason := misfit(latent_spread(space, page.points.vectors)):
         _log.warning("collection %r: %s", collection, reason)
     guard = dict(settings.guard) if isinstance(settings.guard, Mapping) else settings.guard
     folder = Path(model).expanduser()

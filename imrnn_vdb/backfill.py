@@ -19,7 +19,7 @@ import numpy as np
 
 from imrnn_vdb.backfill_plan import FailedPoint, Plan, plan
 from imrnn_vdb.codec import CodeStatus
-from imrnn_vdb.encoder_check import misfit
+from imrnn_vdb.encoder_check import latent_spread, misfit
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Page, PointId, Points
@@ -181,7 +181,7 @@ class Filler:
     def doubt(self, points: Points) -> None:
         """Log a warning if points that lack codes do not look like points of the model's encoder."""
         coded = points.codes is not None and bool((points.codes.status == CodeStatus.CURRENT).all())
-        if not coded and (reason := misfit(self.space, points.vectors)):
+        if not coded and (reason := misfit(latent_spread(self.space, points.vectors))):
             _log.warning("collection %r: %s", self.store.collection, reason)
 
     def fill(self, points: Points) -> Operation[BackfillReport]:

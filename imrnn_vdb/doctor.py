@@ -176,9 +176,9 @@ def _fit(name: str, found: VectorField, space: FactorSpace, points: Points) -> t
 
 
 def _encoder(space: FactorSpace, points: Points) -> Capability:
-    if reason := misfit(space, points.vectors):
-        return Capability("encoder", "no", reason)
     spread = latent_spread(space, points.vectors)
+    if reason := misfit(spread):
+        return Capability("encoder", "no", reason)
     if spread is None:
         return Capability("encoder", "fallback", "too few vectors or latent factors to tell which encoder made them")
     why = f"the vectors vary along the model's latent factors {spread:.1f} times as much as by chance, as they should"

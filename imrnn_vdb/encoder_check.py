@@ -49,9 +49,8 @@ def latent_spread(space: FactorSpace, vectors: FloatArray | None) -> float | Non
     return float(((centred @ latent) ** 2).mean()) / total if total > np.finfo(np.float32).eps else None
 
 
-def misfit(space: FactorSpace, vectors: FloatArray | None) -> str | None:
-    """Say why vectors do not look like those of the space's encoder; None where they do, or where nothing tells."""
-    spread = latent_spread(space, vectors)
+def misfit(spread: float | None) -> str | None:
+    """Say what a spread means that is too small for the space's encoder; None where it is not, or is not known."""
     if spread is None or spread >= LEAST_SPREAD:
         return None
     return (

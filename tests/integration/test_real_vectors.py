@@ -115,8 +115,8 @@ def test_half_precision_codes_rank_pairs_alike(vectors, model, metric):
 def test_an_encoders_vectors_are_told_from_a_turned_encoders(vectors, name: str) -> None:
     _, d = vectors
     space = IMRNNModel.from_pretrained(name).space
-    assert misfit(space, d) is None
+    assert misfit(latent_spread(space, d)) is None
     assert latent_spread(space, d) > 2
     turned = d[:, np.random.default_rng(1).permutation(space.dim)]
     assert 0.8 < latent_spread(space, turned) < 1.2
-    assert misfit(space, turned) is not None
+    assert misfit(latent_spread(space, turned)) is not None

@@ -35,8 +35,8 @@ def test_the_spread_of_a_turned_encoder_is_that_of_chance(rng: np.random.Generat
     space = make_space(DIM, FACTORS)
     assert latent_spread(space, own(space, rng, 2_000)) == pytest.approx(4 * 96 / (96 + 3 * 21), rel=0.05)
     assert latent_spread(space, foreign(space, rng, 2_000)) == pytest.approx(1.0, abs=0.15)
-    assert misfit(space, own(space, rng)) is None
-    assert "look like another encoder's" in (misfit(space, foreign(space, rng)) or "")
+    assert misfit(latent_spread(space, own(space, rng))) is None
+    assert "look like another encoder's" in (misfit(latent_spread(space, foreign(space, rng))) or "")
 
 
 def test_vectors_may_spread_little_along_latent_factors_that_labels_chose(rng: np.random.Generator) -> None:
@@ -44,7 +44,7 @@ def test_vectors_may_spread_little_along_latent_factors_that_labels_chose(rng: n
     noise, latent = rng.normal(size=(20_000, DIM)), space.basis[:, space.num_columns :]
     vectors = (noise + 0.12 * (noise @ latent) @ latent.T).astype(np.float32)
     assert latent_spread(space, vectors) == pytest.approx(1.19, abs=0.01)
-    assert misfit(space, vectors) is None
+    assert misfit(latent_spread(space, vectors)) is None
 
 
 def test_neither_lengths_nor_what_all_vectors_share_count(rng: np.random.Generator) -> None:
@@ -56,7 +56,7 @@ def test_neither_lengths_nor_what_all_vectors_share_count(rng: np.random.Generat
     assert latent_spread(space, vectors * lengths) == pytest.approx(before)
     units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     together = units + 3 * space.basis[:, -1]  # a strong common direction, among the latent ones
-    assert misfit(space, together.astype(np.float32)) is not None
+    assert misfit(latent_spread(space, together.astype(np.float32))) is not None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_what_tells_nothing_raises_no_doubt(spoil, rng: np.random.Generator) -> 
     space = make_space(DIM, FACTORS)
     space, vectors = spoil(space, foreign(space, rng))
     assert latent_spread(space, vectors) is None
-    assert misfit(space, vectors) is None
+    assert misfit(latent_spread(space, vectors)) is None
 
 
 @pytest.fixture(params=["payload", "vector"])
