@@ -47,7 +47,7 @@ class FeedbackPrior:
             raise InvalidInputError("a prior's margins must satisfy -2 <= low < high <= 2")
 
     def gated(self) -> FeedbackPrior:
-        """Return this prior of a model without labels as it serves under one whose gate has judged the whole.
+        """Return the bolder prior that serves under a whole model, where a gate has judged both together.
 
         Strength 1, and a unit of the cosine half as large: limits are halved, the sharpness doubled. A prior that is
         off stays so.
