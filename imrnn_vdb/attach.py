@@ -8,7 +8,6 @@ metadata of a collection, it may lie there instead, where every client finds it 
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 
 from imrnn_vdb.backend import Backend, connect
 from imrnn_vdb.connection import Connection, Operation
-from imrnn_vdb.encoder_check import latent_spread, misfit
+from imrnn_vdb.encoder_check import warn_of_misfit
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.files import replace_file
 from imrnn_vdb.layout import Layout
@@ -28,7 +27,6 @@ from imrnn_vdb.urls import parse_url
 
 FORMAT, VERSION = "imrnn_vdb attachment", 1
 _SAMPLE = 100
-_log = logging.getLogger("imrnn_vdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +212,7 @@ def attach(
             f"vector {name!r} of collection {collection!r} has the metric {info.vectors[name].metric}, whose distances "
             "do not split into factors: copy the points into a collection with cosine, dot or euclid"
         )
-    store = backend.store(connection, collection, found_layout(space, settings, info, name), settings.guard)
+    store.layout = found_layout(space, settings, info, name)
     page = yield from store.scroll(_SAMPLE, with_vectors=True, with_codes=False)
     if len(page.points) and not any(settings.text_field in payload for payload in page.points.payloads):
         known = ", ".join(sorted({key for payload in page.points.payloads for key in payload})) or "none"
@@ -222,8 +220,7 @@ def attach(
             f"none of {len(page.points)} sampled points has the text field {settings.text_field!r}; they have: {known}."
             " Name the field with --text-field"
         )
-    if reason := misfit(latent_spread(space, page.points.vectors)):
-        _log.warning("collection %r: %s", collection, reason)
+    warn_of_misfit(space, page.points.vectors, collection)
     guard = dict(settings.guard) if isinstance(settings.guard, Mapping) else settings.guard
     folder = Path(model).expanduser()
     where = str(folder.resolve()) if folder.is_dir() else model

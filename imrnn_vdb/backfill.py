@@ -9,7 +9,6 @@ again, boundedly often; a point that is gone stays gone. What changes later is f
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from time import monotonic
@@ -18,8 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import numpy as np
 
 from imrnn_vdb.backfill_plan import FailedPoint, Plan, plan
-from imrnn_vdb.codec import CodeStatus
-from imrnn_vdb.encoder_check import latent_spread, misfit
+from imrnn_vdb.encoder_check import warn_of_misfit
 from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Page, PointId, Points
@@ -38,7 +36,6 @@ _BATCH_BYTES = 8 * 1024 * 1024
 _ROUNDS = 3
 _REFUSED = 20
 """So many points of a batch, from its first on, are refused for one reason: then it is not about single points."""
-_log = logging.getLogger("imrnn_vdb")
 
 
 class BackfillKeywords(TypedDict, total=False):
@@ -180,9 +177,8 @@ class Filler:
 
     def doubt(self, points: Points) -> None:
         """Log a warning if points that lack codes do not look like points of the model's encoder."""
-        coded = points.codes is not None and bool((points.codes.status == CodeStatus.CURRENT).all())
-        if not coded and (reason := misfit(latent_spread(self.space, points.vectors))):
-            _log.warning("collection %r: %s", self.store.collection, reason)
+        if points.codes is None or not points.codes.current.all():
+            warn_of_misfit(self.space, points.vectors, self.store.collection)
 
     def fill(self, points: Points) -> Operation[BackfillReport]:
         """Write the codes that points lack, and look whether their vectors stayed what they were."""

@@ -123,7 +123,7 @@ def diagnose(
     except (InvalidInputError, SpaceMismatchError) as exc:
         unfit = Capability("model fits", "no", str(exc))
         return Diagnosis(info, (unfit, *record, *info.capabilities), attached=attached)
-    store = backend.store(connection, collection, found_layout(space, settings, info, name), settings.guard)
+    store.layout = found_layout(space, settings, info, name)
     coded = yield from store.coded()
     started = monotonic()
     size = BackfillOptions().batch_points(space.dim)

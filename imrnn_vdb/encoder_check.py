@@ -6,6 +6,8 @@ know nothing of them: these factors then hold as much of the variance as directi
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 
 from imrnn_vdb.codec import FloatArray
@@ -17,6 +19,7 @@ MIN_LATENT = 16
 """Fewer latent factors tell nothing."""
 LEAST_SPREAD = 1.15
 """Vectors whose spread is smaller are taken for another encoder's (docs/attach.md)."""
+_log = logging.getLogger("imrnn_vdb")
 
 
 def latent_spread(space: FactorSpace, vectors: FloatArray | None) -> float | None:
@@ -58,3 +61,9 @@ def misfit(spread: float | None) -> str | None:
         "chance, where those of its encoder do so at least 1.2 times: they look like another encoder's, for which "
         "the model's factors mean nothing. Fit a model to them: imrnn-vdb attach URL --fit FOLDER"
     )
+
+
+def warn_of_misfit(space: FactorSpace, vectors: FloatArray | None, collection: str) -> None:
+    """Log a warning if vectors of a collection do not look like those of the space's encoder."""
+    if reason := misfit(latent_spread(space, vectors)):
+        _log.warning("collection %r: %s", collection, reason)

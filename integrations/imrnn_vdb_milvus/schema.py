@@ -14,7 +14,7 @@ from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.points import PointId
 from imrnn_vdb.store import VectorField
 from imrnn_vdb_milvus.clients import pymilvus
-from imrnn_vdb_milvus.expressions import dynamic_key, identifier, is_identifier
+from imrnn_vdb_milvus.expressions import LEAST, dynamic_key, identifier, is_identifier
 
 DYNAMIC_FIELD = "$meta"
 KEY_NAME, BASE_NAME = "id", "vector"
@@ -260,7 +260,7 @@ class Schema:
     def _is_key(self, value: PointId) -> bool:
         if isinstance(value, str):
             return self.key_is_text and len(valid_text(value).encode()) <= self.key_bytes
-        return not self.key_is_text and -(2**63) <= value < 2**63
+        return not self.key_is_text and LEAST <= value < 2**63
 
 
 def new_schema(dim: int, id_type: Literal["int", "str"], layout: Layout, key_bytes: int = MAX_KEY_BYTES) -> Any:
