@@ -24,7 +24,7 @@ from imrnn_vdb.space import FactorSpace
 class MemoryStore:
     """Just what a backfill asks for: vectors by id, and codes beside them."""
 
-    in_flight = 1
+    collection, in_flight = "memory", 1
 
     def __init__(self, space: FactorSpace, vectors: dict[int, np.ndarray]) -> None:
         self.space, self.vectors, self.written = space, vectors, list[list[int]]()
