@@ -218,7 +218,9 @@ class Modulator(nn.Module):
         prior = self.config.prior
         start = query + prior.shift(candidates, cosines, mask) if prior.strength > 0 else query
         trust = self.familiarity(query) if (self.selective if selective is None else selective) else None
-        z_q, z_d = self.recur(start, trust, query, candidates, cosines, mask)
+        z_q, z_d = self.recur(start, query, candidates, cosines, mask)
+        if trust is not None:
+            z_q, z_d = query + trust * (z_q - query), candidates + trust.unsqueeze(1) * (z_d - candidates)
         older = self.familiar_queries
         for adapter in self.adapters:
             z_q = z_q + adapter(query, older)
@@ -226,16 +228,14 @@ class Modulator(nn.Module):
         return Modulated(z_q, z_d)
 
     def recur(
-        self, start: Tensor, trust: Tensor | None, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor
+        self, start: Tensor, query: Tensor, candidates: Tensor, cosines: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Carry out the linear maps, then T steps of both cells, and all of it as far as each query is familiar.
+        """Carry out the linear maps, then T steps of both cells.
 
         Parameters
         ----------
         start
             Shape (B, m): the queries' codes after the prior.
-        trust
-            Shape (B, 1): what :meth:`familiarity` says; None where all is carried out in full.
         query, candidates, cosines, mask
             As in :meth:`forward`.
 
@@ -264,9 +264,7 @@ class Modulator(nn.Module):
             z_d = z_d + self.document_cell.out(h_d)
             if step + 1 < self.config.num_steps:
                 scores = cosine_of_refined(cosines, query.unsqueeze(1), candidates, z_q.unsqueeze(1), z_d)
-        if trust is None:
-            return z_q, z_d
-        return query + trust * (z_q - query), candidates + trust.unsqueeze(1) * (z_d - candidates)
+        return z_q, z_d
 
     def _feedback(self, scores: Tensor, candidates: Tensor, mask: Tensor) -> Tensor:
         """Return what the query receives: ``c = Σ softmax(β·s)_i · z_i`` over its candidates, shape (B, m)."""

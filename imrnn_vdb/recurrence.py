@@ -99,7 +99,6 @@ class FusedRecurrence:
     def __call__(
         self,
         start: FloatArray,
-        trust: FloatArray | None,
         query: FloatArray,
         candidates: FloatArray,
         cosines: FloatArray,
@@ -107,18 +106,12 @@ class FusedRecurrence:
     ) -> tuple[FloatArray, FloatArray]:
         """Carry out the steps: the arguments and results of :meth:`Modulator.recur`, as arrays."""
         still = self._maps is None and not self._num_steps
-        if trust is not None and not trust.any():
-            return query, candidates
         if still or not len(query):
-            z_q, z_d = start, candidates
-        else:
-            at_once = max(1, _ROWS_AT_ONCE // max(1, candidates.shape[1]))
-            parts = [slice(first, first + at_once) for first in range(0, len(query), at_once)]
-            moved = [self._refine(start[p], query[p], candidates[p], cosines[p], mask[p]) for p in parts]
-            z_q, z_d = moved[0] if len(moved) == 1 else map(np.concatenate, zip(*moved, strict=True))
-        if trust is not None:
-            z_q = query + trust * (z_q - query)
-            z_d = candidates + trust[:, None] * (z_d - candidates)
+            return start, candidates
+        at_once = max(1, _ROWS_AT_ONCE // max(1, candidates.shape[1]))
+        parts = [slice(first, first + at_once) for first in range(0, len(query), at_once)]
+        moved = [self._refine(start[p], query[p], candidates[p], cosines[p], mask[p]) for p in parts]
+        z_q, z_d = moved[0] if len(moved) == 1 else map(np.concatenate, zip(*moved, strict=True))
         return z_q, z_d
 
     def _refine(

@@ -63,9 +63,14 @@ class FusedModulator:
         self, query: FloatArray, candidates: FloatArray, cosines: FloatArray, mask: Mask
     ) -> tuple[FloatArray, FloatArray]:
         """Refine a batch; see :data:`~imrnn_vdb.modulation.Modulate`."""
-        start = query if self._prior is None else query + shift(self._prior, candidates, cosines, mask)
         trust = None if self._familiarity is None else self._familiarity.trust(query)
-        z_q, z_d = self._recurrence(start, trust, query, candidates, cosines, mask)
+        if trust is not None and not trust.any():
+            z_q, z_d = query, candidates
+        else:
+            start = query if self._prior is None else query + shift(self._prior, candidates, cosines, mask)
+            z_q, z_d = self._recurrence(start, query, candidates, cosines, mask)
+            if trust is not None:
+                z_q, z_d = query + trust * (z_q - query), candidates + trust[:, None] * (z_d - candidates)
         for adapter in self._adapters:
             z_q = z_q + adapter.update(query)
         return z_q, z_d
