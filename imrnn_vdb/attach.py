@@ -8,6 +8,7 @@ metadata of a collection, it may lie there instead, where every client finds it 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from imrnn_vdb.encoder_check import warn_of_misfit
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.files import replace_file
 from imrnn_vdb.layout import Layout
-from imrnn_vdb.opening import choose_vector, found_layout, make_layout
+from imrnn_vdb.opening import choose_vector, fitting_vectors, found_layout, make_layout
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Store
@@ -27,6 +28,7 @@ from imrnn_vdb.urls import parse_url
 
 FORMAT, VERSION = "imrnn_vdb attachment", 1
 _SAMPLE = 100
+_log = logging.getLogger("imrnn_vdb")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,8 @@ def attach(
 ) -> Operation[Attachment]:
     """Look at a collection, check that it fits the model, and say how it is opened. Changes nothing.
 
-    A warning is logged where the vectors of the first 100 points do not look like those of the model's encoder.
+    A warning is logged where the vectors of the first 100 points do not look like those of the model's encoder, and
+    where other vectors of the collection fit, too: one model serves one of them.
 
     Raises
     ------
@@ -211,6 +214,15 @@ def attach(
         raise SpaceMismatchError(
             f"vector {name!r} of collection {collection!r} has the metric {info.vectors[name].metric}, whose distances "
             "do not split into factors: copy the points into a collection with cosine, dot or euclid"
+        )
+    if others := [other for other in fitting_vectors(info, space.dim) if other != name]:
+        _log.warning(
+            "collection %r also has %s of %d dimensions: codes are keyed by space, so a backfill for another of its "
+            "vectors with this model would replace those of %r. Give each a space of its own: imrnn-vdb attach --fit",
+            collection,
+            " and ".join(map(repr, others)),
+            space.dim,
+            name,
         )
     store.layout = found_layout(space, settings, info, name)
     page = yield from store.scroll(_SAMPLE, with_vectors=True, with_codes=False)

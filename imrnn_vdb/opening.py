@@ -14,7 +14,7 @@ from imrnn_vdb.layout import CODE_PREFIX, Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import Settings
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.store import CollectionInfo
+from imrnn_vdb.store import CollectionInfo, VectorField
 
 
 def open_core(
@@ -80,7 +80,7 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
     InvalidInputError
         If several have.
     """
-    vectors = {name: found for name, found in info.vectors.items() if not name.startswith(CODE_PREFIX)}
+    vectors = _base_vectors(info)
     listing = ", ".join(f"{name or '(unnamed)'} of {found.dim}" for name, found in vectors.items()) or "none"
     if wanted:
         if wanted not in vectors:
@@ -91,7 +91,7 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
                 "use the model made for this collection's encoder"
             )
         return wanted
-    fitting = [name for name, found in vectors.items() if found.dim == dim]
+    fitting = fitting_vectors(info, dim)
     if len(fitting) == 1:
         return fitting[0]
     if not fitting:
@@ -100,3 +100,12 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
             "Use the model made for this collection's encoder, or fit one to its vectors: imrnn-vdb attach --fit FOLDER"
         )
     raise InvalidInputError(f"several vectors of collection {collection!r} fit ({listing}): name one by vector_name=")
+
+
+def fitting_vectors(info: CollectionInfo, dim: int) -> list[str]:
+    """Return the names of a collection's vectors of so many dimensions; those for codes are none."""
+    return [name for name, found in _base_vectors(info).items() if found.dim == dim]
+
+
+def _base_vectors(info: CollectionInfo) -> dict[str, VectorField]:
+    return {name: found for name, found in info.vectors.items() if not name.startswith(CODE_PREFIX)}

@@ -74,6 +74,29 @@ def test_what_does_not_fit_is_refused(place: tuple[str, str], tmp_path: Path) ->
         assert not out.exists()
 
 
+def test_another_vector_that_fits_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    from qdrant_client import QdrantClient, models
+
+    make_model().save_pretrained(tmp_path / "model")
+    client = QdrantClient(path=str(tmp_path / "store"))
+    sizes = {"title": 32, "body": 32, "image": 16}
+    vectors = {name: models.VectorParams(size=size, distance=models.Distance.COSINE) for name, size in sizes.items()}
+    client.create_collection("articles", vectors_config=vectors)
+    client.close()
+    run(
+        "attach",
+        f"qdrant+local:{tmp_path}/store/articles",
+        "--model",
+        tmp_path / "model",
+        "--vector-name",
+        "title",
+        "--out",
+        tmp_path / "a.json",
+    )
+    assert "also has 'body' of 32 dimensions" in caplog.text
+    assert "'image'" not in caplog.text
+
+
 async def test_what_is_recorded_in_the_collection_opens_it(tmp_path: Path) -> None:
     url, model = f"milvus+lite:{tmp_path}/a.db/articles", str(tmp_path / "model")
     made = make_model()
