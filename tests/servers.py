@@ -45,6 +45,13 @@ _READY_S, _MILVUS_READY_S = 60.0, 180.0
 _TIMEOUT_S = 1200
 """Of a test that may have to wait until an image is there; Milvus's are larger than 1 GB."""
 _LOG_LINES = 30
+_ETCD = """\
+listen-client-urls: http://127.0.0.1:{clients}
+advertise-client-urls: http://127.0.0.1:{clients}
+listen-peer-urls: http://127.0.0.1:{peers}
+initial-advertise-peer-urls: http://127.0.0.1:{peers}
+initial-cluster: default=http://127.0.0.1:{peers}
+"""
 _FASTER = {
     "QUERYCOORD_CHECKCHANNELINTERVAL": "100",
     "QUERYCOORD_DISTPULLINTERVAL": "50",
@@ -308,12 +315,15 @@ def _milvus_package(folder: Path) -> Iterator[str]:
     if importlib.util.find_spec("milvus") is None:
         pytest.skip("no server named in the environment, no Docker, and the package milvus is not installed")
     names = ("proxy", "proxy-internal", "etcd", "root-coord", "query-coord", "query-node", "index-coord", "index-node")
-    *ports, metrics = free_ports(len(names) + 3)
+    *ports, metrics, peers = free_ports(len(names) + 4)
     flags = [f"--{name}-port={port}" for name, port in zip((*names, "data-coord", "data-node"), ports, strict=True)]
+    etcd = folder / "etcd.yaml"  # its own etcd would listen on 2379 and 2380, where another Milvus may
+    etcd.write_text(_ETCD.format(clients=ports[names.index("etcd")], peers=peers))
     log = folder / "server.log"
     command = [sys.executable, "-u", "-c", "import milvus; milvus.main()", "--data", str(folder / "data"), *flags]
     with log.open("w") as output:  # a session of its own, so that all of it can be ended at once
-        environment = {**os.environ, **_FASTER, "METRICS_PORT": str(metrics)}
+        places = {"METRICS_PORT": str(metrics), "ETCD_CONFIG_PATH": str(etcd)}
+        environment = {**os.environ, **_FASTER, **places}
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, env=environment)
     try:
         deadline = time.monotonic() + _MILVUS_READY_S
