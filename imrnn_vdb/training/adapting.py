@@ -66,8 +66,8 @@ class KeptSpace:
 
     def adapt(self, rows: Tensor) -> tuple[FactorSpace, Modulator]:
         """Return the space and the modulator with one adapter more."""
-        lists = self._lists.take(rows)
-        return self._space, with_adapter(self._origin, fit_update(lists, self._penalty / len(rows)), lists.queries)
+        lists = self._lists.among(rows)
+        return self._space, with_adapter(self._origin, fit_update(lists, self._penalty / len(lists)), lists.queries)
 
 
 class LearnedSpace:
@@ -100,7 +100,8 @@ class LearnedSpace:
 
         A prior beside what few labels taught lost 0.004 of nDCG@10 on the mean of nine collections.
         """
-        update = fit_update(self._lists.take(rows), self._penalty / len(rows))
+        lists = self._lists.among(rows)
+        update = fit_update(lists, self._penalty / len(lists))
         moved = torch.cat([update.map, update.shift.unsqueeze(0)]).double()
         both_sides = moved.T @ moved + update.map.double() @ update.map.double().T
         directions = self._widest.basis @ eigenvectors(both_sides)

@@ -192,9 +192,20 @@ def build_examples(
         raise InvalidInputError("none of the relevant documents is there: do the judgements use the collection's ids?")
     q, d = torch.from_numpy(np.ascontiguousarray(queries)), torch.from_numpy(np.ascontiguousarray(documents))
     tensors = [torch.from_numpy(table.astype(np.int64)) for table in (candidates, mined)]
-    cosines = [torch.stack([d[row] @ vector for row, vector in zip(table, q, strict=True)]) for table in tensors]
+    cosines = [_cosines(q, d, table) for table in tensors]
     labels = (torch.from_numpy(grades), torch.from_numpy(gains), torch.from_numpy(ideal))
     return Examples(query_ids, q, d, tensors[0], cosines[0], labels[0], tensors[1], cosines[1], labels[1], labels[2])
+
+
+def _cosines(queries: Tensor, documents: Tensor, table: Tensor) -> Tensor:
+    """Return each query's products with its rows of the documents, shape (n, k).
+
+    Written in place: small results between freed copies of documents would keep all their memory from use.
+    """
+    cosines = torch.empty(table.shape)
+    for query, rows, out in zip(queries, table, cosines, strict=True):
+        torch.mv(documents[rows], query, out=out)
+    return cosines
 
 
 def _discounts(length: int) -> Tensor:

@@ -94,8 +94,9 @@ class Network(nn.Module):
         self.eval()
         basis = self.basis()
         codes = examples.documents @ basis
-        parts = []
-        for batch in rows.split(_BATCH):  # type: ignore[no-untyped-call]
+        scores = torch.empty(len(rows), examples.candidates.shape[1])
+        for place in torch.arange(len(rows)).split(_BATCH):  # type: ignore[no-untyped-call]
+            batch = rows[place]
             queries = examples.queries[batch] @ basis
-            parts.append(self.score(queries, codes[examples.candidates[batch]], examples.cosines[batch]))
-        return torch.cat(parts)
+            scores[place] = self.score(queries, codes[examples.candidates[batch]], examples.cosines[batch])
+        return scores

@@ -23,6 +23,7 @@ _MIN_QUERIES = 10
 FloatTable = npt.NDArray[np.float64]
 IntTable = npt.NDArray[np.int64]
 _CLUSTER_ROUNDS = 10
+_BATCH = 64
 _CAUTION = 100
 _TOLERATED_LOSS = 0.005  # of nDCG@10, on new topics
 
@@ -128,8 +129,10 @@ def make_folds(examples: Examples, count: int, seed: int) -> Folds:
     rng = np.random.default_rng(seed)
     queries, relevant = len(examples), examples.gains > 0
     weights = relevant / relevant.sum(1, keepdim=True).clamp_min(1)
-    centres = torch.einsum("nk,nkd->nd", weights, examples.documents[examples.mined]).numpy()
-    topic = _cluster(centres, max(2 * count, round(queries**0.5)), rng)
+    centres = torch.empty(queries, examples.documents.shape[1])
+    for rows in torch.arange(queries).split(_BATCH):  # type: ignore[no-untyped-call]
+        centres[rows] = torch.einsum("nk,nkd->nd", weights[rows], examples.documents[examples.mined[rows]])
+    topic = _cluster(centres.numpy(), max(2 * count, round(queries**0.5)), rng)
     whole = rng.permutation(topic.max() + 1)[::2]
     new_topic = np.isin(topic, whole)
     fold = np.full(queries, -1)

@@ -31,8 +31,8 @@ class TrainingSettings:
         Whether nothing but a linear update of the query is learned, and the columns that it needs: convex problems,
         with one solution each. None for below 300 labelled queries, and where the whole model turns out not to be
         better than the base ranking, and than an adapter on the same held-out queries. A trained model is always
-        updated in this way. Of the other settings only ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``,
-        ``folds`` and ``penalty`` matter then.
+        updated in this way. An adapter learns from at most 5,000 of the labelled queries, evenly spaced. Of the other
+        settings only ``seed``, ``coarse_k``, ``num_factors``, ``train_basis``, ``folds`` and ``penalty`` matter then.
     penalty
         Of an adapter: weight of its squared norm beside the mean loss, divided by the number of labelled queries. None
         for 60 where the basis is learned, and 20 where it is kept.

@@ -111,10 +111,9 @@ def familiar_codes(queries: Tensor, basis: Tensor) -> Tensor:
     return thinned(torch.nn.functional.normalize(queries @ basis, dim=1))
 
 
-def thinned(codes: Tensor) -> Tensor:
-    """Return at most 2,000 of the rows of codes, evenly spaced."""
-    stride = -(-len(codes) // _MAX_FAMILIAR)
-    return codes[::stride] if stride > 1 else codes
+def thinned(table: Tensor, most: int = _MAX_FAMILIAR) -> Tensor:
+    """Return at most so many rows of a table, evenly spaced."""
+    return table if len(table) <= most else table[torch.arange(most) * len(table) // most]
 
 
 def finished_modulator(network: Network, queries: Tensor, shrinkage: float, threshold: float) -> Modulator:

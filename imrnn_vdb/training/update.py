@@ -7,7 +7,7 @@ towards what was relevant to those, plus one shift that all have in common.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ _ITERATIONS = 40
 _RAMP_QUANTILES = (0.02, 0.1)
 _STRICTEST, _MIN_RAMP = 0.7, 0.02
 _BATCH = 64
+_MAX_TAUGHT = 5000  # queries: in a space of 512 factors, a list of 100 candidates takes 0.2 MB
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +52,8 @@ class Lists:
 
     Attributes
     ----------
+    rows
+        Shape (n,): which labelled queries they are.
     queries
         Shape (n, m): codes, as the adapter reads them.
     scores
@@ -61,14 +64,19 @@ class Lists:
         Shape (n, k), at least 0.
     """
 
+    rows: Tensor
     queries: Tensor
     scores: Tensor
     directions: Tensor
     gains: Tensor
 
-    def take(self, rows: Tensor) -> Lists:
-        """Return some of the queries."""
-        return Lists(self.queries[rows], self.scores[rows], self.directions[rows], self.gains[rows])
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def among(self, rows: Tensor) -> Lists:
+        """Return the queries that are among some labelled ones."""
+        kept = torch.isin(self.rows, rows)
+        return Lists(*(getattr(self, field.name)[kept] for field in fields(self)))
 
 
 def plain_modulator(num_factors: int, prior: FeedbackPrior) -> Modulator:
@@ -81,29 +89,32 @@ def plain_modulator(num_factors: int, prior: FeedbackPrior) -> Modulator:
 
 @torch.no_grad()
 def see(network: Network, examples: Examples) -> Lists:
-    """Look at the mined candidates of all queries through a network.
+    """Look at the mined candidates of at most 5,000 labelled queries, evenly spaced, through a network.
 
     Parameters
     ----------
     network
         In evaluation mode; its shrinkage counts.
     examples
-        n labelled queries.
+        Labelled queries.
     """
     basis, modulator = network.basis(), network.modulator
     shrinkage = modulator.config.shrinkage
-    parts = []
-    for rows in torch.arange(len(examples)).split(_BATCH):  # type: ignore[no-untyped-call]
-        queries, cosines = examples.queries[rows] @ basis, examples.mined_cosines[rows]
-        candidates = examples.documents[examples.mined[rows]] @ basis
-        moved = modulator(queries, candidates, cosines, torch.ones_like(cosines, dtype=torch.bool))
-        query, start = moved.query.unsqueeze(1), queries.unsqueeze(1)
+    rows = thinned(torch.arange(len(examples)), _MAX_TAUGHT)
+    queries = examples.queries[rows] @ basis
+    scores = torch.empty(len(rows), examples.mined.shape[1])
+    directions = torch.empty(*scores.shape, basis.shape[1])
+    for places in torch.arange(len(rows)).split(_BATCH):  # type: ignore[no-untyped-call]
+        batch, start = rows[places], queries[places]
+        candidates, cosines = examples.documents[examples.mined[batch]] @ basis, examples.mined_cosines[batch]
+        moved = modulator(start, candidates, cosines, torch.ones_like(cosines, dtype=torch.bool))
+        query, start = moved.query.unsqueeze(1), start.unsqueeze(1)
         refined = cosine_of_refined(cosines, start, candidates, query, moved.candidates)
         squares = (1 + (moved.candidates**2).sum(-1) - (candidates**2).sum(-1)).clamp_min(1e-6)
         lengths = squares * (1 + (query**2).sum(-1) - (start**2).sum(-1)).clamp_min(1e-6)
-        directions = shrinkage * moved.candidates / lengths.sqrt().unsqueeze(-1)
-        parts.append((queries, cosines + shrinkage * (refined - cosines), directions, examples.gains[rows]))
-    return Lists(*(torch.cat(tables) for tables in zip(*parts, strict=True)))
+        scores[places] = cosines + shrinkage * (refined - cosines)
+        directions[places] = shrinkage * moved.candidates / lengths.sqrt().unsqueeze(-1)
+    return Lists(rows, queries, scores, directions, examples.gains[rows])
 
 
 def fit_update(lists: Lists, penalty: float) -> Update:

@@ -152,6 +152,18 @@ def test_a_learned_space_keeps_the_named_factors() -> None:
     assert train(synthetic(30), base=base, settings=FEW).model_id == model.model_id
 
 
+def test_of_many_labels_some_are_learned_from_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    examples = make_examples(synthetic(40), "train", 40)
+    space = starting_space(examples, FEW, None)
+    plain = plain_modulator(12, FeedbackPrior())
+    some = KeptSpace(examples, space, plain, PENALTY).adapt(torch.arange(0, 40, 2))[1]
+    monkeypatch.setattr("imrnn_vdb.training.update._MAX_TAUGHT", 20)
+    many = KeptSpace(examples, space, plain, PENALTY)
+    for name, weight in many.adapt(torch.arange(40))[1].state_dict().items():
+        torch.testing.assert_close(weight, some.state_dict()[name])
+    assert many.adapt(torch.arange(10))[1].config.adapters == (5,)
+
+
 def test_adapters_add_up_and_keep_what_was_there() -> None:
     seen, network = lists()
     first = with_adapter(network.modulator, fit_update(seen, PENALTY), seen.queries)
