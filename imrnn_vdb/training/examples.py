@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ from imrnn_vdb.exact import nearest
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 
 _CUT = 10
+_log = logging.getLogger("imrnn_vdb")
 _INJECTED = 5
 _MIN_GAIN = 1e-9
 _TEMPERATURES = tuple(np.geomspace(0.005, 0.6, 40).tolist())
@@ -127,20 +129,57 @@ def listwise_likelihood(scores: Tensor, gains: Tensor, temperature: float) -> Te
 
 
 def make_examples(embedded: EmbeddedDataset, split: str, coarse_k: int) -> Examples:
-    """Take the queries of a split with the exact search's top ``coarse_k``.
+    """Take the different queries of a split with the exact search's top ``coarse_k``; see :func:`merged`.
 
     Raises
     ------
     InvalidInputError
         If the split is not there or nothing in it is relevant.
     """
-    qrels = embedded.data.split(split)
+    qrels = merged(embedded.data.queries, embedded.data.split(split))
     rows = [i for i, query in enumerate(embedded.query_ids) if query in qrels]
     queries = embedded.query_vectors[rows]
     found, _ = nearest(queries, embedded.document_vectors, coarse_k)
     position = {document: i for i, document in enumerate(embedded.document_ids)}
     query_ids = [embedded.query_ids[i] for i in rows]
     return build_examples(query_ids, queries, embedded.document_vectors, found, qrels, position)
+
+
+def merged(queries: Mapping[str, str] | Mapping[str, FloatArray], qrels: Qrels) -> Qrels:
+    """Merge the judgements of queries that ask the same: in the same words, whatever their case, or by the same vector.
+
+    A log repeats its queries. Held out beside their own repetitions, what was learned by heart would look like skill.
+
+    Parameters
+    ----------
+    queries
+        Text or vector by query id.
+    qrels
+        Judgements by query id; those of unknown queries are left out.
+
+    Returns
+    -------
+    dict
+        Judgements by the id of the first query of each kind: of each document the best grade.
+    """
+    first: dict[str | bytes, str] = {}
+    together: Qrels = {}
+    judged = [name for name in queries if name in qrels]
+    for name in judged:
+        query = queries[name]
+        asked = (
+            " ".join(query.casefold().split()) if isinstance(query, str) else np.asarray(query, np.float32).tobytes()
+        )
+        grades = together.setdefault(first.setdefault(asked, name), {})
+        for document, grade in qrels[name].items():
+            grades[document] = max(grade, grades.get(document, grade))
+    if len(together) < len(judged):
+        _log.warning(
+            "%d of %d labelled queries ask what others ask: they count as one query each, with the judgements of all",
+            len(judged) - len(together),
+            len(judged),
+        )
+    return together
 
 
 def build_examples(

@@ -16,7 +16,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, possible_ids
 from imrnn_vdb.training.embeddings import unit_vectors
-from imrnn_vdb.training.examples import Examples, build_examples
+from imrnn_vdb.training.examples import Examples, build_examples, merged
 
 if TYPE_CHECKING:
     from imrnn_vdb.collection import IMRNNCollection
@@ -54,11 +54,12 @@ def examples_from_collection(
         What the database answered.
     """
     check_grades(qrels)
-    labelled = [name for name in queries if any(grade > 0 for grade in qrels.get(name, {}).values())]
-    if not labelled:
-        raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
     if unknown := len(qrels.keys() - queries.keys()):
         _log.warning("judgements of %d queries that are not among the queries are left out", unknown)
+    qrels = merged(queries, qrels)
+    labelled = [name for name, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
+    if not labelled:
+        raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
     vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in labelled]))
     found = _search(collection, vectors, coarse_k)
     relevant = {key: None for name in labelled for key, grade in qrels[name].items() if grade > 0}

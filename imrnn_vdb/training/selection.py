@@ -108,7 +108,7 @@ def check_enough(queries: int, folds: int) -> None:
     """Raise `InvalidInputError` if there are too few labelled queries for a cross-validation, or for the gate."""
     least = max(folds, _MIN_QUERIES)
     if queries < least:
-        raise InvalidInputError(f"training needs at least {least} labelled queries, there are {queries}")
+        raise InvalidInputError(f"training needs at least {least} different labelled queries, there are {queries}")
 
 
 def make_folds(examples: Examples, count: int, seed: int) -> Folds:

@@ -65,6 +65,14 @@ def test_a_live_collection_gives_the_examples_of_its_own_vectors(
     np.testing.assert_allclose(live.cosines, known.cosines, atol=1e-5)
     np.testing.assert_array_equal(live.grades, known.grades)
     np.testing.assert_array_equal(live.gains, known.gains)
+    repeated = examples_from_collection(
+        collection,
+        {**query_vectors(data), "again": data.query_vectors[0]},
+        {**qrels, "again": qrels["q0"]},
+        coarse_k=30,
+    )
+    assert repeated.query_ids == live.query_ids
+    np.testing.assert_array_equal(repeated.gains, live.gains)
     model = train_examples(live, name="live", base=base(), settings=QUICK)
     assert model.space.space_id == base().space.space_id  # no stored code changes
     assert model.evidence["training"]["queries"] == 20

@@ -12,7 +12,7 @@ import torch
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import measure, rank_base
 from imrnn_vdb.model import Modulator, ModulatorConfig
-from imrnn_vdb.training.examples import Examples, build_examples, make_examples
+from imrnn_vdb.training.examples import Examples, build_examples, make_examples, merged
 from imrnn_vdb.training.loop import listwise_loss
 from imrnn_vdb.training.network import LearnedBasis, Network
 from imrnn_vdb.training.selection import Folds, HeldOut, choose, make_folds
@@ -38,6 +38,35 @@ def test_missed_relevant_documents_take_the_last_places_in_training_only() -> No
     assert examples.grades.tolist() == [[2.0, 0.0, 0.0, 0.0]]
     for table, cosines in ((examples.candidates, examples.cosines), (examples.mined, examples.mined_cosines)):
         torch.testing.assert_close(cosines[0], examples.documents[table[0]] @ examples.queries[0])
+
+
+def test_queries_that_ask_the_same_are_one(caplog: pytest.LogCaptureFixture) -> None:
+    texts = {"a": "Cats", "b": " cats\n", "c": "dogs", "d": "cats"}
+    qrels = {"d": {"x": 2.0, "z": 0.0}, "b": {"x": 1.0, "y": 1.0}, "c": {"x": 1.0}, "e": {"x": 1.0}}
+    assert merged(texts, qrels) == {"b": {"x": 2.0, "y": 1.0, "z": 0.0}, "c": {"x": 1.0}}
+    assert "1 of 3 labelled queries ask what others ask" in caplog.text
+    vectors = {name: np.full(2, len(text.strip()), np.float32) for name, text in texts.items()}
+    assert [*merged(vectors, qrels)] == ["b"]
+    caplog.clear()
+    assert merged(texts, {"a": {"x": 1.0}, "c": {"y": 1.0}}) == {"a": {"x": 1.0}, "c": {"y": 1.0}}
+    assert not caplog.text
+
+
+def test_a_log_that_repeats_its_queries_gives_the_examples_of_the_different_ones() -> None:
+    known = synthetic(20)
+    names = [f"{name} again" for name in known.query_ids]
+    texts = {**known.data.queries, **{f"{name} again": text.upper() for name, text in known.data.queries.items()}}
+    judged = known.data.qrels["train"]
+    qrels = {"train": {**judged, **{f"{name} again": grades for name, grades in judged.items()}}}
+    log = replace(
+        known,
+        data=replace(known.data, queries=texts, qrels=qrels),
+        query_ids=[*known.query_ids, *names],
+        query_vectors=np.tile(known.query_vectors, (2, 1)),
+    )
+    examples = make_examples(log, "train", 30)
+    assert len(examples) == 20
+    assert examples.fingerprint() == make_examples(known, "train", 30).fingerprint()
 
 
 def test_ndcg_equals_trec_eval() -> None:
