@@ -101,7 +101,6 @@ class Connection:
         StoreError
             What the database answered, after bounded retries of what is transient; that this connection was closed.
         """
-        self._check_open()
         return self._run_until(operation, time.monotonic() + self.timeout)
 
     def _run_until(self, operation: Operation[T], deadline: float) -> T:
@@ -119,7 +118,6 @@ class Connection:
 
     async def arun(self, operation: Operation[T]) -> T:
         """Run an operation without blocking the event loop; a blocking engine's calls go to a worker thread."""
-        self._check_open()
         return await self._arun_until(operation, time.monotonic() + self.timeout)
 
     async def _arun_until(self, operation: Operation[T], deadline: float) -> T:
@@ -159,6 +157,7 @@ class Connection:
     def _together(self, operations: Sequence[Operation[Any]], deadline: float) -> list[Any]:
         """Run the first operation here, and the others in threads."""
         with self._starting:
+            self._check_open()
             if self._threads is None:
                 self._threads = futures.ThreadPoolExecutor(thread_name_prefix="imrnn")
             others = [self._threads.submit(self._run_until, one, deadline) for one in operations[1:]]
@@ -211,15 +210,18 @@ class Connection:
         }
 
     def _attempt(self, call: Call, deadline: float) -> Any:
+        self._check_open()
         left = _seconds_left(deadline)
         try:
             return call(self.client, left)
         except IMRNNError:
             raise
         except Exception as exc:  # whatever a vendor raises becomes ours, chained
+            self._check_open()  # closed meanwhile: a vendor has many words for it
             raise self.translate(exc) from exc
 
     async def _aattempt(self, call: Call, deadline: float) -> Any:
+        self._check_open()
         left = _seconds_left(deadline)
         try:
             if self.threaded:
@@ -230,10 +232,11 @@ class Connection:
         except asyncio.TimeoutError as exc:
             raise StoreTimeoutError(f"no answer from the database within {self.timeout:g} s") from exc
         except Exception as exc:  # whatever a vendor raises becomes ours, chained
+            self._check_open()  # closed meanwhile: a vendor has many words for it
             raise self.translate(exc) from exc
 
     def _check_open(self) -> None:
-        """Refuse what comes late: an engine of this process would open its files again, and keep others from them."""
+        """Refuse calls that come late: an engine of this process would open its files again, and keep others out."""
         if self._closed:
             raise StoreError("this collection was closed: open it again")
 

@@ -44,7 +44,7 @@ class SidecarSteps(MilvusSteps):
         after a restore or a release, its codes are those that count. One older than the collection belonged to an
         earlier one of its name.
         """
-        name, self._loading = sidecar_name(schema.collection, self.layout.space_id), False
+        name = sidecar_name(schema.collection, self.layout.space_id)
         if not (yield from self._about(name, "has_collection")):
             return None
         if server.lite:

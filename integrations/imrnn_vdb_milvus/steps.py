@@ -92,10 +92,10 @@ class MilvusSteps(Store):
         return self._found
 
     def _look_for_sidecar(self, server: Server, schema: Schema, writing: bool) -> Operation[None]:
-        self._sidecar = None
+        found = None
         if self._may_have_sidecar(schema):
-            self._sidecar = yield from self._look_beside(server, schema, writing)
-        self._looked = monotonic()
+            found = yield from self._look_beside(server, schema, writing)
+        self._sidecar, self._looked = found, monotonic()  # at once: searches of other threads go on with what was known
 
     def _describe(self, name: str) -> Operation[Schema]:
         description = yield from self._about(name, "describe_collection")

@@ -156,6 +156,23 @@ def test_only_an_owned_client_is_closed():
     assert client.closed
 
 
+@MODES
+@pytest.mark.parametrize("failures", [[], [VendorError(CollectionNotFoundError("none"))]], ids=["before", "during"])
+def test_an_operation_whose_connection_is_closed_calls_nothing_more(asynchronous, options, failures):
+    client, connection = connect([*failures], **options)
+
+    def closed_in_the_middle():
+        if failures:  # an engine that is closed under a call has words of its own for it
+            yield lambda client, seconds: (connection.close(), client.ask(seconds))
+        connection.close()
+        yield lambda client, seconds: client.ask(seconds)
+
+    begin = (lambda operation: asyncio.run(connection.arun(operation))) if asynchronous else connection.run
+    with pytest.raises(StoreError, match="was closed"):
+        begin(closed_in_the_middle())
+    assert client.closed
+
+
 @pytest.mark.parametrize(
     "options", [{"timeout": 0}, {"timeout": -1}, {"attempts": 0}, {"timeout": float("nan")}, {"timeout": float("inf")}]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from imrnn_vdb import IMRNNCollection
 from imrnn_vdb.backend import ConnectionOptions
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, CodeStatus
-from imrnn_vdb.connection import Connection
+from imrnn_vdb.connection import Connection, Operation
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.filters import factor
 from imrnn_vdb.layout import Layout
@@ -299,6 +300,34 @@ def test_what_is_read_while_codes_are_prepared_keeps_its_guard(client: MilvusCli
     assert [found["key"] for found in again(client, 10.0)] == [2]
     reading.close()
     preparing.close()
+
+
+def resumed(operation: Operation[Any], call: Any) -> Operation[Any]:
+    """Go on with an operation that has yielded a call."""
+    while True:
+        reply = yield call
+        try:
+            call = operation.send(reply)
+        except StopIteration as end:
+            return end.value
+
+
+def test_a_search_goes_on_beside_a_backfill_that_begins(client: MilvusClient, connection: Connection) -> None:
+    make(client)
+    client.insert("docs", [row(key) for key in range(4)])
+    mine = store(connection)
+    connection.run(mine.prepare_codes())
+    connection.run(mine.write_codes(list(range(4)), codes(4), np.full((4, 1), 0.5, np.float32)))
+    for calls in range(1, 12):  # of the backfill, which looks for the sidecar anew, between two calls of a search
+        searching, preparing = mine.search(np.ones((1, 2), np.float32), 4), mine.prepare_codes()
+        call: Any = next(searching)
+        with suppress(StopIteration):
+            looking: Any = next(preparing)
+            for _ in range(calls):
+                looking = preparing.send(looking(client, 10.0))
+        [found] = connection.run(resumed(searching, call))
+        assert found.codes.current.all()
+        preparing.close()
 
 
 def test_an_invalid_expression_is_reported(client: MilvusClient, connection: Connection) -> None:

@@ -463,6 +463,23 @@ def test_a_point_deleted_during_a_search_makes_way_for_the_next(tmp_path: Path, 
     assert all(result.id == f"doc-{result.payload['n']}" for result in found)
 
 
+def test_closing_in_the_middle_of_a_search_lets_go_of_the_folder(tmp_path: Path, rng: np.random.Generator) -> None:
+    model = make_model()
+    collection = IMRNNCollection.create(f"qdrant+edge:{tmp_path}/x", model)
+    table = rng.normal(size=(20, 32)).astype(np.float32)
+    collection.upsert(range(20), vectors=table)
+    modulate = model.modulate
+
+    def closing_first(*arguments: Any) -> Any:  # payloads are read afterwards, in a second call
+        collection.close()
+        return modulate(*arguments)
+
+    vars(model)["modulate"] = closing_first
+    with pytest.raises(StoreError, match="was closed"):
+        collection.search(table[0], modulate=True)
+    qdrant_edge.EdgeShard.load(str(tmp_path / "x")).close()
+
+
 def test_a_new_collection_keeps_codes_in_a_vector_that_is_never_searched(tmp_path: Path) -> None:
     model = make_model()
     with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/c", model) as collection:
