@@ -261,7 +261,7 @@ class IMRNNCollection(Shell):
         queries = as_batch(query)
         if self._core.observer is None:
             return self._ranked(queries, ids, options)
-        points = list(ids)
+        points = normalize_ids(ids)
         with self._core.observing(queries, rerank_request(options, len(points)), "rerank") as seen:
             response = self._ranked(queries, points, options)
             seen.responses = [response]

@@ -103,9 +103,13 @@ async def test_both_facades_tell_of_each_reranking(url, spans):
         found = collection.rerank(QUERIES[0], iter(range(5)), limit=3)
         with pytest.raises(SpaceMismatchError):
             collection.rerank(QUERIES[0][:3], range(5))
+        with pytest.raises(InvalidInputError, match="point ids come as a list"):
+            collection.rerank(QUERIES[0], "123")
     async with await AsyncIMRNNCollection.open(url, make_model(), observer=both) as twin:
         assert (await twin.rerank(QUERIES[0], iter(range(5)), limit=3)).results == found.results
         await twin.rerank(QUERIES[0], [])
+        with pytest.raises(InvalidInputError, match="point ids come as a list"):
+            await twin.rerank(QUERIES[0], "123")
     assert [seen.kind for seen in observer.seen] == ["rerank"] * 4
     first, failed, third, empty = observer.seen
     assert first.responses == [found]
