@@ -17,6 +17,15 @@ def test_codes_are_directions_with_norms(space, rng):
     assert not codes.directions[4].any()
 
 
+@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e20, 1e30])
+def test_codes_do_not_depend_on_the_length_of_a_vector(space, rng, scale):
+    vectors = rng.normal(size=(5, space.dim)).astype(np.float32)
+    usual, codes = space.encode(vectors), space.encode(vectors * np.float32(scale))
+    np.testing.assert_allclose(codes.directions, usual.directions, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(codes.norms, usual.norms * scale, rtol=1e-3)
+    assert decode_texts(encode_texts(codes, space.space_id), space.space_id, 8).current.all()
+
+
 def test_factor_scores_are_calibrated(space, rng):
     reference = rng.normal(size=(4000, 3)).astype(np.float32)
     calibrated = FactorSpace(space.basis, space.names, np.quantile(reference, np.linspace(0, 1, 33), axis=0).T)
