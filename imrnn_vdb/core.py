@@ -20,7 +20,7 @@ from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.codec import Codes, FloatArray, decode_rows, encode_rows, encode_texts
 from imrnn_vdb.completing import complete_pages
 from imrnn_vdb.connection import Operation
-from imrnn_vdb.encoders import AnyEncoder, Encoder, as_encoder
+from imrnn_vdb.encoders import AnyEncoder, Encoder, as_encoder, one_each
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.filter_text import as_filter
 from imrnn_vdb.filters import FactorFilter, factor_names
@@ -104,7 +104,7 @@ class CollectionCore:
         for i, text in enumerate(texts):
             if not valid_text(text).strip():
                 raise InvalidInputError(f"query {i} is empty: give a text or a vector")
-        return _one_each(check_vectors(self._encoder().encode_queries(texts), dim), texts)
+        return one_each(check_vectors(self._encoder().encode_queries(texts), dim), texts)
 
     def points(
         self,
@@ -317,7 +317,7 @@ class CollectionCore:
         """Turn n passages into checked vectors of shape (n, d)."""
         if not len(texts):
             return np.zeros((0, self.model.space.dim), np.float32)
-        return _one_each(check_vectors(self._encoder().encode_passages(texts), self.model.space.dim), texts)
+        return one_each(check_vectors(self._encoder().encode_passages(texts), self.model.space.dim), texts)
 
     def token_factors(self, text: str, query: bool) -> TokenFactors:
         """Take a text's code apart by words."""
@@ -405,9 +405,3 @@ def _own_payload(payload: Payload) -> Payload:
     if not isinstance(payload, Mapping):
         raise InvalidInputError(f"a payload is a mapping of keys to values, got {payload!r}")
     return dict(payload)
-
-
-def _one_each(vectors: FloatArray, texts: Sequence[str]) -> FloatArray:
-    if len(vectors) != len(texts):
-        raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(texts)} texts")
-    return vectors

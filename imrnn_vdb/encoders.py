@@ -265,6 +265,13 @@ def as_encoder(value: AnyEncoder) -> Encoder:
     raise InvalidInputError(f"an encoder is a callable, an EncoderConfig or a model name, got {type(value).__name__}")
 
 
+def one_each(vectors: FloatArray, texts: Sequence[str]) -> FloatArray:
+    """Return what an encoder made of texts; `InvalidInputError` if it is not one vector for each."""
+    if len(vectors) != len(texts):
+        raise InvalidInputError(f"the encoder returned {len(vectors)} vectors for {len(texts)} texts")
+    return vectors
+
+
 def resolve_model(name: str) -> tuple[str, bool]:
     """Say where a model is loaded from, offline first.
 

@@ -13,8 +13,9 @@ import numpy as np
 
 from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.datasets import Dataset
-from imrnn_vdb.encoders import Encoder, TransformerEncoder
+from imrnn_vdb.encoders import Encoder, TransformerEncoder, one_each
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.files import replace_file
 from imrnn_vdb.space import check_vectors
 
 Side = Literal["query", "passage"]
@@ -124,10 +125,7 @@ class EmbeddingCache:
         folder.mkdir(parents=True, exist_ok=True)
         table = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
         data = save({"keys": table, "vectors": np.ascontiguousarray(vectors, np.float32)})
-        target = folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors"
-        part = target.with_suffix(f".{os.getpid()}.part")
-        part.write_bytes(data)
-        part.replace(target)
+        replace_file(folder / f"{hashlib.sha256(table.tobytes()).hexdigest()[:16]}.safetensors", data)
 
 
 def embed(data: Dataset, encoder: Encoder, cache: EmbeddingCache | None = None) -> EmbeddedDataset:
@@ -145,8 +143,8 @@ def embed(data: Dataset, encoder: Encoder, cache: EmbeddingCache | None = None) 
     Raises
     ------
     InvalidInputError
-        If there are no documents or no queries, a vector is zero or not finite, or those of queries and passages differ
-        in dimension.
+        If there are no documents or no queries, the encoder does not return a vector for each, one is zero or not
+        finite, or those of queries and passages differ in dimension.
     """
     if not data.documents or not data.queries:
         raise InvalidInputError(f"the data set {data.name!r} needs documents and queries")
@@ -156,12 +154,15 @@ def embed(data: Dataset, encoder: Encoder, cache: EmbeddingCache | None = None) 
     def passages(texts: list[str]) -> FloatArray:
         if isinstance(encoder, TransformerEncoder):
             return encoder.encode_passages(texts, f"encoding {len(texts)} passages")
-        return encoder.encode_passages(texts)
+        return one_each(encoder.encode_passages(texts), texts)
+
+    def asked(texts: list[str]) -> FloatArray:
+        return one_each(encoder.encode_queries(texts), texts)
 
     tables = []
     for side, texts, encode in (
         ("passage", list(data.documents.values()), passages),
-        ("query", list(data.queries.values()), encoder.encode_queries),
+        ("query", list(data.queries.values()), asked),
     ):
         vectors = store.encode(identity, side, texts, encode) if identity else encode(texts)  # type: ignore[arg-type]
         tables.append(unit_vectors(vectors))

@@ -12,6 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from imrnn_vdb.files import replace_file
+
 _STATE, _NOTE = "state.safetensors", "note.json"
 _NETWORK, _MOMENT, _SCORES = "network.", "moment.", "scores."
 
@@ -49,9 +51,8 @@ class Journal:
         self._folder.mkdir(parents=True, exist_ok=True)
         key = f"{phase}-{epoch}"
         save_file({name: value.contiguous() for name, value in tensors.items()}, self._folder / f"{key}-{_STATE}")
-        part = self._folder / f"{_NOTE}.part"
-        part.write_text(json.dumps({"identity": self._identity, "phase": phase, "epoch": epoch, "epoch_key": key}))
-        part.replace(self._folder / _NOTE)
+        note = {"identity": self._identity, "phase": phase, "epoch": epoch, "epoch_key": key}
+        replace_file(self._folder / _NOTE, json.dumps(note).encode())
         for old in self._folder.glob(f"*-{_STATE}"):
             if old.name != f"{key}-{_STATE}":
                 old.unlink()

@@ -87,6 +87,8 @@ class TrainingSettings:
         positive = (self.learning_rate, self.temperature, 1.0 if self.penalty is None else self.penalty)
         if min(positive) <= 0 or min(self.cell_rate, self.weight_decay) < 0:
             raise InvalidInputError("rates, temperature and penalty must be positive, weight_decay not negative")
+        if self.num_factors is not None and self.num_factors < 1:
+            raise InvalidInputError(f"num_factors must be at least 1, got {self.num_factors}")
         if self.folds is not None and self.folds < 2:
             raise InvalidInputError("a cross-validation needs at least 2 folds")
 

@@ -279,6 +279,8 @@ def test_a_number_of_factors_that_cannot_be_had_is_refused(data: EmbeddedDataset
     with pytest.raises(InvalidInputError, match="num_factors is 1, but the space keeps 2 named factors"):
         train(data, base=named_base(), settings=replace(QUICK, num_factors=1))
     assert train(data, base=named_base(), settings=replace(QUICK, num_factors=2, epochs=1)).space.num_factors == 2
+    with pytest.raises(InvalidInputError, match="num_factors must be at least 1, got 0"):
+        replace(QUICK, num_factors=0)
     with pytest.raises(InvalidInputError, match="num_factors is 8, but the space that is kept has 12"):
         train(data, base=named_base(), settings=replace(QUICK, num_factors=8, train_basis=False))
 

@@ -85,6 +85,18 @@ def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPa
     assert EmbeddingCache().folder == tmp_path / "imrnn_vdb" / "embeddings"
 
 
+@pytest.mark.parametrize("identity", ["", "careless"], ids=["uncached", "cached"])
+def test_an_encoder_that_leaves_out_a_text_is_refused(tmp_path: Path, identity: str) -> None:
+    class Careless(CountingEncoder):
+        encoder_id = identity
+
+        def encode_passages(self, texts: Sequence[str]) -> FloatArray:
+            return self.encode_queries(texts)[1:]
+
+    with pytest.raises(InvalidInputError, match="2 vectors for 3 texts"):
+        embed(data("one", "two", "three"), Careless(), EmbeddingCache(tmp_path))
+
+
 def test_zero_vectors_and_empty_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidInputError, match="vector 1 is zero"):
         unit_vectors(np.array([[1, 0], [0, 0]], np.float32))
