@@ -69,6 +69,13 @@ def rows_of(points: Points, layout: Layout) -> list[Row]:
     ]
 
 
+def vectors_of(row: Row, base: str, layout: Layout) -> Any:
+    """Return the vectors of a row as both clients take them; ``base`` is the base vector's name, "" where unnamed."""
+    if row.code is not None:
+        return {base: row.vector, layout.code_field: row.code}
+    return {base: row.vector} if base else row.vector
+
+
 def code_rows(
     ids: Sequence[PointId],
     codes: Codes,

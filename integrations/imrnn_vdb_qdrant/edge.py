@@ -15,7 +15,7 @@ from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import CollectionInfo
 from imrnn_vdb_qdrant.capabilities import edge_capabilities, settings_of
-from imrnn_vdb_qdrant.convert import CodeRow, Row
+from imrnn_vdb_qdrant.convert import CodeRow, Row, vectors_of
 from imrnn_vdb_qdrant.edge_filters import EdgeFilterReader
 from imrnn_vdb_qdrant.engine import Engine
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary
@@ -103,7 +103,7 @@ class EdgeStore(NativeStore):
         return call
 
     def _send_rows(self, rows: Sequence[Row], base: str) -> Call:
-        points = [self._edge.Point(row.id, _vectors(row, base, self.layout), row.payload) for row in rows]
+        points = [self._edge.Point(row.id, vectors_of(row, base, self.layout), row.payload) for row in rows]
         return self._update([self._edge.UpdateOperation.upsert_points(points)])
 
     def _send_codes(self, rows: Sequence[CodeRow]) -> Call:
@@ -243,12 +243,6 @@ class EdgeStore(NativeStore):
         return edge.EdgeConfig(
             vectors=vectors, optimizers=threshold, max_search_threads=threads, payload_memory=edge.Memory.Cached
         )
-
-
-def _vectors(row: Row, base: str, layout: Layout) -> Any:
-    if row.code is not None:
-        return {base: row.vector, layout.code_field: row.code}
-    return {base: row.vector} if base else row.vector
 
 
 def _version() -> str:

@@ -416,19 +416,21 @@ class NativeStore(Store):
         yield from ()
 
     def _ask(self, call: Call) -> Operation[Any]:
-        """Send a call; an error that comes back names the collection."""
+        """Send a call; an error that comes back names the collection, which the next operation looks at anew."""
         try:
             return (yield call)
         except StoreError as exc:
+            self._known = None  # the vector for codes may be gone, by an undo somewhere else
             exc.args = (f"collection {self.collection!r}: {exc}", *exc.args[1:])
             raise
 
     def _schema(self, *, fresh: bool = False) -> Operation[Schema]:
-        if self._known is None or fresh:
-            self._known = yield from self._ask(self._read_schema())
-            self._limits = self._known.limits
+        known = self._known  # which another thread may forget at any moment
+        if known is None or fresh:
+            self._known = known = yield from self._ask(self._read_schema())
+            self._limits = known.limits
             self.largest_window = self._at_most(type(self).largest_window, "max_query_limit")
-        return self._known
+        return known
 
     def _at_most(self, wanted: int, *limits: str) -> int:
         """Return a size within some limits of strict mode, as far as it has them."""
@@ -449,8 +451,8 @@ class NativeStore(Store):
             return schema
         yield from self._add_code_vector(schema)
         added = VectorField(self.layout.code_width, Metric.DOT)
-        self._known = replace(schema, vectors={**schema.vectors, self.layout.code_field: added})
-        return self._known
+        self._known = known = replace(schema, vectors={**schema.vectors, self.layout.code_field: added})
+        return known
 
     def _code_vectors(self, schema: Schema) -> list[str]:
         """Return the name of the vector that codes are read from, once there is one: engines refuse unknown names."""

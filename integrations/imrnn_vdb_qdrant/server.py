@@ -26,7 +26,7 @@ from imrnn_vdb.points import PointId
 from imrnn_vdb.store import CollectionInfo, Store
 from imrnn_vdb.urls import CollectionURL
 from imrnn_vdb_qdrant.capabilities import server_capabilities, settings_of
-from imrnn_vdb_qdrant.convert import CodeRow, Row
+from imrnn_vdb_qdrant.convert import CodeRow, Row, vectors_of
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary
 from imrnn_vdb_qdrant.native import ALL_BUT_SCORES, NativeId, NativeStore, WithPayload, WithVectors
 from imrnn_vdb_qdrant.schema import Schema, new_base_name, schema_from_client
@@ -216,7 +216,7 @@ class QdrantStore(NativeStore):
 
     def _send_rows(self, rows: Sequence[Row], base: str) -> Call:
         points = [
-            self._models.PointStruct(id=row.id, vector=_vectors(row, base, self.layout), payload=row.payload)
+            self._models.PointStruct(id=row.id, vector=vectors_of(row, base, self.layout), payload=row.payload)
             for row in rows
         ]
         return lambda client, seconds: then(
@@ -386,12 +386,6 @@ class QdrantStore(NativeStore):
             client.create_payload_index(self.collection, path, kind, wait=True, timeout=self._whole(seconds)),
             _completed,
         )
-
-
-def _vectors(row: Row, base: str, layout: Layout) -> Any:
-    if row.code is not None:
-        return {base: row.vector, layout.code_field: row.code}
-    return {base: row.vector} if base else row.vector
 
 
 def _completed(result: Any) -> Any:

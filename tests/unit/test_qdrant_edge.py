@@ -480,6 +480,18 @@ def test_closing_in_the_middle_of_a_search_lets_go_of_the_folder(tmp_path: Path,
     qdrant_edge.EdgeShard.load(str(tmp_path / "x")).close()
 
 
+def test_a_collection_whose_codes_somebody_else_removes_is_looked_at_anew(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    url, table = f"qdrant+edge:{tmp_path}/x", rng.normal(size=(20, 32)).astype(np.float32)
+    with IMRNNCollection.create(url, make_model()) as collection, IMRNNCollection.open(url, make_model()) as other:
+        collection.upsert(range(20), vectors=table)
+        assert other.undo() == 20
+        with pytest.raises(StoreError, match="Not existing vector"):
+            collection.search(table[0])
+        assert collection.search(table[0]).unusable == {"missing": 20}
+
+
 def test_a_new_collection_keeps_codes_in_a_vector_that_is_never_searched(tmp_path: Path) -> None:
     model = make_model()
     with IMRNNCollection.create(f"qdrant+edge:{tmp_path}/c", model) as collection:
