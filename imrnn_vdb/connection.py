@@ -221,11 +221,11 @@ class Connection:
             raise self.translate(exc) from exc
 
     async def _aattempt(self, call: Call, deadline: float) -> Any:
+        if self.threaded:
+            return await asyncio.to_thread(self._attempt, call, deadline)  # by when it may have been closed
         self._check_open()
         left = _seconds_left(deadline)
         try:
-            if self.threaded:
-                return await asyncio.to_thread(call, self.client, left)
             return await asyncio.wait_for(call(self.client, left), left)
         except IMRNNError:
             raise

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from imrnn_vdb_qdrant.schema import Schema, schema_from_config
 from imrnn_vdb_qdrant.vendor import load_edge
 
 _CONFIG = "edge_config.json"
+_CALL_S = 0.001
+"""Seconds after which a call that was going on may be done."""
 
 
 class Engine(Protocol):
@@ -130,7 +133,7 @@ class EdgeEngine:
         with _lock:
             if not (folder / _CONFIG).is_file():
                 return
-            self.shard(name).close()  # also proves that no other process has it open
+            _close(self.shard(name))  # also proves that no other process has it open
             del _registry[folder]
             shutil.rmtree(folder)
 
@@ -144,7 +147,7 @@ class EdgeEngine:
                 found.shard.flush()
                 if not found.users:
                     del _registry[folder]
-                    found.shard.close()
+                    _close(found.shard)
 
     def _folder(self, name: str) -> Path:
         if name in {"", ".", ".."} or set(name) & set("/\\\0"):
@@ -163,6 +166,19 @@ class EdgeEngine:
             raise
         _registry[folder] = _Open(shard)
         return _registry[folder]
+
+
+def _close(shard: Any) -> None:
+    """Close a shard when the calls of other threads are done."""
+    while True:
+        try:
+            shard.close()
+        except RuntimeError as exc:
+            if "borrowed" not in str(exc):  # by such a call
+                raise
+            time.sleep(_CALL_S)
+        else:
+            return
 
 
 class SingleShard:

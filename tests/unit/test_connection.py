@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -171,6 +172,21 @@ def test_an_operation_whose_connection_is_closed_calls_nothing_more(asynchronous
     with pytest.raises(StoreError, match="was closed"):
         begin(closed_in_the_middle())
     assert client.closed
+
+
+async def test_a_call_that_waited_for_a_thread_while_its_connection_was_closed_is_not_made():
+    client, connection = connect([], asynchronous=True, threaded=True)
+    loop, busy = asyncio.get_running_loop(), threading.Event()
+    loop.set_default_executor(ThreadPoolExecutor(1))
+    blocking = loop.run_in_executor(None, busy.wait)
+    asked = asyncio.create_task(connection.arun(operation()))
+    await asyncio.sleep(0.01)
+    await connection.aclose()
+    busy.set()
+    with pytest.raises(StoreError, match="was closed"):
+        await asked
+    await blocking
+    assert not client.seconds
 
 
 @pytest.mark.parametrize(

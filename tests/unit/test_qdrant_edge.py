@@ -37,7 +37,7 @@ from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
 from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
-from imrnn_vdb_qdrant import QdrantBackend
+from imrnn_vdb_qdrant import QdrantBackend, engine
 
 LAYOUT = Layout("0a1b2c3d", 4, ("entity", "numeric"))
 DIM, COUNT = 6, 30
@@ -478,6 +478,30 @@ def test_closing_in_the_middle_of_a_search_lets_go_of_the_folder(tmp_path: Path,
     with pytest.raises(StoreError, match="was closed"):
         collection.search(table[0], modulate=True)
     qdrant_edge.EdgeShard.load(str(tmp_path / "x")).close()
+
+
+def test_closing_waits_for_the_calls_of_other_threads(tmp_path: Path) -> None:
+    class Borrowed:
+        """A shard in the calls of other threads, in which the engine itself is met too seldom for a test."""
+
+        def __init__(self, shard: qdrant_edge.EdgeShard) -> None:
+            self.shard, self.calls = shard, 3
+
+        def flush(self) -> None:
+            self.shard.flush()
+
+        def close(self) -> None:
+            self.calls -= 1
+            if self.calls:
+                raise RuntimeError("Already borrowed")
+            self.shard.close()
+
+    connection = connect(tmp_path)
+    connection.run(store_of(connection).create(DIM, Metric.DOT))
+    shard = engine._registry[(tmp_path / "articles").resolve()]
+    shard.shard = Borrowed(shard.shard)
+    connection.close()
+    qdrant_edge.EdgeShard.load(str(tmp_path / "articles")).close()
 
 
 def test_a_collection_whose_codes_somebody_else_removes_is_looked_at_anew(
