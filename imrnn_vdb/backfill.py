@@ -324,6 +324,11 @@ def undo_script(store: Store, space_id: str, in_place: bool, progress: Progress)
         Say that nobody else writes now, so that Milvus may rewrite rows that hold codes.
     progress
         Called with the number of points stripped since the last call.
+
+    Raises
+    ------
+    UnsupportedError
+        If the collection was opened with a guard, or rows may not be rewritten; nothing was removed.
     """
     number, cursor = 0, None
     while True:

@@ -400,8 +400,9 @@ class MilvusStore(FilteredSteps):
         Raises
         ------
         UnsupportedError
-            If rows hold codes and may not be rewritten.
+            If rows hold codes and may not be rewritten, or if there is a guard.
         """
+        self._check_droppable()
         server, schema = yield from self._look()
         if not in_place and (yield from self._about(sidecar_name(self._name, space_id), "has_collection")):
             return 0, None

@@ -358,7 +358,14 @@ class NativeStore(Store):
         *,
         in_place: bool = False,  # noqa: ARG002 - as above
     ) -> Operation[tuple[int, Any]]:
-        """Delete the keys of a space from the next points, key by key."""
+        """Delete the keys of a space from the next points, key by key.
+
+        Raises
+        ------
+        UnsupportedError
+            If there is a guard: the indexes, which go next, belong to all.
+        """
+        self._check_droppable()
         yield from self._read_limits()
         size = self._at_most(limit, "max_query_limit")
         records, following = yield from self._ask(

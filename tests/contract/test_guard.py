@@ -112,6 +112,15 @@ def test_an_upsert_neither_replaces_nor_adds_a_point_outside_the_guard(
     assert driver.call(store.count()) == len(KEYS) // 2 + 1
 
 
+def test_codes_are_not_undone_behind_a_guard(driver: Driver, rng: np.random.Generator) -> None:
+    everyone, store, _ = tenants(driver, rng)
+    with pytest.raises(UnsupportedError, match="open it without one"):
+        driver.call(store.strip_codes(store.layout.space_id, 100))
+    codes = driver.call(everyone.fetch(KEYS)).codes
+    assert codes is not None
+    assert codes.current.all()
+
+
 def test_a_guard_may_be_the_databases_own_filter(driver: Driver, rng: np.random.Generator) -> None:
     whole, _, points = tenants(driver, rng)
     own = guarded(driver, whole, driver.engine.equals("part", 1))
