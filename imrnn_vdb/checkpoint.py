@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.encoders import EncoderConfig
-from imrnn_vdb.errors import CheckpointError, IMRNNError, InvalidInputError
+from imrnn_vdb.errors import CheckpointError, IMRNNError, InvalidInputError, one_line
 from imrnn_vdb.files import replace_file
 from imrnn_vdb.model_files import CONFIG_FILE, FORMAT, holds
 from imrnn_vdb.space import FactorSpace
@@ -228,7 +228,7 @@ def _locate(source: str) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except Exception as exc:  # the hub client raises many types, some of them its HTTP library's
-        raise CheckpointError(missing) from exc
+        raise CheckpointError(f"{missing}; asked for it, the hub's client says: {one_line(exc)}") from exc
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -377,7 +377,11 @@ class IMRNNCollection(Shell):
         progress: Callable[[int], None] | None = None,
         **options: Unpack[BackfillKeywords],
     ) -> VerifyReport:
-        """Recompute the codes of a random sample of points, or of all (None), and compare; nothing is written."""
+        """Recompute the codes of a random sample of points, or of all (None), and compare; nothing is written.
+
+        Of the keywords of :meth:`backfill`, ``batch_size`` and ``payload_filter`` count, and ``limit`` where all are
+        compared.
+        """
         filler = self._core.filler(BackfillOptions(**options))
         return run_script(self._connection, verify_script(filler, sample, progress or no_progress))
 
