@@ -154,14 +154,17 @@ class Modulator(nn.Module):
         self.register_buffer("familiar_norms", torch.tensor([-2.0, -1.0]))
 
     @property
+    def moving_steps(self) -> int:
+        """How many steps can move a code: none where no cell was trained."""
+        cells = (self.query_cell, self.document_cell)
+        moving = any(bool(part.detach().any()) for cell in cells for part in (cell.out.weight, cell.out.bias))
+        return self.config.num_steps if moving else 0
+
+    @property
     def trained(self) -> bool:
         """Whether anything learned moves a code; False for a modulator that is new, or has a prior and no more."""
-        parts: list[Tensor | None] = [self.query_map, self.document_map]
-        for cell in (self.query_cell, self.document_cell):
-            parts += [cell.out.weight, cell.out.bias]
-        for adapter in self.adapters:
-            parts += list(adapter.parameters())
-        return any(bool(part.detach().any()) for part in parts if part is not None)
+        parts = [part for part in (self.query_map, self.document_map, *self.adapters.parameters()) if part is not None]
+        return self.moving_steps > 0 or any(bool(part.detach().any()) for part in parts)
 
     @property
     def selective(self) -> bool:

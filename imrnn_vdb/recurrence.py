@@ -89,8 +89,7 @@ class FusedRecurrence:
         self._beta = np.float32(np.exp(float(modulator.log_beta.detach()))) if config.feedback else None
         self._maps = _maps(modulator)
         cells = (modulator.query_cell, modulator.document_cell)
-        moving = any(bool(part.detach().any()) for cell in cells for part in (cell.out.weight, cell.out.bias))
-        self._num_steps = config.num_steps if moving else 0
+        self._num_steps = modulator.moving_steps
         pool = as_array(modulator.pool)
         self._cells = [_cell(cell, modulator.scale, pool) for cell in cells]
         self._factors = np.concatenate([cell.factors for cell in self._cells], axis=1)

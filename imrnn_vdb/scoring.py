@@ -116,10 +116,10 @@ def refined_cosines(cosines: Array, before: Products, after: Products) -> Array:
 
     Written in differences, so that codes that were not moved return ``s0`` to the last bit.
     """
-    return (cosines + (after.dots - before.dots)) / _lengths(before, after)
+    return (cosines + (after.dots - before.dots)) / refined_lengths(before, after)
 
 
-def _lengths(before: Products, after: Products) -> Array:
+def refined_lengths(before: Products, after: Products) -> Array:
     """‖q_t‖·‖d_t‖ of refined unit vectors; exactly 1 where nothing moved."""
     query, candidates = _squared_lengths(before, after)
     return (query * candidates) ** 0.5
@@ -215,7 +215,7 @@ def score_candidates(
     q0, d0, q_t, d_t = codes
     before, after = products or (row_products(q0, d0), row_products(q_t, d_t))
     scale = 1.0 if metric is Metric.COSINE else sizes[0] * sizes[1]
-    lengths = _lengths(before, after)
+    lengths = refined_lengths(before, after)
     inner = (sizes[0] ** 2 + sizes[1] ** 2 + base) / 2 if metric is Metric.EUCLID else base
     refined = (inner + scale * (after.dots - before.dots)) / lengths
     if metric is Metric.EUCLID:
@@ -267,7 +267,7 @@ def _contributions(
         )
     else:
         scale = 1.0 if metric is Metric.COSINE else norms[0] * norms[1][rows, None]
-        before, after = scale * q0 * d0, scale * q_t * d_t / _lengths(*products)[rows, None]
+        before, after = scale * q0 * d0, scale * q_t * d_t / refined_lengths(*products)[rows, None]
     parts: Column = before + shrinkage * (after - before)
     return parts if usable is None else np.where(usable[rows, None], parts, 0.0)
 

@@ -87,7 +87,7 @@ def trace_windows(
     """
     batch = [window.candidates for window in windows]
     ran = all(window.refined.failure is None for window in windows)
-    counts = range(_moving_steps(model) + 1 if ran else 0)
+    counts = range(model.modulator.moving_steps + 1 if ran else 0)
     before: list[list[npt.NDArray[np.float64]]] = [[candidates.base_scores] for candidates in batch]
     for count in counts if steer else counts[:-1]:
         for scores, rows in zip(before, refine(_cut(model, count), metric, query_vectors, batch, True), strict=True):
@@ -115,13 +115,6 @@ def _trace(
         place[order] = np.arange(1, len(order) + 1)
         ranks.append(tuple(place[rows].tolist()))
     return StepTrace(tuple(names), tuple(ids), tuple(tuple(stage[rows].tolist()) for stage in scores), tuple(ranks))
-
-
-def _moving_steps(model: IMRNNModel) -> int:
-    """Return how many steps can move a code: none where no cell was trained."""
-    cells = (model.modulator.query_cell, model.modulator.document_cell)
-    parts = [part.detach() for cell in cells for part in (cell.out.weight, cell.out.bias)]
-    return model.modulator.config.num_steps if any(bool(part.any()) for part in parts) else 0
 
 
 def _cut(model: IMRNNModel, count: int) -> IMRNNModel:

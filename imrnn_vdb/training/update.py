@@ -16,7 +16,7 @@ from torch import Tensor
 from imrnn_vdb.exact import nearest
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
-from imrnn_vdb.scoring import cosine_of_refined
+from imrnn_vdb.scoring import products_of, refined_cosines, refined_lengths
 from imrnn_vdb.training.examples import Examples, listwise_likelihood
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.starting import thinned
@@ -108,12 +108,10 @@ def see(network: Network, examples: Examples) -> Lists:
         batch, start = rows[places], queries[places]
         candidates, cosines = examples.documents[examples.mined[batch]] @ basis, examples.mined_cosines[batch]
         moved = modulator(start, candidates, cosines, torch.ones_like(cosines, dtype=torch.bool))
-        query, start = moved.query.unsqueeze(1), start.unsqueeze(1)
-        refined = cosine_of_refined(cosines, start, candidates, query, moved.candidates)
-        squares = (1 + (moved.candidates**2).sum(-1) - (candidates**2).sum(-1)).clamp_min(1e-6)
-        lengths = squares * (1 + (query**2).sum(-1) - (start**2).sum(-1)).clamp_min(1e-6)
-        scores[places] = cosines + shrinkage * (refined - cosines)
-        directions[places] = shrinkage * moved.candidates / lengths.sqrt().unsqueeze(-1)
+        before = products_of(start.unsqueeze(1), candidates)
+        after = products_of(moved.query.unsqueeze(1), moved.candidates)
+        scores[places] = cosines + shrinkage * (refined_cosines(cosines, before, after) - cosines)
+        directions[places] = shrinkage * moved.candidates / refined_lengths(before, after).unsqueeze(-1)
     return Lists(rows, queries, scores, directions, examples.gains[rows])
 
 
