@@ -75,10 +75,11 @@ class AuditReport:
 
 def recheck(core: CollectionCore, line: int, entry: dict[str, Any] | None) -> Operation[AuditVerdict]:
     """Recompute one line; see :class:`AuditVerdict`."""
-    obstacle = "this line is no entry of this version" if entry is None else _obstacle(core, entry)
-    if entry is None or obstacle:
-        return AuditVerdict(line, "unknown", obstacle)
+    if entry is None:
+        return AuditVerdict(line, "unknown", "this line is no entry of this version")
     try:
+        if obstacle := _obstacle(core, entry):
+            return AuditVerdict(line, "unknown", obstacle)
         ids = normalize_ids(entry["candidates"]["ids"])
         points = yield from core.store.fetch(ids, with_payloads=False)
         candidates = _candidates(core, entry, points)

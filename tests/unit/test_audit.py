@@ -263,6 +263,7 @@ def test_scores_that_come_out_as_no_number_do_not_hold(collection, path):
         (("candidates",), []),
         (("request", "steer"), ["entity"]),
         (("results",), ["none"]),
+        (("redacted",), True),
     ],
 )
 def test_a_damaged_line_does_not_keep_the_others_from_being_checked(collection, path, keys, value):
