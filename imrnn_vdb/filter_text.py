@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_CHARS = 8_192
 """Longer filters are not read at all: reading takes time that grows with the length."""
 _WORDS = frozenset({"and", "or", "not", "match", "top"})
-_PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PLAIN = re.compile(r"[^\W\d]\w*")
 _GRAMMAR = r"""
 ?start: disjunction
 ?disjunction: conjunction | disjunction _OR conjunction -> either
@@ -53,7 +53,7 @@ _MATCH.2: /match\b/i
 _TOP.2: /top\b/i
 OPERATOR: ">=" | ">" | "<=" | "<"
 NUMBER: /[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?/
-NAME: /[A-Za-z_][A-Za-z0-9_]*/
+NAME: /[^\W\d]\w*/
 QUOTED: /"([^"\\\n]|\\.)*"/
 %ignore /\s+/
 """
@@ -207,7 +207,7 @@ def _error(text: str, place: int, reason: str) -> InvalidInputError:
 
 
 def _name(name: str) -> str:
-    return name if _PLAIN.fullmatch(name) and name.lower() not in _WORDS else json.dumps(name)
+    return name if _PLAIN.fullmatch(name) and name.lower() not in _WORDS else json.dumps(name, ensure_ascii=False)
 
 
 def _grouped(tree: FactorFilter, kinds: Any) -> str:

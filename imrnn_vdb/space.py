@@ -422,7 +422,7 @@ def _check_names(names: tuple[str, ...], num_factors: int) -> None:
     if len(set(names)) != len(names):
         raise InvalidInputError("factor names must differ from one another")
     for name in names:
-        if not (name.isascii() and name.isidentifier()):
+        if not name.isidentifier():
             raise InvalidInputError(f"a factor name is letters, digits and underscores, got {name!r}")
         if name.startswith(LATENT_PREFIX) and name.removeprefix(LATENT_PREFIX).isdecimal():
             raise InvalidInputError(f"{name!r} is what a factor without a name is called: choose another")

@@ -151,7 +151,7 @@ class Topics:
             If there is no such topic, or the new name is taken or no identifier.
         """
         self._known(old)
-        if new in {topic.name for topic in self.topics} or not (new.isascii() and new.isidentifier()):
+        if new in {topic.name for topic in self.topics} or not new.isidentifier():
             raise InvalidInputError(f"{new!r} is taken, or is not made of letters, digits and underscores")
         called = {old: new}
         changed = (
@@ -275,7 +275,7 @@ def _describe(
     used = set(taken)
     found = []
     for rows, terms in zip(groups, telling_terms(texts, groups), strict=True):
-        name = _unused("_".join([term for term in terms if term.isascii()][:_TERMS_IN_NAME]) or "topic", used)
+        name = _unused("_".join([term for term in terms if term.isidentifier()][:_TERMS_IN_NAME]) or "topic", used)
         used.add(name)
         centre = codes[rows].mean(axis=0) if len(rows) else np.zeros(codes.shape[1])
         length = np.linalg.norm(centre) or 1.0

@@ -21,7 +21,7 @@ from imrnn_vdb.urls import parse_url
 from servers import images, tag
 
 T = TypeVar("T")
-SPACE, FACTORS, NAMES = "0a1b2c3d", 6, ("entity", "my topic.2")
+SPACE, FACTORS, NAMES = "0a1b2c3d", 6, ("entity", "my größe.2")
 _counter = itertools.count()
 
 

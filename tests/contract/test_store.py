@@ -338,7 +338,7 @@ def test_payload_filter(driver: Driver, rng: np.random.Generator) -> None:
     assert driver.call(store.count(driver.engine.equals("text", "text 5"))) == 1
 
 
-ENTITY, TOPIC = factor("entity"), factor("my topic.2")
+ENTITY, TOPIC = factor("entity"), factor("my größe.2")
 FACTOR_FILTERS: dict[str, FactorFilter] = {
     "at least": ENTITY >= 0.5,
     "above": ENTITY > 0.5,

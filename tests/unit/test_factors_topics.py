@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from factory import make_model
-from imrnn_vdb import IMRNNCollection
+from imrnn_vdb import IMRNNCollection, format_filter, parse_filter
 from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.explain import explanation_parts
@@ -75,7 +75,19 @@ def test_words_of_any_script_are_terms(space, rng):
     sea, music = sorted(find_topics(space, codes, russian, 2, 0).topics, key=lambda topic: "море" not in topic.terms)
     assert set(sea.terms) == {"корабль", "море"}
     assert set(music.terms) == {"скрипка", "straße", "music"}
-    assert (sea.name, music.name) == ("topic", "music")  # a name is one that a factor may have
+    assert set(sea.name.split("_")) == set(sea.terms)
+    assert set(music.name.split("_")) == set(music.terms)
+
+
+def test_a_topic_is_renamed_and_becomes_a_factor_in_letters_of_any_script(space, rng):
+    codes, texts = made(space, rng, (0, 1))
+    found = find_topics(space, codes, texts, 2, 0)
+    own = topic_factor(space, found.renamed(found.topics[0].name, "größe_моря"), "größe_моря", codes)
+    assert own.space.names[-1] == "größe_моря"
+    text = "größe_моря >= 0.5 and top(größe_моря, 3)"
+    assert format_filter(parse_filter(text)) == text
+    with pytest.raises(InvalidInputError, match="letters, digits and underscores"):
+        found.renamed(found.topics[0].name, "a name")
 
 
 def test_a_topic_becomes_a_factor(space, rng):
