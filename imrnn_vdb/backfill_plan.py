@@ -10,7 +10,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, Points
-from imrnn_vdb.space import FactorSpace
+from imrnn_vdb.space import FactorSpace, measurable
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
         nothing = Codes(empty, np.zeros(0, np.float32), np.zeros(0, np.uint8))
         scores, vectors = np.zeros((0, named), np.float32), np.zeros((0, space.dim), np.float32)
         return Plan([], nothing, scores, vectors, np.zeros((0, 1 + named), bool), 0, ())
-    finite = np.asarray(np.isfinite(points.vectors).all(axis=1))
+    finite = measurable(points.vectors)
     codes = fresh_codes(space, metric, np.where(finite[:, None], points.vectors, np.float32(0)))
     kept = same_codes(points.codes, codes)
     if points.codes is not None:  # a score is that of the code which stays, to the last bit
@@ -91,7 +91,8 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
     lacking = ~np.column_stack([kept, _same_scores(points.factor_scores, scores, kept)])
     same = ~lacking.any(axis=1)
     rows = np.flatnonzero(np.asarray(finite & ~same))
-    failures = [FailedPoint(points.ids[row], "its vector holds NaN or infinity") for row in np.flatnonzero(~finite)]
+    reason = "its vector holds NaN or infinity, or is longer than 1.8e19"
+    failures = [FailedPoint(points.ids[row], reason) for row in np.flatnonzero(~finite)]
     current = int((finite & same).sum())
     ids = [points.ids[row] for row in rows]
     return Plan(ids, codes.take(rows), scores[rows], points.vectors[rows], lacking[rows], current, tuple(failures))

@@ -35,7 +35,7 @@ from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import check_answerable, given_window, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
 from imrnn_vdb.scripts import Round, Script
-from imrnn_vdb.space import FactorSpace, check_vectors
+from imrnn_vdb.space import FactorSpace, check_vectors, measurable
 from imrnn_vdb.store import Store
 from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.timing import Stopwatch
@@ -270,7 +270,7 @@ class CollectionCore:
             more = cursor is not None
             table = points.vectors if points.vectors is not None else np.zeros((0, self.model.space.dim), np.float32)
             rows = zip(points.ids, table, points.payloads, strict=True)
-            for row in compress(rows, np.isfinite(table).all(axis=1)):
+            for row in compress(rows, measurable(table)):
                 seen += 1
                 place = len(kept) if len(kept) < limit else int(rng.integers(seen))
                 if place < limit:  # reservoir sampling: every point stays with the same probability

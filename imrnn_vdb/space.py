@@ -329,7 +329,7 @@ def check_vectors(vectors: npt.ArrayLike, dim: int) -> FloatArray:
     SpaceMismatchError
         If they do not have ``dim`` dimensions.
     InvalidInputError
-        If they are not a table of finite numbers.
+        If they are not a table of finite numbers, or the square of a length is beyond single precision.
     """
     try:
         table = np.ascontiguousarray(vectors, np.float32)
@@ -342,10 +342,16 @@ def check_vectors(vectors: npt.ArrayLike, dim: int) -> FloatArray:
             f"the vectors have {table.shape[1]} dimensions, but the model was made for {dim}: "
             "use the encoder the model was trained with, or a model for this encoder"
         )
-    if not np.isfinite(table).all():
-        row = int(np.flatnonzero(~np.isfinite(table).all(axis=1))[0])
-        raise InvalidInputError(f"vector {row} holds NaN or infinity; nothing was sent")
+    usable = measurable(table)
+    if not usable.all():
+        row = int(np.flatnonzero(~usable)[0])
+        raise InvalidInputError(f"vector {row} holds NaN or infinity, or is longer than 1.8e19; nothing was sent")
     return table
+
+
+def measurable(table: FloatArray) -> npt.NDArray[np.bool_]:
+    """Say which rows of a float32 table have a finite length: no NaN, no infinity, no square that overflows."""
+    return np.asarray(np.isfinite(np.einsum("nd,nd->n", table, table)))
 
 
 def oriented(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

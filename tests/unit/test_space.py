@@ -74,6 +74,8 @@ def test_vectors_that_do_not_fit_are_refused(space):
         space.encode(np.zeros(32))
     with pytest.raises(InvalidInputError, match="vector 1 holds NaN"):
         space.encode([[0.0] * 32, [np.nan] * 32])
+    with pytest.raises(InvalidInputError, match=r"vector 1 .* longer than"):
+        space.encode([[1e18] * 32, [1e19] * 32])  # no score of it is finite
     with pytest.raises(InvalidInputError, match="table of numbers"):
         space.encode([["a"] * 32])
 
