@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.verify import VerifyReport
 
-_SHOWN = 20
+_SHOWN, _DAY = 20, 86_400
 _NOT_WITH_UNDO = ("dry_run", "where", "limit", "rate", "batch_size", "code_vector")
 _NOT_WITH_VERIFY = ("rate", "code_vector")
 
@@ -68,6 +68,8 @@ def backfill(
 
     if verify + undo + (follow is not None) > 1:
         raise InvalidInputError("--verify, --undo and --follow exclude one another")
+    if follow is not None and not follow <= _DAY:  # NaN passes click's range
+        raise InvalidInputError(f"--follow waits at most a day, {_DAY} seconds, after each pass")
     if (space and not undo) or (sample and not verify):
         raise InvalidInputError("--space belongs to --undo, and --sample to --verify")
     if undo:

@@ -50,7 +50,15 @@ def test_codes_are_counted_written_compared_and_removed(where: tuple[str, Path])
 
 @pytest.mark.parametrize(
     "options",
-    [("--undo", "--verify"), ("--space", "0a1b2c3d"), ("--sample", 3), ("--where", "{}"), ("--where", "year > 3")],
+    [
+        ("--undo", "--verify"),
+        ("--space", "0a1b2c3d"),
+        ("--sample", 3),
+        ("--where", "{}"),
+        ("--where", "year > 3"),
+        ("--follow", "nan"),
+        ("--follow", "inf"),
+    ],
     ids=str,
 )
 def test_options_that_contradict_each_other_are_refused(where: tuple[str, Path], options: tuple[object, ...]) -> None:
