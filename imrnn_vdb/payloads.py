@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError, one_line
 
@@ -31,6 +32,15 @@ def check_json(value: object) -> None:
             check_json(item)
     else:
         _check_scalar(value)
+
+
+def finite(value: Any) -> Any:
+    """Return what is ready for JSON, with None for NaN and infinity: a database's column may hold them, JSON cannot."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def valid_text(text: str) -> str:

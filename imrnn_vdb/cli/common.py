@@ -18,6 +18,7 @@ import click
 from rich.console import Console
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
+from imrnn_vdb.payloads import finite
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -244,7 +245,8 @@ def typed_ids(known: Iterable[PointId], ids: Iterable[str]) -> list[PointId]:
 
 
 def print_json(value: Any) -> None:
-    """Print a value as JSON on standard output."""
+    """Print a value as JSON on standard output; NaN and infinity, which JSON does not have, as null."""
+    value = finite(value)
     text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
     try:
         text.encode(sys.stdout.encoding)

@@ -15,8 +15,9 @@ from imrnn_vdb.factors.topics import TopicMatch
 from imrnn_vdb.filter_text import format_filter, parse_filter
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.options import ServiceOptions
+from imrnn_vdb.payloads import finite
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
-from imrnn_vdb.points import Candidates, PointId, normalize_id
+from imrnn_vdb.points import Candidates, Payload, PointId, normalize_id
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.space import FactorSpace, check_vectors
@@ -24,7 +25,7 @@ from imrnn_vdb.trace import StepTrace
 
 _ALWAYS = ("offset", "explain", "plan", "trace")
 _TEXTS = ("payload_filter", "factor_filter", "only")
-_as_json = json.JSONEncoder(ensure_ascii=False, default=str).encode
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=str).encode
 _OPTIONAL = ("limit", "coarse_k", "max_coarse_k", "threshold", "modulate", "passes")
 
 
@@ -265,10 +266,17 @@ def result_message(result: SearchResult) -> pb.Result:
         base_score=result.base_score,
         modulated=result.modulated,
         reason=result.reason,
-        payload_json=_as_json(result.payload),
+        payload_json=_payload_json(result.payload),
         factors=result.factors.values(),
         explanation=_explanation_message(result.explanation),
     )
+
+
+def _payload_json(payload: Payload) -> str:
+    try:
+        return _encode(payload)
+    except ValueError:  # NaN or infinity, which few payloads hold
+        return _encode(finite(payload))
 
 
 def _explanation_message(explanation: Explanation | None) -> pb.Explanation | None:

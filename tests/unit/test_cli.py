@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from qdrant_client import QdrantClient, models
 
 from factory import make_model
 from imrnn_vdb import __version__
@@ -19,6 +21,7 @@ from imrnn_vdb.cli import main
 from imrnn_vdb.cli.common import typed_ids
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.factors.own import add_factor
+from imrnn_vdb.serving.convert import result_message
 
 CORPUS = [
     {"_id": "a", "title": "Cats", "text": "A cat is a small domesticated carnivore.", "year": 1999},
@@ -101,6 +104,22 @@ def test_json_holds_all_that_a_table_shows(url):
     assert plain["modulated"] is False
     assert plain["reason"] in run("search", url, "small animals", "--no-modulate").stdout
     assert "heatmap" not in plain
+
+
+def test_numbers_that_json_does_not_have_are_null_for_scripts_and_clients(tmp_path):
+    """A database gives back NaN and infinity from a column of numbers; `json.loads` alone would read them."""
+    client = QdrantClient(path=str(tmp_path))
+    client.create_collection("prices", vectors_config=models.VectorParams(size=384, distance=models.Distance.COSINE))
+    row = {"price": math.nan, "kept": 1.5, "list": [{"of": -math.inf}, "NaN"]}
+    client.upsert("prices", [models.PointStruct(id=1, vector=[1.0] * 384, payload=row)])
+    collection = IMRNNCollection.from_client(client, "prices")
+    message = result_message(collection.search([1.0] * 384)[0])
+    client.close()
+    done = run("search", f"qdrant+local:{tmp_path}/prices", "how much is it?", "--json")
+    assert done.exit_code == 0, done.output
+    printed = json.loads(done.stdout, parse_constant=pytest.fail)["results"][0]["payload"]
+    sent = json.loads(message.payload_json, parse_constant=pytest.fail)
+    assert printed == sent == {"price": None, "kept": 1.5, "list": [{"of": None}, "NaN"]}
 
 
 def test_points_without_codes_are_counted_and_the_way_to_codes_is_named(tmp_path):
