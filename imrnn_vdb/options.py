@@ -160,6 +160,8 @@ class SearchRequest:
             )
         if self.threshold is not None and not (isinstance(self.threshold, Real) and math.isfinite(self.threshold)):
             raise InvalidInputError(f"threshold is a finite score or None, got {self.threshold!r}")
+        if self.only is not None and not isinstance(self.only, str):
+            raise InvalidInputError(f"only is the name of one factor, got {self.only!r}: join several in factor_filter")
         if self.steer is not None:
             object.__setattr__(self, "steer", checked_weights(self.steer))
         object.__setattr__(self, "audit", as_audit_log(self.audit))

@@ -36,8 +36,10 @@ def checked_weights(steer: Mapping[str, float]) -> dict[str, float]:
     Raises
     ------
     InvalidInputError
-        If a weight is not a number in 0..10.
+        If it is no mapping, or a weight is not a number in 0..10.
     """
+    if not isinstance(steer, Mapping):
+        raise InvalidInputError(f"steer takes weights by factor name, such as {{'entity': 1.5}}, got {steer!r}")
     weights = {}
     for name, value in steer.items():
         number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan

@@ -30,6 +30,8 @@ from imrnn_vdb.options import SearchRequest
         ({"threshold": float("nan")}, "threshold is a finite score"),
         ({"steer": {"entity": "1"}}, "scales a factor's contributions"),
         ({"steer": {"entity": True}}, "scales a factor's contributions"),
+        ({"steer": ["entity"]}, "weights by factor name"),
+        ({"only": ["entity"]}, "the name of one factor"),
         ({"factor_filter": factor("entity"), "only": "entity"}, "built from factor"),
         ({"factor_filter": (factor("a") >= 0.1) & 5}, "built from factor"),
         ({"factor_filter": reduce(or_, [factor("a") >= 0.1] * 1200)}, "at most 400 conditions"),
