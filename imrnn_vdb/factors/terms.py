@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.errors import MissingExtraError
-from imrnn_vdb.fitting.labels import tokens
 
 _TERMS = 8
 _MIN_LETTERS = 3
@@ -49,12 +48,23 @@ def telling_terms(texts: Sequence[str], groups: Sequence[Rows]) -> list[list[str
     return found
 
 
+class _Signs(dict[int, str]):
+    """What stands for each sign of a text: letters of any script, their marks and apostrophes for themselves."""
+
+    def __missing__(self, code: int) -> str:
+        sign = chr(code)
+        in_word = f"a{sign}".isidentifier() and not sign.isdigit() and sign != "_"
+        return self.setdefault(code, sign if in_word else " ")
+
+
+_SIGNS = _Signs({ord("'"): "'", 0x2019: "'"})
+
+
 def _words(text: str) -> list[str]:
     """Return the words that may name a topic: no English function words, nothing short, letters of any script only."""
     try:
         from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
     except ImportError as exc:
         raise MissingExtraError("scikit-learn", "train") from exc
-    return [
-        word for word in tokens(text) if len(word) >= _MIN_LETTERS and word.isalpha() and word not in ENGLISH_STOP_WORDS
-    ]
+    words = (word.strip("'") for word in text.lower().translate(_SIGNS).split())
+    return [word for word in words if len(word) >= _MIN_LETTERS and "'" not in word and word not in ENGLISH_STOP_WORDS]

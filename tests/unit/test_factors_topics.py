@@ -71,12 +71,12 @@ def test_equal_codes_are_one_topic(space, rng):
 
 def test_words_of_any_script_are_terms(space, rng):
     codes, texts = made(space, rng, (0, 1))
-    russian = ["корабль и море" if "anchor" in text else "скрипка, straße, music" for text in texts]
+    russian = ["корабль и море" if "anchor" in text else "скрипка, straße, music l'été 1928_बंदरगाह" for text in texts]
     sea, music = sorted(find_topics(space, codes, russian, 2, 0).topics, key=lambda topic: "море" not in topic.terms)
     assert set(sea.terms) == {"корабль", "море"}
-    assert set(music.terms) == {"скрипка", "straße", "music"}
+    assert set(music.terms) == {"скрипка", "straße", "music", "बंदरगाह"}  # whose vowels are marks, no letters
     assert set(sea.name.split("_")) == set(sea.terms)
-    assert set(music.name.split("_")) == set(music.terms)
+    assert music.name.split("_") == list(music.terms[:3])
 
 
 def test_a_topic_is_renamed_and_becomes_a_factor_in_letters_of_any_script(space, rng):
@@ -84,7 +84,7 @@ def test_a_topic_is_renamed_and_becomes_a_factor_in_letters_of_any_script(space,
     found = find_topics(space, codes, texts, 2, 0)
     own = topic_factor(space, found.renamed(found.topics[0].name, "größe_моря"), "größe_моря", codes)
     assert own.space.names[-1] == "größe_моря"
-    text = "größe_моря >= 0.5 and top(größe_моря, 3)"
+    text = 'größe_моря >= 0.5 and top(größe_моря, 3) or not "बंदरगाह" < 0.5'
     assert format_filter(parse_filter(text)) == text
     with pytest.raises(InvalidInputError, match="letters, digits and underscores"):
         found.renamed(found.topics[0].name, "a name")
