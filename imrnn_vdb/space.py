@@ -178,7 +178,7 @@ class FactorSpace:
 
     def project(self, table: FloatArray) -> Codes:
         """Return what :meth:`encode` does, of vectors that :func:`check_vectors` has let through."""
-        wide = table.astype(np.float64)  # squares of single floats overflow, or vanish, long before the floats do
+        wide = table.astype(np.float64)  # squares of single floats vanish long before the floats do
         norms = np.sqrt(np.einsum("nd,nd->n", wide, wide)).astype(np.float32)
         directions: FloatArray = (table @ self.basis) / np.maximum(norms, _TINY)[:, None]
         return Codes(directions, norms, np.zeros(len(table), np.uint8))

