@@ -198,10 +198,12 @@ class _LiteFile:
         self.path, self.users, self.writing = path, 0, threading.Lock()
         self._known, self._opening = set[str](), threading.Lock()
         try:
-            self.client = milvus.MilvusClient(path, dedicated=True)
+            with quiet.quiet():
+                self.client = milvus.MilvusClient(path, dedicated=True)
         except milvus.MilvusException as exc:
             raise StoreError(
-                f"Milvus Lite cannot open {path}: another process may hold it, or it is no Milvus Lite file"
+                f"Milvus Lite cannot open {path}: another process may hold it, it may not be written, or it is no "
+                "Milvus Lite file"
             ) from exc
 
     @contextmanager

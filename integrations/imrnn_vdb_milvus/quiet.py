@@ -20,12 +20,12 @@ _FILTER = _NotOurs()
 
 
 def install() -> None:
-    """Keep pymilvus's loggers silent during our calls, and only then: the caller's own use of it logs as before.
+    """Keep pymilvus's and Milvus Lite's loggers silent during our calls; the caller's own use of them logs as before.
 
     A filter works on the logger it is attached to, not on its children, so every module's logger gets it.
     """
     for name in list(logging.Logger.manager.loggerDict):
-        if name == "pymilvus" or name.startswith("pymilvus."):
+        if name.partition(".")[0] in ("pymilvus", "milvus_lite"):
             logging.getLogger(name).addFilter(_FILTER)  # adding it twice does nothing
     lite = logging.getLogger("milvus_lite")
     if not lite.handlers:  # else Python prints its errors, with stack traces, as a last resort

@@ -97,6 +97,17 @@ def test_the_callers_own_failures_are_still_logged(tmp_path: Path, caplog: pytes
         client.close()
 
 
+def test_a_lite_file_that_cannot_be_opened_is_told_without_a_stack_trace(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "x.db").write_text("no folder of Milvus Lite")
+    url = parse_url(f"milvus+lite:{tmp_path}/x.db/articles")
+    connection = MilvusBackend().connect(url, ConnectionOptions(), asynchronous=False)
+    with pytest.raises(StoreError, match=r"cannot open .*x\.db: another process may hold it, it may not be written"):
+        connection.run(MilvusBackend().store(connection, "articles", LAYOUT).count())
+    assert not caplog.records
+
+
 def test_foreign_clients_are_not_ours() -> None:
     assert MilvusBackend().adopt(object(), ConnectionOptions()) is None
 
