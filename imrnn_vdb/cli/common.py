@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -22,8 +22,9 @@ from imrnn_vdb.payloads import finite
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.options import OpenOptions
-    from imrnn_vdb.points import PointId
+    from imrnn_vdb.points import Payload, PointId
     from imrnn_vdb.results import SearchResponse
 
 _WIDTH_OF_FILES = 120
@@ -131,8 +132,14 @@ def connection_of(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def is_attachment(source: str | None) -> bool:
-    """Say whether what stands for a collection's URL is an attachment's file."""
-    return source is not None and Path(source).is_file()
+    """Say whether what stands for a collection's URL is an attachment's file; an error if it can be neither."""
+    if source is None or Path(source).is_file():
+        return source is not None
+    if ":" not in source:
+        raise InvalidInputError(
+            f"there is no file {source!r}; a collection URL starts with a scheme: qdrant://localhost:6334/articles"
+        )
+    return False
 
 
 def located(
@@ -242,6 +249,17 @@ def typed_ids(known: Iterable[PointId], ids: Iterable[str]) -> list[PointId]:
     """
     meant = {str(value): value for value in sorted(known, key=lambda value: isinstance(value, str))}
     return [meant.get(value, value) for value in ids]
+
+
+def without_text(collection: IMRNNCollection, payloads: Sequence[Payload]) -> str:
+    """Say what to do where no point has a text; "" where one has."""
+    if any(collection.text_of(payload) for payload in payloads):
+        return ""
+    known = ", ".join(sorted({key for payload in payloads for key in payload})) or "none"
+    return (
+        f"none of {len(payloads)} points has a text under {collection.text_field!r}; they have: {known}. Record "
+        "the field by imrnn-vdb attach URL --text-field, and give its file in place of the URL"
+    )
 
 
 def print_json(value: Any) -> None:

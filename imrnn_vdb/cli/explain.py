@@ -16,6 +16,7 @@ from imrnn_vdb.cli.common import (
     topics_option,
     typed_ids,
     url_options,
+    without_text,
 )
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def explain(
     """Explain where the point POINT_ID stands among the candidates for QUERY, and why."""
     from imrnn_vdb.collection import IMRNNCollection
     from imrnn_vdb.comparison import compare
+    from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.explain import comparison_table, explanation_table, tokens_table
 
     with IMRNNCollection.open(**options) as collection:
@@ -61,6 +63,8 @@ def explain(
         )
         result = _pick(response, point_id)
         found = compare(result, _pick(response, against)) if against is not None else None
+        if words and (reason := without_text(collection, [result.payload])):
+            raise InvalidInputError(reason)
         texts = {"query": (query, True), "text": (collection.text_of(result.payload), False)} if words else {}
         carried = {name: collection.token_factors(text, query=is_query) for name, (text, is_query) in texts.items()}
     names = [name for name, _ in result.explanation.reasons(_REASONS)] if result.explanation else []

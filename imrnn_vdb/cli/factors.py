@@ -20,6 +20,7 @@ from imrnn_vdb.cli.common import (
     print_json,
     typed_ids,
     url_options,
+    without_text,
 )
 from imrnn_vdb.cli.factor_report import list_factors, report
 
@@ -65,6 +66,7 @@ factors.add_command(report)
 def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, **options: Any) -> None:
     """Add the factor NAME, fitted on examples, to the model of the collection at URL."""
     from imrnn_vdb.collection import IMRNNCollection
+    from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.factors.own import add_factor
     from imrnn_vdb.factors.topics import Topics
 
@@ -82,6 +84,8 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
         elif "positive_id" in way:
             yes, no = (_codes(model, _points(collection, chosen)) for chosen in ids)
         else:
+            if "words" in way and (reason := without_text(collection, points.payloads)):
+                raise InvalidInputError(reason)
             texts = [collection.text_of(payload) for payload in points.payloads]
             labels = _labels(points, texts, told["field"], told["value"], told["words"])
             yes, no = codes[labels == 1], codes[labels == 0]
@@ -124,7 +128,10 @@ def topics(
     with IMRNNCollection.open(**options) as collection:
         points, model = collection.sample(sample), collection.model
         texts = [collection.text_of(payload) for payload in points.payloads]
+        reason = without_text(collection, points.payloads)
     codes = _codes(model, points)
+    if reason:
+        click.echo(f"topics have no terms to be named by: {reason}", err=True)
     if extend:
         found = Topics.load(extend).checked(model.space).extended(codes, texts, coarse)
     else:

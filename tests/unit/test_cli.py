@@ -340,6 +340,7 @@ def test_doctor_says_what_works_and_changes_nothing(url):
         (["search", "qdrant+edge:/nonexistent/nothing", "q"], 3, "there is no collection 'nothing'"),
         (["search", "ftp://host/c", "q"], 2, "no store is registered"),
         (["search", "articles", "q"], 2, "starts with a scheme"),
+        (["doctor", "nowhere/articles.json"], 2, "there is no file 'nowhere/articles.json'"),
         (["search", "qdrant+local::memory:/nothing", "q", "--model", "./nowhere"], 1, "there is no checkpoint"),
         (["doctor", "qdrant+edge:/nonexistent/nothing"], 3, "there is no collection"),
         (["search"], 2, "Missing argument"),

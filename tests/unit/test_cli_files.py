@@ -166,6 +166,22 @@ def test_examples_that_are_not_utf8_are_named(found: tuple[str, Path], tmp_path:
     assert (done.exit_code, done.stderr.startswith(f"error: {file}, line 1: not UTF-8")) == (2, True), done.output
 
 
+def test_a_collection_without_the_text_field_is_told(tmp_path: Path, rng: np.random.Generator) -> None:
+    url, model, out = f"qdrant+edge:{tmp_path}/articles", tmp_path / "model", tmp_path / "own"
+    make_model().save_pretrained(model)
+    with IMRNNCollection.create(url, make_model(), text_field="body") as collection:
+        payloads = [{"body": f"cats and dogs {i}"} for i in range(30)]
+        collection.upsert(range(30), vectors=rng.normal(size=(30, 32)), payloads=payloads)
+    told = "none of 30 points has a text under 'text'; they have: body"
+    done = run("factors", "topics", url, "--model", model, "--coarse", 2)
+    assert (done.exit_code, told in done.stderr) == (0, True), done.output
+    done = run("factors", "add", url, "mine", "--model", model, "--words", "cats", "--out", out)
+    assert (done.exit_code, told in done.stderr) == (2, True), done.output
+    done = run("attach", url, "--model", model, "--text-field", "body", "--out", tmp_path / "a.json")
+    assert done.exit_code == 0, done.output
+    assert run("factors", "topics", tmp_path / "a.json", "--coarse", 2).stderr == ""
+
+
 def test_topics_are_told_even_if_they_cannot_be_saved(
     found: tuple[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
