@@ -384,7 +384,7 @@ def pick(response: SearchResponse, point_id: PointId) -> SearchResult:
             return result
     raise InvalidInputError(
         f"point {point_id!r} is not among the {response.candidates} candidates of this query, or does not pass "
-        "its filter: pass a larger coarse_k, or leave the filter out"
+        "its filter: if there is such a point, pass a larger coarse_k, or leave the filter out"
     )
 
 

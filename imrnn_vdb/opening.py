@@ -99,7 +99,8 @@ def choose_vector(collection: str, info: CollectionInfo, dim: int, wanted: str) 
             f"no vector of collection {collection!r} has the model's {dim} dimensions; it has: {listing}. "
             "Use the model made for this collection's encoder, or fit one to its vectors: imrnn-vdb attach --fit FOLDER"
         )
-    raise InvalidInputError(f"several vectors of collection {collection!r} fit ({listing}): name one by vector_name=")
+    names = ", ".join(name or "(unnamed)" for name in fitting)
+    raise InvalidInputError(f"several vectors of collection {collection!r} fit ({names}): name one by vector_name=")
 
 
 def fitting_vectors(info: CollectionInfo, dim: int) -> list[str]:

@@ -135,6 +135,8 @@ def _verify(collection: IMRNNCollection, sample: int | None, how: dict[str, Any]
     console().print(f"compared {report.checked} codes: {counts}", markup=False)
     for value in report.ids[:_SHOWN]:
         console().print(f"  point {value!r}", markup=False)
+    if (more := sum(report.differing.values()) - len(report.ids[:_SHOWN])) > 0:
+        console().print(f"... and {more} more", markup=False)
 
 
 def _undo(collection: IMRNNCollection, space: str | None, in_place: bool, as_json: bool) -> None:

@@ -75,7 +75,7 @@ def _of_status(status: str, exc: Exception) -> StoreError:
         text = one_line(details()) if callable(details) else _text(exc)
         return StoreError(f"Milvus knows this user and denies the request ({text}): grant the privilege to its role")
     if status == "UNIMPLEMENTED":
-        return UnsupportedError("this Milvus server does not know the request: a newer one may")
+        return UnsupportedError("the server does not know the request: no Milvus is at this port, or an older one")
     if status == "RESOURCE_EXHAUSTED":
         return StoreError("the request or its reply is larger than Milvus allows: ask for fewer points at once")
     return StoreError(f"the call to Milvus failed with {status}: {_text(exc)}")
@@ -108,7 +108,8 @@ def _timed_out() -> StoreTimeoutError:
 
 
 def _unavailable(text: str) -> StoreUnavailableError:
-    return StoreUnavailableError(f"Milvus cannot be reached ({text}): is it running, and is the port its gRPC port?")
+    hint = "is it running, is the port its gRPC port, and is tls= right?"
+    return StoreUnavailableError(f"Milvus cannot be reached ({text}): {hint}")
 
 
 def _text(exc: Exception) -> str:

@@ -448,8 +448,8 @@ class MilvusStore(FilteredSteps):
         schema.check_room(self.layout)
         if schema.auto_id:
             raise UnsupportedError(
-                f"collection {self.collection!r} has autoID keys, and Milvus gives a rewritten row a new key: keep "
-                "codes in a collection of their own, with the ids as keys"
+                f"collection {self.collection!r} has autoID keys, and Milvus gives a rewritten row a new key: "
+                "without in_place a backfill keeps codes in a collection of their own"
             )
         if schema.foreign:
             raise UnsupportedError(

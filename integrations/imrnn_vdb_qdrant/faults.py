@@ -59,14 +59,17 @@ def translate_edge(exc: Exception) -> StoreError:
 def _from_status(code: str, text: str, retry_after: float | None = None) -> StoreError:
     text = _short(text)
     if code in _UNAVAILABLE:
-        hint = "is it running at this address, and is the port its gRPC port?" if code == "UNAVAILABLE" else "try later"
+        where = "is it running at this address, is the port its gRPC port, and is tls= right?"
+        hint = where if code == "UNAVAILABLE" else "try later"
         return StoreUnavailableError(f"Qdrant is unavailable or overloaded ({text}): {hint}", retry_after=retry_after)
     if code in _TIMED_OUT:
         return StoreTimeoutError(f"Qdrant did not answer in time ({text}); allow more with timeout=")
     if code in _REFUSED:
         return StoreError(f"Qdrant refuses access ({text}): check api_key= or IMRNN_API_KEY")
     if code in _NOT_THERE:
-        return UnsupportedError(f"this Qdrant server does not know the request ({text}): a newer one may")
+        return UnsupportedError(
+            f"the server does not know the request ({text}): no Qdrant is at this port, or an older one"
+        )
     return _from_text(text)
 
 

@@ -173,7 +173,7 @@ class QdrantStore(NativeStore):
             return self._models.Filter.model_validate_json(text)
         except ValueError as exc:  # of pydantic, with an error for each kind of condition that it could have been
             errors = exc.errors() if hasattr(exc, "errors") else []
-            why = errors[0]["msg"] if errors else exc
+            why = ": ".join([*map(str, errors[0]["loc"][:1]), errors[0]["msg"]]) if errors else exc
             raise InvalidInputError(
                 f'no Qdrant filter in JSON, such as {{"must": [{{"key": "year", "match": {{"value": 2020}}}}]}}: {why}'
             ) from exc

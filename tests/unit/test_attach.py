@@ -19,6 +19,9 @@ from imrnn_vdb.attach import Attachment
 from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 from imrnn_vdb.fitting.collection import prior_of
+from imrnn_vdb.metric import Metric
+from imrnn_vdb.opening import choose_vector
+from imrnn_vdb.store import CollectionInfo, VectorField
 
 
 @pytest.fixture
@@ -83,18 +86,17 @@ def test_another_vector_that_fits_is_told(tmp_path: Path, caplog: pytest.LogCapt
     vectors = {name: models.VectorParams(size=size, distance=models.Distance.COSINE) for name, size in sizes.items()}
     client.create_collection("articles", vectors_config=vectors)
     client.close()
-    run(
-        "attach",
-        f"qdrant+local:{tmp_path}/store/articles",
-        "--model",
-        tmp_path / "model",
-        "--vector-name",
-        "title",
-        "--out",
-        tmp_path / "a.json",
-    )
+    options = ["--model", tmp_path / "model", "--vector-name", "title", "--out", tmp_path / "a.json"]
+    run("attach", f"qdrant+local:{tmp_path}/store/articles", *options)
     assert "also has 'body' of 32 dimensions" in caplog.text
     assert "'image'" not in caplog.text
+
+
+def test_of_several_vectors_those_that_fit_are_named() -> None:
+    dims = {"body": 32, "title": 32, "image": 16}
+    info = CollectionInfo("any", {name: VectorField(dim, Metric.COSINE) for name, dim in dims.items()}, 0)
+    with pytest.raises(InvalidInputError, match=r"several vectors of collection 'a' fit \(body, title\)"):
+        choose_vector("a", info, 32, "")
 
 
 async def test_what_is_recorded_in_the_collection_opens_it(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ def test_codes_are_counted_written_compared_and_removed(where: tuple[str, Path])
     assert dry.exit_code == 0, dry.output
     assert f"would write {COUNT} of {COUNT} codes; 0 were current" in dry.output
     assert json.loads(run(url, "--model", model, "--verify", "--json").stdout)["differing"] == {"missing": COUNT}
+    assert run(url, "--model", model, "--verify").output.endswith(f"\n... and {COUNT - 20} more\n")
     part = json.loads(run(url, "--model", model, "--limit", 10, "--json").stdout)
     assert (part["seen"], part["written"], part["failures"]) == (10, 10, [])
     assert f"wrote {COUNT - 10} of {COUNT} codes; 10 were current" in run(url, "--model", model).output

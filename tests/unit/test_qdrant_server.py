@@ -496,3 +496,5 @@ def test_what_is_no_filter_is_told_in_one_line(store: Store) -> None:
         with pytest.raises(InvalidInputError, match=r"no Qdrant filter in JSON[^\n]*$") as caught:
             store.parse_filter(text)
         assert "pydantic" not in str(caught.value)
+    with pytest.raises(InvalidInputError, match="musst: Extra inputs"):
+        store.parse_filter('{"musst": []}')
