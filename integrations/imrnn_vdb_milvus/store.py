@@ -416,8 +416,9 @@ class MilvusStore(FilteredSteps):
                 f"{len(rows)} looked at), and Milvus rewrites whole rows: pass in_place=True (--in-place) while nobody "
                 "else writes"
             )
-        self._check_rewritable(schema)
-        yield from self._rewrite(server, schema, holding, lambda row: stripped(row, schema, layout))
+        if holding:
+            self._check_rewritable(schema)
+            yield from self._rewrite(server, schema, holding, lambda row: stripped(row, schema, layout))
         return len(holding), last
 
     def drop_room(self, space_id: str) -> Operation[None]:

@@ -135,6 +135,17 @@ def test_several_vectors_need_a_name(client: MilvusClient, connection: Connectio
     assert connection.run(store(connection, vector_name="image").search(np.ones((1, 3), np.float32), 1))[0].ids == []
 
 
+@pytest.mark.parametrize("auto_id", [False, True])
+@pytest.mark.parametrize("in_place", [False, True])
+def test_where_there_are_no_codes_undoing_is_no_error(
+    client: MilvusClient, connection: Connection, auto_id: bool, in_place: bool
+) -> None:
+    """Also the second time, and where rows have no room for any."""
+    make(client, dynamic=auto_id, auto_id=auto_id)
+    client.insert("docs", [{name: value for name, value in row(1).items() if name != "key" or not auto_id}])
+    assert connection.run(store(connection).strip_codes("0a1b2c3d", 10, in_place=in_place)) == (0, None)
+
+
 def test_no_dynamic_field_means_no_codes_in_rows(client: MilvusClient, connection: Connection) -> None:
     make(client, dynamic=False)
     client.insert("docs", [row(1)])
