@@ -3,65 +3,98 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import OutFile, OutFolder, console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import (
+    OutFile,
+    OutFolder,
+    console,
+    exit_codes,
+    given,
+    json_option,
+    model_option,
+    print_json,
+)
+from imrnn_vdb.cli.labels import check_source, live_labels, source_options
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.evaluation import Change, Evaluation
+    from imrnn_vdb.training.embeddings import EmbeddedDataset
+
+
+_DATA_ONLY = ("split", "cache", "passes")
 
 
 @click.command()
-@click.option("--data", required=True, help="BEIR folder, or a name that ir_datasets knows.")
-@click.option("--model", required=True, help="Checkpoint: a shipped name, a folder or a hub repo id.")
+@source_options
+@model_option
 @click.option("--encoder", default=None, help="Text encoder, if not the checkpoint's own.")
-@click.option("--split", default="test", show_default=True, help="Judgements to measure against.")
+@click.option("--split", default="test", show_default=True, help="With --data: judgements to measure against.")
 @click.option("--coarse-k", type=click.IntRange(1), default=100, show_default=True, help="Candidates per query.")
-@click.option("--passes", type=click.IntRange(1, 2), default=1, show_default=True, help="2 searches again, refined.")
+@click.option(
+    "--passes",
+    type=click.IntRange(1, 2),
+    default=1,
+    show_default=True,
+    help="With --data: 2 searches again, refined.",
+)
 @click.option("--run", "run_file", type=OutFile(), help="Write the ranking, TREC format.")
-@click.option("--cache", type=OutFolder(cache=True), help="Folder for embeddings.")
+@click.option("--cache", type=OutFolder(cache=True), help="With --data: folder for embeddings.")
 @json_option
 @exit_codes
-def evaluate(
-    data: str,
-    model: str,
-    encoder: str | None,
-    split: str,
-    coarse_k: int,
-    passes: int,
-    run_file: Path | None,
-    cache: Path | None,
-    as_json: bool,
-) -> None:
-    """Measure a model against the base ranking, on the same candidates."""
-    from imrnn_vdb.checkpoint import IMRNNModel
+def evaluate(run_file: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure a model against the base ranking, on the same candidates.
+
+    A live collection needs no codes for it.
+    """
     from imrnn_vdb.datasets import write_run
-    from imrnn_vdb.encoders import as_encoder
-    from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.evaluation import evaluate as measure
     from imrnn_vdb.evaluation import load_measures
-    from imrnn_vdb.training.api import EVIDENCE_KEY, embedded_data
-    from imrnn_vdb.training.embeddings import EmbeddingCache
+    from imrnn_vdb.training.api import EVIDENCE_KEY
 
+    check_source(options, _DATA_ONLY)
     load_measures()
-    loaded = IMRNNModel.from_pretrained(model)
-    source = encoder if encoder is not None else loaded.encoder
-    if source is None:
-        raise InvalidInputError("this checkpoint names no encoder: give --encoder")
-    embedded = embedded_data(data, as_encoder(source), EmbeddingCache(cache))
-    result = measure(loaded, embedded, split, coarse_k, passes)
-    if loaded.evidence.get(EVIDENCE_KEY, {}).get("data") == f"{embedded.data.name}/{split}":
-        click.echo("note: the model was trained on this split and knows its queries by heart: measure others", err=True)
+    model, embedded = _live(options) if options["url"] else _dataset(options)
+    split = options["split"]
+    result = measure(model, embedded, split, options["coarse_k"], options["passes"])
+    if model.evidence.get(EVIDENCE_KEY, {}).get("data") == (options["url"] or f"{embedded.data.name}/{split}"):
+        known = "on judgements of this collection" if options["url"] else "on this split"
+        click.echo(f"note: the model was trained {known} and knows its queries by heart: measure others", err=True)
     if as_json:
         print_json(result.to_dict())
     else:
         _print(result)
     if run_file is not None:
-        write_run(run_file, result.runs["modulated"], f"imrnn-{loaded.model_id}")
+        write_run(run_file, result.runs["modulated"], f"imrnn-{model.model_id}")
+
+
+def _dataset(options: dict[str, Any]) -> tuple[IMRNNModel, EmbeddedDataset]:
+    from imrnn_vdb.checkpoint import IMRNNModel
+    from imrnn_vdb.encoders import as_encoder
+    from imrnn_vdb.errors import InvalidInputError
+    from imrnn_vdb.training.api import embedded_data
+    from imrnn_vdb.training.embeddings import EmbeddingCache
+
+    model = IMRNNModel.from_pretrained(options["model"])
+    source = options["encoder"] if options["encoder"] is not None else model.encoder
+    if source is None:
+        raise InvalidInputError("this checkpoint names no encoder: give --encoder")
+    return model, embedded_data(options["data"], as_encoder(source), EmbeddingCache(options["cache"]))
+
+
+def _live(options: dict[str, Any]) -> tuple[IMRNNModel, EmbeddedDataset]:
+    from imrnn_vdb.encoders import EncoderConfig
+    from imrnn_vdb.training.live import embedded_from_collection
+
+    encoder = EncoderConfig(options["encoder"]) if options["encoder"] is not None else None
+    model = options["model"] if given("model") else None  # else that of an attachment
+    with live_labels(options, model, encoder) as (collection, queries, qrels):
+        return collection.model, embedded_from_collection(collection, queries, qrels, options["coarse_k"])
 
 
 def _print(result: Evaluation) -> None:

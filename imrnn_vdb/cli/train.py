@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import (
-    CONNECTION,
-    OutFolder,
-    connection_of,
-    connection_options,
-    exit_codes,
-    flags,
-    given,
-    is_attachment,
-    json_option,
-    located,
-    print_json,
-)
+from imrnn_vdb.cli.common import OutFolder, exit_codes, given, is_attachment, json_option, print_json
+from imrnn_vdb.cli.labels import check_source, live_labels, source_options
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -28,21 +17,11 @@ if TYPE_CHECKING:
     from imrnn_vdb.training.examples import Examples
     from imrnn_vdb.training.settings import Reporter, TrainingSettings
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_LIVE_ONLY = ("queries", "qrels", "triples", *CONNECTION)
 _DATA_ONLY = ("split", "cache")
 
 
 @click.command()
-@click.option("--data", help="BEIR folder, or a name that ir_datasets knows.")
-@click.option(
-    "--url",
-    help="Instead of --data: a live collection, or its attachment's file, to train on what it holds.",
-)
-@click.option("--queries", type=_FILE, help="With --url: JSON lines of _id and text, or _id and vector.")
-@click.option("--qrels", type=_FILE, help="With --url: judgements: query id, point id, grade; or TREC's four columns.")
-@click.option("--triples", type=_FILE, help="With --url, instead of --qrels: query, relevant and other id, by tabs.")
-@connection_options
+@source_options
 @click.option("--encoder", default="minilm", show_default=True, help="What made the collection's vectors.")
 @click.option("--out", type=OutFolder(), required=True, help="Folder for the checkpoint.")
 @click.option("--split", default="train", show_default=True, help="With --data: judgements to train on.")
@@ -152,13 +131,7 @@ def _origins(options: dict[str, Any]) -> tuple[str | None, str | None]:
     from imrnn_vdb.errors import InvalidInputError
 
     space, start = options["space"], options["continue_from"]
-    if bool(options["data"]) == bool(options["url"]):
-        raise InvalidInputError("give either --data or --url")
-    if foreign := given(*(_DATA_ONLY if options["url"] else _LIVE_ONLY)):
-        source, other = ("--url", "--data") if options["url"] else ("--data", "--url")
-        raise InvalidInputError(f"{flags(foreign)} cannot be used with {source}: that belongs to {other}")
-    if options["url"] and (not options["queries"] or bool(options["qrels"]) == bool(options["triples"])):
-        raise InvalidInputError("--url needs --queries, and either --qrels or --triples")
+    check_source(options, _DATA_ONLY)
     if space and start:
         raise InvalidInputError("--space and --continue-from exclude each other: an update keeps its own space")
     if space is None and not start and not is_attachment(options["url"]):
@@ -205,18 +178,13 @@ def _why_adapter(settings: TrainingSettings, queries: int, start: IMRNNModel | N
 
 
 def _live_examples(options: dict[str, Any], common: dict[str, Any], encoder: EncoderConfig | None) -> Examples:
-    from imrnn_vdb.collection import IMRNNCollection
-    from imrnn_vdb.datasets import read_qrels
     from imrnn_vdb.errors import InvalidInputError
-    from imrnn_vdb.training.live import examples_from_collection, read_queries, read_triples
+    from imrnn_vdb.training.live import examples_from_collection
 
     model = common["continue_from"] or common["base"]
     if model is None and not (is_attachment(options["url"]) and options["space"] is None):
         raise InvalidInputError("--url needs --space or --continue-from: a checkpoint for the collection's vectors")
-    queries = read_queries(options["queries"])
-    qrels = read_qrels(options["qrels"]) if options["qrels"] else read_triples(options["triples"])
-    url, found, how = located(options["url"], model, encoder=encoder, **connection_of(options))
-    with IMRNNCollection.open(url, found, **how) as collection:
+    with live_labels(options, model, encoder) as (collection, queries, qrels):
         if model is None:
             common["base"] = collection.model
         return examples_from_collection(collection, queries, qrels, common["settings"].coarse_k)

@@ -1,9 +1,10 @@
-"""Training data from a live collection: its first stage gives the hard negatives, its vectors are trained on."""
+"""Labels on a live collection: its first stage gives the candidates, its vectors are trained on, or measured."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.datasets import Qrels, check_grades, check_new, read_json_lines, read_lines
+from imrnn_vdb.datasets import Dataset, Qrels, check_grades, check_new, read_json_lines, read_lines
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, possible_ids
-from imrnn_vdb.training.embeddings import unit_vectors
+from imrnn_vdb.training.embeddings import EmbeddedDataset, unit_vectors
 from imrnn_vdb.training.examples import Examples, build_examples, merged
 
 if TYPE_CHECKING:
@@ -53,32 +54,93 @@ def examples_from_collection(
     StoreError
         What the database answered.
     """
+    known = _known(queries, qrels)
+    judged = _labelled(merged(queries, known))
+    seen = _see(collection, queries, judged, coarse_k)
+    rows = {point_id: row for row, point_id in enumerate(seen.ids)}
+    there = [[rows[point_id] for point_id in one if point_id in rows] for one in seen.found]
+    candidates = _of_one_length(there, [*judged], collection.name)
+    position = {str(point_id): row for point_id, row in rows.items()}
+    return build_examples([*judged], seen.queries, seen.table, candidates, judged, position)
+
+
+def embedded_from_collection(
+    collection: IMRNNCollection, queries: Queries, qrels: Qrels, coarse_k: int = 100
+) -> EmbeddedDataset:
+    """Read what is needed to measure a model on a collection, whether or not its codes are there.
+
+    Parameters
+    ----------
+    collection, queries, qrels
+        As for :func:`examples_from_collection`; queries that ask the same count each, as they come.
+    coarse_k
+        Candidates per query. Together with the relevant points they are the documents: an exact search among them
+        finds for each query what the database found, and what its index missed and another query showed.
+
+    Returns
+    -------
+    EmbeddedDataset
+        With one split, ``"test"``, and documents without texts.
+
+    Raises
+    ------
+    InvalidInputError
+        If no query is labelled, a grade is not a whole number from -100 to 100, nothing is found, or scores are not
+        cosines.
+    StoreError
+        What the database answered.
+    """
+    judged = _labelled(_known(queries, qrels))
+    seen = _see(collection, queries, judged, coarse_k)
+    texts = {name: query if isinstance(query, str) else "" for name, query in queries.items() if name in judged}
+    ids = [str(point_id) for point_id in seen.ids]
+    data = Dataset(collection.name, dict.fromkeys(ids, ""), texts, {"test": judged})
+    return EmbeddedDataset(data, ids, seen.table, [*judged], seen.queries)
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What a collection holds for n labelled queries: their unit vectors, what each finds, and N points with theirs."""
+
+    queries: FloatArray
+    found: list[list[PointId]]
+    ids: list[PointId]
+    table: FloatArray
+
+
+def _known(queries: Queries, qrels: Qrels) -> Qrels:
+    """Return the judgements of queries that are there, in the queries' order."""
     check_grades(qrels)
     if unknown := len(qrels.keys() - queries.keys()):
         _log.warning("judgements of %d queries that are not among the queries are left out", unknown)
-    qrels = merged(queries, qrels)
-    labelled = [name for name, grades in qrels.items() if any(grade > 0 for grade in grades.values())]
+    return {name: qrels[name] for name in queries if name in qrels}
+
+
+def _labelled(qrels: Qrels) -> Qrels:
+    """Return the judgements of queries to which something is relevant."""
+    labelled = {name: grades for name, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     if not labelled:
         raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
-    vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in labelled]))
+    return labelled
+
+
+def _see(collection: IMRNNCollection, queries: Queries, judged: Qrels, coarse_k: int) -> _Seen:
+    """Search for labelled queries, and read the vectors of what is found and of what is relevant."""
+    vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in judged]))
     found = _search(collection, vectors, coarse_k)
-    relevant = {key: None for name in labelled for key, grade in qrels[name].items() if grade > 0}
+    relevant = {key: None for grades in judged.values() for key, grade in grades.items() if grade > 0}
     wanted: dict[PointId, None] = dict.fromkeys(point_id for ids in found for point_id in ids)
     wanted.update(dict.fromkeys(possible_ids(relevant)))
     ids, table = _fetch(collection, list(wanted))
-    rows = {point_id: row for row, point_id in enumerate(ids)}
-    position = {str(point_id): row for point_id, row in rows.items()}
-    absent = sum(key not in position for key in relevant)
-    if absent:
+    there = {str(point_id) for point_id in ids}
+    if absent := sum(key not in there for key in relevant):
         _log.warning(
             "collection %r: %d of %d relevant points are not there, or without a direction: they count as never found",
             collection.name,
             absent,
             len(relevant),
         )
-    there = [[rows[point_id] for point_id in one if point_id in rows] for one in found]
-    candidates = _of_one_length(there, labelled, collection.name)
-    return build_examples(labelled, vectors, table, candidates, qrels, position)
+    return _Seen(vectors, found, ids, table)
 
 
 def read_queries(path: Path) -> Queries:

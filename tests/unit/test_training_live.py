@@ -16,8 +16,10 @@ from imrnn_vdb.cli import main
 from imrnn_vdb.collection import IMRNNCollection
 from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import InvalidInputError
+from imrnn_vdb.evaluation import evaluate
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.points import Points
+from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training import live as live_module
 from imrnn_vdb.training.api import train_examples
@@ -160,6 +162,35 @@ def test_training_from_a_url_on_the_command_line(
     told = CliRunner().invoke(main, ["train", *map(str, options)]).stdout
     assert "the adapter is switched on" in told
     assert f"its factor space is new: write its codes with imrnn-vdb backfill URL --model {tmp_path / 'model'}" in told
+
+
+def test_a_model_is_measured_on_a_collection_that_has_no_codes(data: EmbeddedDataset, tmp_path: Path) -> None:
+    from qdrant_client import QdrantClient, models
+
+    client = QdrantClient(path=str(tmp_path / "db"))
+    client.create_collection("docs", models.VectorParams(size=DIM, distance=models.Distance.COSINE))
+    points = [models.PointStruct(id=row, vector=vector.tolist()) for row, vector in enumerate(data.document_vectors)]
+    client.upsert("docs", points)
+    client.close()
+    prior = FeedbackPrior(1.0, low=0.0, high=0.1)
+    model = replace(base(), modulator=Modulator(replace(base().modulator.config, prior=prior)).eval(), active=True)
+    model.save_pretrained(tmp_path / "model")
+    rows = [{"_id": key, "vector": vector.tolist()} for key, vector in query_vectors(data).items()]
+    (tmp_path / "queries.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    judged = [(query, key) for query, grades in data.data.qrels["test"].items() for key in grades]
+    (tmp_path / "qrels.tsv").write_text("".join(f"{query}\t{key.removeprefix('d')}\t1\n" for query, key in judged))
+    options = ["evaluate", "--url", f"qdrant+local:{tmp_path / 'db'}/docs", "--model", tmp_path / "model"]
+    options += ["--queries", tmp_path / "queries.jsonl", "--qrels", tmp_path / "qrels.tsv", "--coarse-k", 30]
+    done = CliRunner().invoke(main, [*map(str, options), "--json", "--run", str(tmp_path / "run.txt")])
+    assert done.exit_code == 0, done.output
+    found, known = json.loads(done.stdout), evaluate(model, data, "test", 30)
+    assert known.modulated != known.base
+    for side in ("base", "modulated"):
+        assert found[side] == pytest.approx(getattr(known, side))
+    assert (found["queries"], found["wins"], found["losses"]) == (20, known.test.wins, known.test.losses)
+    assert len((tmp_path / "run.txt").read_text().splitlines()) == 20 * 30
+    refused = CliRunner().invoke(main, [*map(str, options), "--passes", "2"])
+    assert (refused.exit_code, "--passes cannot be used with --url" in refused.stderr) == (2, True)
 
 
 def test_training_from_an_attachment_takes_its_space_and_keeps_to_its_guard(
