@@ -248,6 +248,8 @@ def _without(row: dict[str, Any], *names: str) -> dict[str, Any]:
 def write_files(folder: Path) -> None:
     """Write the files that pages name: a corpus, labels, lists of texts, a model."""
     points = rows()[:60]
+    _write_lines(folder / "queries.jsonl", [{"_id": row["id"], "text": row["text"][:40]} for row in points])
+    (folder / "qrels.tsv").write_text("".join(f"{row['id']}\t{row['id']}\t1\n" for row in points))
     for name in ("my-labels", "PYDOCS", "SCIFACT"):
         _write_beir(folder / name, points)
     _write_lines(folder / "corpus.jsonl", [{"_id": str(row["id"]), **_without(row, "id", "vector")} for row in points])
