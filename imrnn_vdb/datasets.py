@@ -11,6 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from imrnn_vdb.errors import InvalidInputError
 
 _log = logging.getLogger("imrnn_vdb")
@@ -138,6 +141,11 @@ def read_qrels(path: Path) -> Qrels:
             raise InvalidInputError(f"{path}, line {number}: {_bad_grade(parts[-1])}")
         qrels.setdefault(query, {})[document] = grade
     return qrels
+
+
+def what_is_asked(query: str | npt.NDArray[np.float32]) -> str | bytes:
+    """Return what queries that ask the same have in common: their words, whatever case and spacing, or their vector."""
+    return " ".join(query.casefold().split()) if isinstance(query, str) else np.asarray(query, np.float32).tobytes()
 
 
 def check_grades(qrels: Mapping[str, Mapping[str, float]]) -> None:

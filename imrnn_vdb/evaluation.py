@@ -6,14 +6,15 @@ reports it. Ranks, not scores, are handed over, because trec_eval compares score
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imrnn_vdb.datasets import Qrels, Run, check_grades
+from imrnn_vdb.codec import FloatArray
+from imrnn_vdb.datasets import Qrels, Run, check_grades, what_is_asked
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.exact import nearest, rankings
 
@@ -46,6 +47,8 @@ class PairedTest:
         Two-sided, of the paired randomisation test (signs flipped at random), in 0..1.
     wins, losses, ties
         Queries for which the modulated ranking is better, worse, equal.
+
+    Queries that ask the same are resampled together: a log that repeats its queries is no more evidence for it.
     """
 
     difference: float
@@ -169,7 +172,11 @@ def evaluate(
         "model_id": model.model_id,
         "active": model.active,
     }
-    return compare_runs(qrels, runs["base"], runs["modulated"], embedded.data.queries, settings)
+    asked = {
+        query: embedded.data.queries[query] or embedded.query_vectors[i]
+        for query, i in zip(query_ids, rows, strict=True)
+    }
+    return compare_runs(qrels, runs["base"], runs["modulated"], asked, settings)
 
 
 def rank_base(embedded: EmbeddedDataset, split: str, coarse_k: int) -> Run:
@@ -190,9 +197,13 @@ def rank_base(embedded: EmbeddedDataset, split: str, coarse_k: int) -> Run:
 
 
 def compare_runs(
-    qrels: Qrels, base: Run, modulated: Run, texts: Mapping[str, str], settings: dict[str, Any] | None = None
+    qrels: Qrels,
+    base: Run,
+    modulated: Run,
+    queries: Mapping[str, str | FloatArray],
+    settings: dict[str, Any] | None = None,
 ) -> Evaluation:
-    """Compare two runs over the same queries.
+    """Compare two runs over the same queries; means are over all of them, those that ask the same among them.
 
     Parameters
     ----------
@@ -200,27 +211,31 @@ def compare_runs(
         Judgements; their queries are what is averaged over.
     base, modulated
         Scores by document, by query.
-    texts
-        Query texts for the report.
+    queries
+        What is asked, a text or a vector, by query id: equal ones count once in the test. An id that is not there is
+        one of its own.
     settings
         Passed on to the result.
     """
     before, after = measure(qrels, base), measure(qrels, modulated)
     order = sorted(before[MAIN_MEASURE])
     values = [np.array([table[MAIN_MEASURE][query] for query in order]) for table in (before, after)]
-    changes = [
-        Change(query, texts.get(query, ""), float(old), float(new))
-        for query, old, new in zip(order, *values, strict=True)
-    ]
-    by_change = sorted(changes, key=lambda change: change.modulated - change.base)
+    kinds: dict[str | bytes, int] = {}
+    groups = [kinds.setdefault(what_is_asked(queries.get(query, query)), len(kinds)) for query in order]
+    changes = {}
+    for query, group, old, new in zip(order, groups, *values, strict=True):
+        text = queries.get(query, "")
+        change = Change(query, text if isinstance(text, str) else "", float(old), float(new))
+        changes.setdefault((group, change.base, change.modulated), change)
+    by_change = sorted(changes.values(), key=lambda change: change.modulated - change.base)
     return Evaluation(
         base=_means(before),
         modulated=_means(after),
-        test=paired_test(values[1] - values[0]),
+        test=paired_test(values[1] - values[0], groups=groups),
         most_improved=[change for change in by_change[::-1][:5] if change.modulated - change.base > _TIE],
         most_harmed=[change for change in by_change[:5] if change.base - change.modulated > _TIE],
         runs={"base": base, "modulated": modulated},
-        settings=settings or {},
+        settings={"different_queries": len(kinds), **(settings or {})},
     )
 
 
@@ -267,7 +282,7 @@ def measure(qrels: Qrels, run: Run) -> PerQuery:
     return values
 
 
-def paired_test(differences: npt.ArrayLike, seed: int = 0) -> PairedTest:
+def paired_test(differences: npt.ArrayLike, seed: int = 0, groups: Sequence[int] | None = None) -> PairedTest:
     """Test whether the mean of paired differences is other than 0.
 
     Parameters
@@ -276,6 +291,8 @@ def paired_test(differences: npt.ArrayLike, seed: int = 0) -> PairedTest:
         Shape (n,): modulated minus base, one number a query, n at least 1.
     seed
         Of the resampling.
+    groups
+        Shape (n,), 0 or above: which queries ask the same, and are resampled together. None: none do.
 
     Raises
     ------
@@ -290,12 +307,15 @@ def paired_test(differences: npt.ArrayLike, seed: int = 0) -> PairedTest:
         raise InvalidInputError(f"a paired test needs finite differences, that of query {row} is {values[row]}")
     rng = np.random.default_rng(seed)
     mean = float(values.mean())
+    members = np.arange(len(values)) if groups is None else np.asarray(groups, np.intp)
+    sums, sizes = np.bincount(members, values), np.bincount(members)
     extreme, means = 0, []
     for start in range(0, _RESAMPLES, _BLOCK):  # in blocks, so that memory stays small with many queries
         block = min(_BLOCK, _RESAMPLES - start)
-        flipped = (values * rng.choice((-1.0, 1.0), (block, len(values)))).mean(axis=1)
+        flipped = (sums * rng.choice((-1.0, 1.0), (block, len(sums)))).sum(axis=1) / len(values)
         extreme += int((np.abs(flipped) >= abs(mean) - 1e-12).sum())
-        means.append(values[rng.integers(0, len(values), (block, len(values)))].mean(axis=1))
+        drawn = rng.integers(0, len(sums), (block, len(sums)))
+        means.append(sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1))
     low, high = np.quantile(np.concatenate(means), (0.025, 0.975))
     wins, losses = int((values > _TIE).sum()), int((values < -_TIE).sum())
     p_value = (extreme + 1) / (_RESAMPLES + 1)

@@ -106,8 +106,10 @@ def _print(result: Evaluation) -> None:
         table.add_row(name, f"{before:.4f}", f"{after:.4f}", f"{after - before:+.4f}")
     out, test = console(), result.test
     out.print(table)
+    different = result.settings["different_queries"]
+    count = f"{result.queries} queries" + (f", {different} different" if different < result.queries else "")
     out.print(
-        f"nDCG@10 over {result.queries} queries: {test.difference:+.4f}, 95 % interval {test.ci_low:+.4f} to "
+        f"nDCG@10 over {count}: {test.difference:+.4f}, 95 % interval {test.ci_low:+.4f} to "
         f"{test.ci_high:+.4f}, p = {test.p_value:.3g}; {test.wins} better, {test.losses} worse, {test.ties} equal"
     )
     for title, changes in (("most improved", result.most_improved), ("most harmed", result.most_harmed)):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from imrnn_vdb.codec import FloatArray
-from imrnn_vdb.datasets import Qrels, check_grades
+from imrnn_vdb.datasets import Qrels, check_grades, what_is_asked
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.exact import nearest
 from imrnn_vdb.training.embeddings import EmbeddedDataset
@@ -166,11 +166,7 @@ def merged(queries: Mapping[str, str] | Mapping[str, FloatArray], qrels: Qrels) 
     together: Qrels = {}
     judged = [name for name in queries if name in qrels]
     for name in judged:
-        query = queries[name]
-        asked = (
-            " ".join(query.casefold().split()) if isinstance(query, str) else np.asarray(query, np.float32).tobytes()
-        )
-        grades = together.setdefault(first.setdefault(asked, name), {})
+        grades = together.setdefault(first.setdefault(what_is_asked(queries[name]), name), {})
         for document, grade in qrels[name].items():
             grades[document] = max(grade, grades.get(document, grade))
     if len(together) < len(judged):

@@ -98,6 +98,26 @@ def test_the_paired_test_sees_a_clear_gain_and_no_gain_in_noise() -> None:
             paired_test([0.1, wrong])
 
 
+def test_queries_that_ask_the_same_are_one_piece_of_evidence() -> None:
+    once = paired_test([0.1, 0.2, 0.05, -0.02])
+    log = paired_test(np.repeat([0.1, 0.2, 0.05, -0.02], 10), groups=np.repeat(np.arange(4), 10))
+    assert log.difference == pytest.approx(once.difference)
+    assert (log.p_value, log.ci_low, log.ci_high) == pytest.approx((once.p_value, once.ci_low, once.ci_high))
+    assert (log.wins, log.losses) == (30, 10)
+    often = paired_test([0.1, 0.1, 0.1, -0.2], groups=[0, 0, 0, 1])  # means are of queries, be they repeated or not
+    assert (often.difference, often.ci_low, often.ci_high) == pytest.approx((0.025, -0.2, 0.1))
+
+
+def test_a_comparison_counts_what_is_asked() -> None:
+    qrels = {f"q{i}": {"a": 1.0} for i in range(5)}
+    base = {name: {"a": 0.1, "b": 0.9} for name in qrels}
+    modulated = {**base, "q0": {"a": 0.9, "b": 0.1}, "q1": {"a": 0.9, "b": 0.1}}
+    vectors = {"q3": np.ones(2, np.float32), "q4": np.ones(2, np.float32)}
+    result = compare_runs(qrels, base, modulated, {"q0": "Cats", "q1": "cats ", **vectors})
+    assert (result.queries, result.settings["different_queries"]) == (5, 3)
+    assert [change.text for change in result.most_improved] == ["Cats"]
+
+
 def test_p_values_of_pure_noise_are_uniform_enough() -> None:
     rng = np.random.default_rng(5)
     p_values = [paired_test(rng.normal(size=25), seed=i).p_value for i in range(120)]
