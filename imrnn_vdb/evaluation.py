@@ -222,7 +222,7 @@ def compare_runs(
     values = [np.array([table[MAIN_MEASURE][query] for query in order]) for table in (before, after)]
     kinds: dict[str | bytes, int] = {}
     groups = [kinds.setdefault(what_is_asked(queries.get(query, query)), len(kinds)) for query in order]
-    changes = {}
+    changes: dict[tuple[int, float, float], Change] = {}
     for query, group, old, new in zip(order, groups, *values, strict=True):
         text = queries.get(query, "")
         change = Change(query, text if isinstance(text, str) else "", float(old), float(new))
