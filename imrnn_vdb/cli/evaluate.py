@@ -63,8 +63,8 @@ def evaluate(run_file: Path | None, as_json: bool, **options: Any) -> None:
     split = options["split"]
     result = measure(model, embedded, split, options["coarse_k"], options["passes"])
     if model.evidence.get(EVIDENCE_KEY, {}).get("data") == (options["url"] or f"{embedded.data.name}/{split}"):
-        known = "on judgements of this collection" if options["url"] else "on this split"
-        click.echo(f"note: the model was trained {known} and knows its queries by heart: measure others", err=True)
+        where = "judgements over this collection" if options["url"] else "this split"
+        click.echo(f"note: the model was trained on {where} and knows its queries by heart: measure others", err=True)
     if as_json:
         print_json(result.to_dict())
     else:

@@ -316,7 +316,7 @@ def test_a_trained_model_survives_saving(trained: IMRNNModel, tmp_path: Path) ->
 
 
 def test_too_few_labels_and_a_wrong_dimension_are_refused(data: EmbeddedDataset) -> None:
-    with pytest.raises(InvalidInputError, match="at least 10 labelled queries"):
+    with pytest.raises(InvalidInputError, match="at least 10 different labelled queries"):
         train(synthetic(6), settings=QUICK)
     narrow = FactorSpace(np.eye(8, 4, dtype=np.float32), (), np.zeros((0, 2), np.float32))
     base = IMRNNModel(narrow, Modulator(ModulatorConfig(4)).eval())
