@@ -43,7 +43,7 @@ from imrnn_vdb.serving.convert import (
     topic_names,
 )
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
-from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, details_of, status_of
+from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, details_of, name_of, status_of
 
 if TYPE_CHECKING:
     from imrnn_vdb.codec import FloatArray
@@ -267,7 +267,7 @@ class Retrieval:
             else:
                 _log.info("%s: %s", method, type(exc).__name__)
                 _log.debug("%s: %s", method, told)  # it may hold what the caller sent
-            trailing.append((ERROR_KEY, type(exc).__name__))
+            trailing.append((ERROR_KEY, name_of(exc)))
             await _abort(context, status_of(exc), told, trailing)
         except asyncio.TimeoutError:
             told = "the service's own deadline has passed"

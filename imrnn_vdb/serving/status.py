@@ -38,6 +38,11 @@ def details_of(error: IMRNNError) -> str:
     return str(error)[:_TOLD_CHARS].encode(errors="replace")[:_TOLD_BYTES].decode(errors="ignore")
 
 
+def name_of(error: IMRNNError) -> str:
+    """Return the name of an error's class, or of the nearest above it that a client knows."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
+
+
 def error_of(status: grpc.StatusCode, details: str, name: str | None) -> IMRNNError:
     """Return the error that a status stands for.
 

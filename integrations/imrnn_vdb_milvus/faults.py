@@ -21,10 +21,17 @@ _LEGACY_NOT_FOUND, _LEGACY_RATE_LIMIT = 4, 49
 _BUSY = frozenset({4, _RATE_LIMIT, 11, 103, 106, 400, 401, 500, 501, 503, 601, 602, 901, 902, 903})
 """Overload, and what a server answers while it loads, recovers or moves a collection between its nodes."""
 _DUPLICATE = ("create duplicate collection", "already exist")
+_LITE_ILLEGAL = 6
+"""Of a condition that Milvus Lite does not take, and of a schema."""
+_CONDITION = ("cannot parse expression", "predicate is not a boolean expression")
 
 
 class NotLoadedError(StoreError):
     """A collection is there, and not loaded: it takes writes, but answers no reads."""
+
+
+class RefusedConditionError(StoreError):
+    """Milvus does not understand a condition, or in Milvus Lite a schema."""
 
 
 def translate(exc: Exception) -> StoreError:
@@ -58,6 +65,8 @@ def _of_code(code: int, legacy: object, retriable: bool, text: str) -> StoreErro
         return StoreUnavailableError(f"Milvus is overloaded or busy ({text}): try later")
     if "Retry timeout" in text:  # pymilvus gave up at the deadline that we passed
         return _timed_out()
+    if code == _LITE_ILLEGAL or any(words in text for words in _CONDITION):
+        return RefusedConditionError(f"Milvus refused: {text}")
     if any(words in text for words in _DUPLICATE):
         return CollectionExistsError(f"{text}: choose another name, or drop it first")
     return StoreError(f"Milvus refused: {text}")

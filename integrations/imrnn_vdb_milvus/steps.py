@@ -9,13 +9,14 @@ from time import monotonic
 from typing import Any
 
 from imrnn_vdb.connection import Call, Operation
-from imrnn_vdb.errors import CollectionNotFoundError, StoreError, UnsupportedError
+from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.guard import Guard
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.points import PointId
 from imrnn_vdb.store import Store
 from imrnn_vdb_milvus.direct import SEARCH, method_of
 from imrnn_vdb_milvus.expressions import every, is_above, is_one_of, literal, user_filter
+from imrnn_vdb_milvus.faults import RefusedConditionError
 from imrnn_vdb_milvus.hits import Hits, Row
 from imrnn_vdb_milvus.quiet import quiet, quietly
 from imrnn_vdb_milvus.rows import rows_read
@@ -222,6 +223,8 @@ class MilvusSteps(Store):
             raise CollectionNotFoundError(f"there is no collection {name!r}: check the name, or create it") from exc
         except StoreError as exc:
             exc.args = (f"collection {name!r}: {exc}", *exc.args[1:])
+            if isinstance(exc, RefusedConditionError) and method in _READS:  # ours are whole: it is the caller's
+                raise InvalidInputError(str(exc)) from exc
             raise
 
     def _guard_text(self) -> str | None:

@@ -17,16 +17,23 @@ from imrnn_vdb.errors import (
 
 _NO_COLLECTION = re.compile(r"collection .+ (not found|doesn't exist)", re.IGNORECASE)
 _EXISTS = re.compile(r"collection .+ already exists", re.IGNORECASE)
+_NO_VECTOR = re.compile(r"not existing vector|vector .+ is not found", re.IGNORECASE)
+"""That of codes, perhaps, after an undo somewhere else."""
 _NO_POINT = re.compile(r"no point with id", re.IGNORECASE)
 
 _UNAVAILABLE = {"UNAVAILABLE", "RESOURCE_EXHAUSTED", "ABORTED", "429", "502", "503", "504"}
 _TIMED_OUT = {"DEADLINE_EXCEEDED", "408"}
 _REFUSED = {"UNAUTHENTICATED", "PERMISSION_DENIED", "401", "403"}
+_WRONG = {"INVALID_ARGUMENT", "400", "422"}
 _NOT_THERE = {"UNIMPLEMENTED", "501", "405"}
 
 
 class PointVanishedError(StoreError):
     """A point was deleted between the look for it and the write; the write is done again without it."""
+
+
+class RefusedArgumentError(StoreError):
+    """Qdrant finds an argument wrong: a filter, perhaps, or a limit."""
 
 
 def translate_client(exc: Exception) -> StoreError:
@@ -48,7 +55,7 @@ def translate_client(exc: Exception) -> StoreError:
         return StoreUnavailableError(f"Qdrant cannot be reached ({_short(exc.source)}): is it running at this address?")
     if isinstance(exc, KeyError):  # local mode, on a write to a point that is not there
         return PointVanishedError(f"there is no point {exc}")
-    return _from_text(exc)
+    return _from_text(exc, refused=isinstance(exc, ValueError))  # of local mode
 
 
 def translate_edge(exc: Exception) -> StoreError:
@@ -70,10 +77,10 @@ def _from_status(code: str, text: str, retry_after: float | None = None) -> Stor
         return UnsupportedError(
             f"the server does not know the request ({text}): no Qdrant is at this port, or an older one"
         )
-    return _from_text(text)
+    return _from_text(text, refused=code in _WRONG)
 
 
-def _from_text(error: Exception | str) -> StoreError:
+def _from_text(error: Exception | str, *, refused: bool = False) -> StoreError:
     text = _short(error)
     if isinstance(error, TimeoutError | asyncio.TimeoutError):
         return StoreTimeoutError("Qdrant did not answer in time; allow more with timeout=")
@@ -85,7 +92,8 @@ def _from_text(error: Exception | str) -> StoreError:
         return CollectionExistsError(f"it exists already ({text}): choose another name, or drop it first")
     if _NO_COLLECTION.search(text) or "Shard is not initialized" in text:
         return CollectionNotFoundError(f"there is no such collection ({text}): check the name, or create it")
-    return StoreError(f"Qdrant could not do this: {text}")
+    kind = RefusedArgumentError if refused and not _NO_VECTOR.search(text) else StoreError
+    return kind(f"Qdrant could not do this: {text}")
 
 
 def _rest_text(content: bytes) -> str:

@@ -35,7 +35,7 @@ from imrnn_vdb_qdrant.convert import (
     points_of,
     rows_of,
 )
-from imrnn_vdb_qdrant.faults import PointVanishedError
+from imrnn_vdb_qdrant.faults import PointVanishedError, RefusedArgumentError
 from imrnn_vdb_qdrant.filters import Condition, Vocabulary, combine, guarded, payload_path
 from imrnn_vdb_qdrant.ids import key_of, native_id, native_ids
 from imrnn_vdb_qdrant.schema import Schema
@@ -232,7 +232,7 @@ class NativeStore(Store):
         condition = yield from self._condition(payload_filter, factor_filter)
         wanted = self._code_vectors(schema) or False
         replies = yield from self._ask(
-            self._query(query_vectors.tolist(), limit, base, condition, with_payload, wanted)
+            self._query(query_vectors.tolist(), limit, base, condition, with_payload, wanted), payload_filter
         )
         metric = schema.vectors[base].metric
         for hits in replies:
@@ -281,7 +281,7 @@ class NativeStore(Store):
         condition = yield from self._condition(payload_filter, None)
         read = with_payloads or (self._own_paths if with_codes else [ID_FIELD])
         size = self._at_most(limit, "max_query_limit")
-        records, following = yield from self._ask(self._scroll(size, cursor, condition, read, wanted))
+        records, following = yield from self._ask(self._scroll(size, cursor, condition, read, wanted), payload_filter)
         points = points_of(records, self.layout, base, with_vectors)
         return Page(points, None if following is None else key_of(following))
 
@@ -289,7 +289,7 @@ class NativeStore(Store):
         """Count points: exactly, unless strict mode allows estimates alone."""
         yield from self._read_limits()
         condition = yield from self._condition(payload_filter, factor_filter)
-        number = yield from self._ask(self._count(condition))
+        number = yield from self._ask(self._count(condition), payload_filter)
         return int(number)
 
     def write_codes(
@@ -422,13 +422,18 @@ class NativeStore(Store):
     def _verify_code_vector(self) -> Operation[None]:
         yield from ()
 
-    def _ask(self, call: Call) -> Operation[Any]:
-        """Send a call; an error that comes back names the collection, which the next operation looks at anew."""
+    def _ask(self, call: Call, payload_filter: Any = None) -> Operation[Any]:
+        """Send a call; an error that comes back names the collection, which the next operation looks at anew.
+
+        Of a call with a caller's filter, an argument that is refused is the caller's.
+        """
         try:
             return (yield call)
         except StoreError as exc:
             self._known = None  # the vector for codes may be gone, by an undo somewhere else
             exc.args = (f"collection {self.collection!r}: {exc}", *exc.args[1:])
+            if isinstance(exc, RefusedArgumentError) and payload_filter is not None:
+                raise InvalidInputError(f"{exc} (asked with a payload filter)") from exc
             raise
 
     def _schema(self, *, fresh: bool = False) -> Operation[Schema]:

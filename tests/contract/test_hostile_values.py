@@ -101,6 +101,22 @@ def test_ids_are_found_read_and_deleted_as_they_are(driver: Driver, rng: np.rand
     assert all_of(driver, store) == set(ids) - set(gone) - {'" or id != "'}
 
 
+def test_a_filter_that_the_database_does_not_take_is_its_callers_fault(
+    driver: Driver, rng: np.random.Generator
+) -> None:
+    store = driver.create(DIM)
+    driver.call(store.upsert(make_points(rng, driver, ["a"])))
+    milvus = driver.engine.name.startswith("milvus")
+    text = 'n > or n == "already exist"' if milvus else '{"must": [{"key": "a[b", "match": {"value": 1}}]}'
+    with pytest.raises(InvalidInputError):
+        driver.call(store.count(store.parse_filter(text)))
+    with pytest.raises(InvalidInputError):
+        driver.call(store.search(np.ones((1, DIM), np.float32), 3, store.parse_filter(text)))
+    with pytest.raises(InvalidInputError):
+        driver.call(store.scroll(3, None, store.parse_filter(text)))
+    assert driver.call(store.count()) == 1
+
+
 def test_a_guards_keys_and_values_are_compared_as_they_are(driver: Driver, rng: np.random.Generator) -> None:
     """A guard is the one filter that is built here from the caller's keys and values."""
     store = driver.create(DIM)

@@ -21,7 +21,7 @@ from imrnn_vdb.errors import (
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_milvus import MilvusBackend
-from imrnn_vdb_milvus.faults import NotLoadedError, translate
+from imrnn_vdb_milvus.faults import NotLoadedError, RefusedConditionError, translate
 
 
 class Rpc(grpc.RpcError):
@@ -56,7 +56,9 @@ CASES = [
     (Retriable(1, "anything"), StoreUnavailableError, True),
     (MilvusException(1, "[search] Retry timeout: 3s"), StoreTimeoutError, True),
     (MilvusException(STATUS.UNAVAILABLE, "Retry run out"), StoreUnavailableError, True),
-    (MilvusException(65535, "cannot parse expression: (("), StoreError, False),
+    (MilvusException(65535, "cannot parse expression: (("), RefusedConditionError, False),
+    (MilvusException(1100, 'cannot parse expression: a == "already exist'), RefusedConditionError, False),
+    (MilvusException(503, "cannot parse expression: (("), StoreUnavailableError, True),
     (DataNotMatchException(message="missed a field"), StoreError, False),
     (Rpc(STATUS.DEADLINE_EXCEEDED), StoreTimeoutError, True),
     (Rpc(STATUS.UNAVAILABLE), StoreUnavailableError, True),

@@ -33,6 +33,7 @@ from imrnn_vdb.points import Points
 from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
 from imrnn_vdb_qdrant import QdrantBackend
+from imrnn_vdb_qdrant.faults import RefusedArgumentError
 from qdrant_wire import Fault, WireServer
 
 LAYOUT = Layout("0a1b2c3d", 4, ("entity", "numeric"))
@@ -212,7 +213,7 @@ def test_a_rate_limit_says_how_long_to_wait(wire: WireServer, store: Store) -> N
         (grpc.StatusCode.UNIMPLEMENTED, UnsupportedError, False),
         (grpc.StatusCode.UNAUTHENTICATED, StoreError, False),
         (grpc.StatusCode.PERMISSION_DENIED, StoreError, False),
-        (grpc.StatusCode.INVALID_ARGUMENT, StoreError, False),
+        (grpc.StatusCode.INVALID_ARGUMENT, RefusedArgumentError, False),
         (grpc.StatusCode.INTERNAL, StoreError, False),
     ],
     ids=lambda value: getattr(value, "name", None),
@@ -498,3 +499,25 @@ def test_what_is_no_filter_is_told_in_one_line(store: Store) -> None:
         assert "pydantic" not in str(caught.value)
     with pytest.raises(InvalidInputError, match="musst: Extra inputs"):
         store.parse_filter('{"musst": []}')
+
+
+@pytest.mark.parametrize(
+    ("details", "filtered", "expected"),
+    [
+        ('Bad request: Index required but not found for "year"', True, InvalidInputError),
+        ('Bad request: Index required but not found for "year"', False, StoreError),
+        ("Wrong input: Not existing vector name error: imrnn_0a1b2c3d", True, StoreError),
+    ],
+)
+def test_what_is_refused_is_its_callers_fault_where_the_filter_is_its_callers(
+    wire: WireServer,
+    connection: Connection,
+    store: Store,
+    details: str,
+    filtered: bool,
+    expected: type[Exception],
+) -> None:
+    wire.faults["QueryBatch"] = [Fault(grpc.StatusCode.INVALID_ARGUMENT, details)]
+    wanted = models.Filter(must=[models.FieldCondition(key="year", match=models.MatchValue(value=1))])
+    with pytest.raises(expected, match="'articles'"):
+        connection.run(store.search(np.ones((1, DIM), np.float32), 1, wanted if filtered else None))

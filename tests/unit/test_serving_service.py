@@ -43,7 +43,8 @@ from imrnn_vdb.serving.probe import healthy
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2 as pb
 from imrnn_vdb.serving.proto.imrnn_vdb_pb2_grpc import RetrievalStub
 from imrnn_vdb.serving.server import Server, _reload
-from imrnn_vdb.serving.status import details_of, error_of
+from imrnn_vdb.serving.status import details_of, error_of, name_of
+from imrnn_vdb_milvus.faults import NotLoadedError
 from servers import free_ports
 from serving import running
 
@@ -561,6 +562,11 @@ def test_a_token_travels_to_other_machines_only_encrypted():
     ):
         with ServiceClient(target, **options) as client:
             assert (client._credentials is not None) == encrypted, target
+
+
+def test_a_client_is_told_an_error_that_it_knows():
+    assert name_of(SpaceMismatchError("x")) == "SpaceMismatchError"
+    assert name_of(NotLoadedError("x")) == "StoreError"  # the class is Milvus's adapter's own
 
 
 def test_what_the_service_lacks_is_no_missing_package_of_the_client():
