@@ -97,6 +97,16 @@ def details(result: SearchResult) -> dict[str, Any]:
     return told
 
 
+def told_id(metadata: Mapping[str, Any]) -> PointId | None:
+    """Return the point id that a document's metadata tells, as :func:`details` writes it; None where it tells none.
+
+    What somebody else keeps under that key is no detail of ours.
+    """
+    told = metadata.get(METADATA_KEY)
+    found = told.get("id") if isinstance(told, Mapping) else None
+    return found if isinstance(found, int | str) else None
+
+
 def in_new_order(
     collections: Collections,
     documents: Sequence[T],

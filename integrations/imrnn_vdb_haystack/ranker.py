@@ -11,7 +11,7 @@ from haystack import Document, component, default_to_dict
 from haystack.utils import Secret
 
 from imrnn_vdb import InvalidInputError
-from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order
+from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order, told_id
 from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResponse
 from imrnn_vdb_haystack.opening import OpenedCollection, default_api_key, query_from
@@ -115,9 +115,9 @@ class IMRNNRanker(OpenedCollection):
         return self._output(collections, documents, ids, response, top_k)
 
     def _point_id(self, document: Document) -> PointId:
-        own = document.meta.get(METADATA_KEY) or {}
-        if "id" in own:
-            return own["id"]  # type: ignore[no-any-return]
+        found = told_id(document.meta)
+        if found is not None:
+            return found
         return document.id if self.id_from == "document" else str(uuid.uuid5(_QDRANT_STORE, document.id))
 
     def _output(

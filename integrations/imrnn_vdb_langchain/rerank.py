@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from imrnn_vdb import AsyncIMRNNCollection, IMRNNCollection, InvalidInputError
-from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order
+from imrnn_vdb.framework import METADATA_KEY, Collections, in_new_order, told_id
 from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResponse
 
@@ -88,8 +88,7 @@ class IMRNNRerank(BaseDocumentCompressor):
         if self.id_key is not None:
             found = metadata.get(self.id_key)
         else:
-            own = metadata.get(METADATA_KEY) or {}
-            places = (own.get("id"), *(metadata.get(key) for key in _ID_KEYS), document.id)
+            places = (told_id(metadata), *(metadata.get(key) for key in _ID_KEYS), document.id)
             found = next((value for value in places if value is not None), None)
         if found is None:
             where = f"metadata[{self.id_key!r}]" if self.id_key else "its id and its metadata"

@@ -32,8 +32,9 @@ class IMRNNRetriever(BaseRetriever):
     search_kwargs
         More keywords of ``search``: ``payload_filter``, ``factor_filter``, ``steer``, ``coarse_k`` …
     metadata_key
-        Payload key that holds the metadata; None: all of the payload but the text is metadata. In collections that
-        `langchain-qdrant` filled it is ``"metadata"``, and the collection is opened with ``text_field="page_content"``.
+        Payload key that holds the metadata, where it holds a mapping; None: all of the payload but the text is
+        metadata. In collections that `langchain-qdrant` filled it is ``"metadata"``, and the collection is opened with
+        ``text_field="page_content"``.
     """
 
     collection: IMRNNCollection | None = None
@@ -73,9 +74,9 @@ class IMRNNRetriever(BaseRetriever):
     def _document(self, result: SearchResult) -> Document:
         payload = dict(result.payload)
         text = payload.pop(self._collections.text_field, None)
-        metadata = payload if self.metadata_key is None else dict(payload.get(self.metadata_key) or {})
+        metadata = payload if self.metadata_key is None else payload.get(self.metadata_key)
         return Document(
             id=str(result.id),
             page_content="" if text is None else str(text),
-            metadata={**metadata, METADATA_KEY: details(result)},
+            metadata={**(metadata if isinstance(metadata, dict) else {}), METADATA_KEY: details(result)},
         )

@@ -9,7 +9,7 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index.core.vector_stores.utils import metadata_dict_to_node
 
 from imrnn_vdb.core import Query
-from imrnn_vdb.framework import METADATA_KEY, details
+from imrnn_vdb.framework import METADATA_KEY, details, told_id
 from imrnn_vdb.points import PointId
 from imrnn_vdb.results import SearchResult
 
@@ -42,9 +42,8 @@ def with_details(node: BaseNode, told: dict[str, Any]) -> BaseNode:
 
 def point_id(node: BaseNode) -> PointId:
     """Return the point that a node was read from: as its details say, else by its own id."""
-    own = node.metadata.get(METADATA_KEY) or {}
-    found: PointId = own.get("id", node.node_id)
-    return found
+    found = told_id(node.metadata)
+    return node.node_id if found is None else found
 
 
 def _stored(payload: dict[str, Any], text_field: str) -> BaseNode:

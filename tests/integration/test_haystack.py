@@ -192,6 +192,14 @@ def test_a_filter_is_text_or_the_databases_own(tmp_path: Path, place: tuple[str,
     retriever.close()
 
 
+def test_foreign_metadata_under_our_key_is_none_of_ours(place: tuple[str, str]) -> None:
+    ranker = IMRNNRanker(*place)
+    vector = embed([QUERY])[0].tolist()
+    [found] = ranker.run([Document(id="a stranger", meta={"imrnn": "paid"})], query_embedding=vector)["documents"]
+    ranker.close()
+    assert found.meta["imrnn"]["id"] == "a stranger"
+
+
 def test_what_cannot_be_asked(place: tuple[str, str]) -> None:
     retriever, ranker = IMRNNRetriever(*place), IMRNNRanker(*place)
     with pytest.raises(InvalidInputError, match="query_embedding"):

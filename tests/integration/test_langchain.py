@@ -123,6 +123,19 @@ def test_documents_that_langchain_qdrant_names_by_the_databases_key_are_ranked(t
     assert [document.page_content for document in found] == [TEXTS[names.index(str(r.id))] for r in wanted]
 
 
+def test_foreign_metadata_under_our_key_is_none_of_ours(collection: Any) -> None:
+    fetched = [Document(page_content=TEXTS[i], metadata={"_id": i, "imrnn": "paid"}) for i in range(3)]
+    found = IMRNNRerank(collection=collection).compress_documents(fetched, QUERY)
+    wanted = [result.id for result in collection.rerank(QUERY, range(3))]
+    assert [document.metadata["imrnn"]["id"] for document in found] == wanted
+
+
+@pytest.mark.parametrize("key", ["title", "part", "nonesuch"])
+def test_a_payload_without_a_mapping_of_metadata_has_none(collection: Any, key: str) -> None:
+    [found] = IMRNNRetriever(collection=collection, k=1, metadata_key=key).invoke(QUERY)
+    assert set(found.metadata) == {"imrnn"}
+
+
 def test_a_limit_among_the_keywords_of_the_reranking_makes_no_document_a_stranger(collection: Any) -> None:
     fetched = [Document(page_content=TEXTS[i], metadata={"_id": i}) for i in range(3)]
     best = collection.rerank(QUERY, range(3))[0].id

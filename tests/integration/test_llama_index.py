@@ -122,6 +122,12 @@ def test_a_query_engine_retrieves_and_ranks(collection: Any) -> None:
     assert "residual" not in str(response)
 
 
+def test_foreign_metadata_under_our_key_is_none_of_ours(collection: Any) -> None:
+    node = TextNode(id_="a stranger", text="", metadata={"imrnn": "paid"})
+    [found] = IMRNNRerank(collection=collection).postprocess_nodes([NodeWithScore(node=node)], query_str=QUERY)
+    assert found.metadata["imrnn"]["id"] == "a stranger"
+
+
 def test_a_limit_among_the_keywords_of_the_reranking_is_how_many_are_wanted(collection: Any) -> None:
     nodes = IMRNNRetriever(collection, similarity_top_k=5).retrieve(QUERY)
     [found] = IMRNNRerank(collection=collection, rerank_kwargs={"limit": 1}).postprocess_nodes(nodes, query_str=QUERY)

@@ -8,7 +8,7 @@ import pytest
 
 from frames import QUERY, TEXTS, filled, opened
 from imrnn_vdb import InvalidInputError
-from imrnn_vdb.framework import Collections, in_new_order
+from imrnn_vdb.framework import Collections, in_new_order, told_id
 from imrnn_vdb_qdrant.ids import native_id
 
 
@@ -58,6 +58,13 @@ def test_all_points_are_ranked_whatever_the_limit(collection, limit):
     assert response.results == collection.rerank(QUERY, range(5), explain=True).results
     wanted = [result.id for result in response][:limit]
     assert [told["id"] for _, told in in_new_order(asked, "abcde", range(5), response, options)] == wanted
+
+
+@pytest.mark.parametrize("foreign", ["text", "paid", ["id"], 5, None, {"id": None}, {"id": {"a": 1}}, {}])
+def test_what_is_foreign_under_our_key_tells_no_id(foreign):
+    assert told_id({"imrnn": foreign}) is None
+    assert told_id({}) is None
+    assert [told_id({"imrnn": {"id": own}}) for own in (0, "a")] == [0, "a"]
 
 
 async def test_a_point_is_found_by_its_id_and_by_the_databases_key_of_it(tmp_path):
