@@ -7,11 +7,13 @@ interrupted.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import Any
 
 import click
 
 from imrnn_vdb._version import __version__
 
+INTERRUPTED = 130
 _COMMANDS = {
     "attach": "record how a collection is opened; fit a model to it",
     "audit": "check whether what an audit log says still holds",
@@ -43,6 +45,14 @@ class _LazyGroup(click.Group):
             return None
         command: click.Command = getattr(import_module(f"imrnn_vdb.cli.{cmd_name}"), cmd_name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; interrupted, be it while it is imported, it says so in a word."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imrnn_vdb.results import SearchResponse
 
 _WIDTH_OF_FILES = 120
-FAILED, WRONG_INPUT, NO_DATABASE, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_INPUT, NO_DATABASE = 1, 2, 3
 CONNECTION = ("api_key", "tls", "timeout", "vector_name")
 """The options of a connection, as :func:`connection_options` adds them."""
 
@@ -210,9 +210,6 @@ def exit_codes(command: Command) -> Command:
             sys.stdout.reconfigure(errors="replace")
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            sys.exit(INTERRUPTED)
         except IMRNNError as exc:
             click.echo(f"error: {exc}", err=True)
             sys.exit(_exit_code(exc))

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 from qdrant_client import QdrantClient, models
 
 from factory import make_model
-from imrnn_vdb import __version__
+from imrnn_vdb import __version__, cli
 from imrnn_vdb.checkpoint import IMRNNModel
 from imrnn_vdb.cli import main
 from imrnn_vdb.cli.common import typed_ids
@@ -44,6 +44,15 @@ def url(tmp_path_factory) -> str:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"written": 3, "count": 3}
     return url
+
+
+def test_ctrl_c_while_a_command_is_imported_ends_as_at_any_other_moment(monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "import_module", interrupted)
+    done = run("search", "qdrant+edge:nowhere/articles", "a query")
+    assert (done.exit_code, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
 def test_search_prints_json_as_promised(url):
