@@ -16,7 +16,7 @@ import numpy.typing as npt
 from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import CheckpointError, IMRNNError, InvalidInputError, one_line
 from imrnn_vdb.files import replace_file
-from imrnn_vdb.model_files import CONFIG_FILE, FORMAT, holds
+from imrnn_vdb.model_files import CONFIG_FILE, FORMAT, foreign, holds
 from imrnn_vdb.space import FactorSpace
 
 if TYPE_CHECKING:
@@ -78,7 +78,8 @@ class IMRNNModel:
         Raises
         ------
         CheckpointError
-            If the folder cannot be written, or a weight is NaN or infinite: then nothing is.
+            If the folder cannot be written or holds something else, such as an encoder, or a weight is NaN or infinite:
+            then nothing is.
         """
         from safetensors.numpy import save
 
@@ -98,6 +99,8 @@ class IMRNNModel:
             "evidence": dict(self.evidence),
         }
         target = Path(folder)
+        if reason := foreign(target):
+            raise CheckpointError(reason)
         try:
             target.mkdir(parents=True, exist_ok=True)
             replace_file(target / WEIGHTS_FILE, save(tensors))
@@ -166,9 +169,9 @@ def _build(config: dict[str, Any], tensors: dict[str, npt.NDArray[Any]], precisi
         tensors.pop(f"{_SPACE}quantiles"),
         tensors.pop(f"{_SPACE}added", None),
     )
-    foreign = [name for name in tensors if not name.startswith(_MODULATOR)]
-    if foreign:
-        raise CheckpointError(f"tensors that do not belong here: {', '.join(sorted(foreign))}")
+    others = [name for name in tensors if not name.startswith(_MODULATOR)]
+    if others:
+        raise CheckpointError(f"tensors that do not belong here: {', '.join(sorted(others))}")
     _check_keys(config["modulator"], ModulatorConfig)
     _check_keys(config["modulator"]["prior"], FeedbackPrior)
     parts = {"prior": FeedbackPrior(**config["modulator"]["prior"]), "adapters": tuple(config["modulator"]["adapters"])}
@@ -236,7 +239,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path} is missing: a checkpoint holds {CONFIG_FILE} and {WEIGHTS_FILE}") from exc
-    except (OSError, ValueError, RecursionError) as exc:
+    except OSError as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}") from exc
+    except (ValueError, RecursionError) as exc:
         raise CheckpointError(f"{path} is not readable JSON: {exc}") from exc
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise CheckpointError(f"{path} does not belong to an {FORMAT} checkpoint")
@@ -256,5 +261,7 @@ def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
         return dict(load(path.read_bytes()))
     except FileNotFoundError as exc:
         raise CheckpointError(f"{path} is missing: a checkpoint holds {CONFIG_FILE} and {WEIGHTS_FILE}") from exc
-    except (OSError, SafetensorError, ValueError) as exc:
+    except OSError as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}") from exc
+    except (SafetensorError, ValueError) as exc:
         raise CheckpointError(f"{path} is truncated or not a safetensors file: {exc}") from exc

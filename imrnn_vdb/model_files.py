@@ -27,6 +27,13 @@ def holds(folder: Path, *, checkpoint: bool) -> bool:
     return (isinstance(config, dict) and config.get("format") == FORMAT) == checkpoint
 
 
+def foreign(folder: Path) -> str:
+    """Say why no checkpoint goes into a folder; "" where one can."""
+    if not holds(folder, checkpoint=False):
+        return ""
+    return f"{folder / CONFIG_FILE} belongs to no checkpoint, and would be lost: choose another folder"
+
+
 class ModelFiles:
     """The files of a model's folder, as they were when it was loaded.
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imrnn_vdb.cli.common import (
-    OutFolder,
+    ModelFolder,
     exit_codes,
     given,
     json_option,
     model_option,
     print_json,
+    save_model,
     unwritable,
     url_options,
 )
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--guard", help="JSON object of payload keys and values that every read requires; or a Milvus expression."
 )
-@click.option("--fit", "folder", type=OutFolder(), help="Fit a model to the collection, into this folder.")
+@click.option("--fit", "folder", type=ModelFolder(), help="Fit a model to the collection, into this folder.")
 @click.option("--sample", type=click.IntRange(100), default=20_000, show_default=True, help="Points that --fit reads.")
 @click.option(
     "--num-factors", type=click.IntRange(1), default=64, show_default=True, help="Of --fit; cut to the dimension."
@@ -75,7 +76,7 @@ def attach(
     try:
         if folder is not None:
             fitted = _fit(backend, connection, parse_url(url).collection, settings, sample, num_factors)
-            fitted.save_pretrained(folder)
+            save_model(fitted, folder)
             model = str(folder)
         loaded = settings.load(model)
         found = connection.run(look(backend, connection, url, model, loaded.space, settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import io
@@ -18,6 +19,7 @@ import click
 from rich.console import Console
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
+from imrnn_vdb.model_files import CONFIG_FILE, foreign
 from imrnn_vdb.payloads import finite
 
 if TYPE_CHECKING:
@@ -74,6 +76,27 @@ class OutFolder(click.Path):
         except OSError as exc:
             self.fail(f"{path} cannot be written: {_told(exc)}", param, ctx)
         return path
+
+
+class ModelFolder(OutFolder):
+    """A folder for a checkpoint: refused, too, where it holds something else, such as an encoder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, if a checkpoint can be written there."""
+        path = super().convert(value, param, ctx)
+        if reason := foreign(path):
+            self.fail(reason, param, ctx)
+        return path
+
+
+def save_model(model: IMRNNModel, folder: Path) -> None:
+    """Write a checkpoint; another one that it replaces is named on standard error."""
+    former = ""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        former = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_id", "")
+    model.save_pretrained(folder)
+    if former not in ("", model.model_id):
+        click.echo(f"{folder} held another model, {former}, which is replaced", err=True)
 
 
 def unwritable(path: Path) -> str:

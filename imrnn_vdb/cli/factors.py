@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imrnn_vdb.cli.common import (
+    ModelFolder,
     OutFile,
-    OutFolder,
     console,
     exit_codes,
     flags,
@@ -18,6 +18,7 @@ from imrnn_vdb.cli.common import (
     json_option,
     model_option,
     print_json,
+    save_model,
     typed_ids,
     url_options,
     without_text,
@@ -60,7 +61,7 @@ factors.add_command(report)
 @click.option("--words", help="Weak rule: texts with most of these words carry the factor.")
 @click.option("--topics", type=_file, help="File of `factors topics --out`: NAME is one of its topics.")
 @click.option("--sample", type=click.IntRange(1), default=5000, show_default=True, help="Points read at most.")
-@click.option("--out", type=OutFolder(), required=True, help="Folder for the model.")
+@click.option("--out", type=ModelFolder(), required=True, help="Folder for the model.")
 @json_option
 @exit_codes
 def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, **options: Any) -> None:
@@ -91,7 +92,7 @@ def add(name: str, topics: Path | None, sample: int, out: Path, as_json: bool, *
             yes, no = codes[labels == 1], codes[labels == 0]
     own = add_factor(model.space, name, yes, no, reference=codes)
     evidence = {**model.evidence, "own": {**model.evidence.get("own", {}), name: own.evidence()}}
-    replace(model, space=own.space, evidence=evidence).save_pretrained(out)
+    save_model(replace(model, space=own.space, evidence=evidence), out)
     if as_json:
         print_json({"name": name, "out": str(out), "space_id": own.space.space_id, **own.evidence()})
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from imrnn_vdb.cli.common import OutFolder, console, exit_codes, json_option, print_json
+from imrnn_vdb.cli.common import ModelFolder, console, exit_codes, json_option, print_json, save_model
 from imrnn_vdb.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ _STDLIB = "stdlib"
 @click.option(
     "--min-auc", type=click.FloatRange(0, 1), default=0.7, show_default=True, help="Cross-validated, to keep."
 )
-@click.option("--out", type=OutFolder(), help="Folder for the checkpoint.")
+@click.option("--out", type=ModelFolder(), help="Folder for the checkpoint.")
 @json_option
 @exit_codes
 def fit(
@@ -78,7 +78,7 @@ def fit(
         min_auc,
     )
     if out is not None:
-        untrained_model(fitted, config).save_pretrained(out)
+        save_model(untrained_model(fitted, config), out)
     if as_json:
         print_json({"out": str(out) if out else None, "space_id": fitted.space.space_id, **fitted.evidence()})
         return

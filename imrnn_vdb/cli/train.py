@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from imrnn_vdb.cli.common import OutFolder, exit_codes, given, is_attachment, json_option, print_json
+from imrnn_vdb.cli.common import (
+    ModelFolder,
+    OutFolder,
+    exit_codes,
+    given,
+    is_attachment,
+    json_option,
+    print_json,
+    save_model,
+)
 from imrnn_vdb.cli.labels import check_source, live_labels, source_options
 
 if TYPE_CHECKING:
@@ -23,7 +32,7 @@ _DATA_ONLY = ("split", "cache")
 @click.command()
 @source_options
 @click.option("--encoder", default="minilm", show_default=True, help="What made the collection's vectors.")
-@click.option("--out", type=OutFolder(), required=True, help="Folder for the checkpoint.")
+@click.option("--out", type=ModelFolder(), required=True, help="Folder for the checkpoint.")
 @click.option("--split", default="train", show_default=True, help="With --data: judgements to train on.")
 @click.option(
     "--space",
@@ -79,7 +88,7 @@ def train(**options: Any) -> None:
     out: Path = options["out"]
     with reporting() as report:
         model = _train(options, out, report)
-    model.save_pretrained(out)
+    save_model(model, out)
     training = model.evidence[EVIDENCE_KEY]
     if options["as_json"]:
         ids = {"model_id": model.model_id, "space_id": model.space.space_id}

@@ -184,6 +184,7 @@ def test_a_folder_that_holds_something_else_hides_no_shipped_checkpoint(tmp_path
         IMRNNModel.from_pretrained("./pydocs")
     (tmp_path / "pydocs" / "config.json").write_text('{"model_type": "bert"}')  # an encoder of the same name
     assert IMRNNModel.from_pretrained("pydocs").space.dim == 384
+    (tmp_path / "pydocs" / "config.json").unlink()
     IMRNNModel.from_pretrained("minilm").save_pretrained(tmp_path / "pydocs")
     assert IMRNNModel.from_pretrained("pydocs").space.num_factors == 64
 
@@ -197,6 +198,23 @@ def test_shipped_checkpoints_load(name):
         model.space.names
     )
     assert len(model.space.names) >= 12
+
+
+def test_an_encoder_is_never_replaced_by_a_checkpoint(tmp_path):
+    (tmp_path / CONFIG_FILE).write_text('{"model_type": "bert"}')
+    (tmp_path / WEIGHTS_FILE).write_bytes(b"an encoder's")
+    with pytest.raises(CheckpointError, match=r"config\.json belongs to no checkpoint, and would be lost"):
+        make_model().save_pretrained(tmp_path)
+    assert (tmp_path / WEIGHTS_FILE).read_bytes() == b"an encoder's"
+
+
+@pytest.mark.parametrize("name", [CONFIG_FILE, WEIGHTS_FILE])
+def test_a_file_that_cannot_be_read_is_no_damaged_one(saved, name):
+    _, folder = saved
+    (folder / name).unlink()
+    (folder / name).mkdir()  # to root, every file is readable
+    with pytest.raises(CheckpointError, match=r"cannot be read: .*Is a directory"):
+        IMRNNModel.from_pretrained(folder)
 
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(tmp_path):

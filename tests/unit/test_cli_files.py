@@ -16,7 +16,7 @@ from factory import make_model
 from imrnn_vdb.bench import BenchReport
 from imrnn_vdb.bench.run import Figure
 from imrnn_vdb.cli import main
-from imrnn_vdb.cli.common import OutFile, OutFolder, exit_codes
+from imrnn_vdb.cli.common import OutFile, OutFolder, exit_codes, save_model
 from imrnn_vdb.collection import IMRNNCollection
 
 NOWHERE = "qdrant+edge:/nonexistent/nothing"
@@ -52,6 +52,30 @@ def test_what_cannot_be_written_is_said_before_any_work(tmp_path: Path, argument
     assert done.exit_code == 2, done.output
     assert "cannot be written" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "--data", "d", "--out", "{}"],
+        ["factors", "add", NOWHERE, "name", "--out", "{}"],
+        ["fit", "--text", "{}", "--out", "{}"],
+        ["attach", NOWHERE, "--fit", "{}"],
+    ],
+    ids=lambda arguments: " ".join(arguments[::2]),
+)
+def test_a_folder_of_something_else_is_refused_before_any_work(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    done = run(*(argument.format(tmp_path) for argument in arguments))
+    assert (done.exit_code, "config.json belongs to no checkpoint" in done.stderr) == (2, True), done.output
+
+
+def test_a_model_that_is_replaced_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    former, other = make_model(), make_model(seed=5)
+    for model in (former, former, other):
+        assert capsys.readouterr().err == ""
+        save_model(model, tmp_path)
+    assert former.model_id in capsys.readouterr().err
 
 
 def converted(kind: click.ParamType, path: Path) -> str:
