@@ -207,7 +207,8 @@ class WindowSearch:
         if not window.full:
             return "the database returned no more candidates"
         if window.size >= self.plan.largest_window:
-            return f"the window reached its largest size, {self.plan.largest_window}: pass a larger max_coarse_k"
+            largest = self.plan.largest_window
+            return f"the window reached its largest size, {largest}: pass a larger coarse_k or max_coarse_k"
         return ""
 
 

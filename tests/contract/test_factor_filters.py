@@ -118,7 +118,7 @@ def test_a_window_grows_in_bounded_steps_and_says_so(make, rng):  # noqa: F811
 
     still = collection.call("search", query, limit=20, coarse_k=20, max_coarse_k=20, factor_filter=tree)
     assert still.growth.windows == (20,)
-    assert "largest size, 20: pass a larger max_coarse_k" in still.growth.reason
+    assert "largest size, 20: pass a larger coarse_k or max_coarse_k" in still.growth.reason
     plain = collection.call("search", query, limit=20, coarse_k=20, factor_filter=factor("entity") >= 0.9)
     assert plain.growth is None
     assert plain.plan is None
