@@ -147,6 +147,8 @@ def read_candidates(messages: Sequence[pb.Candidate], space: FactorSpace) -> Can
     ------
     SpaceMismatchError
         For base vectors of another dimension.
+    InvalidInputError
+        For a base score that is NaN or infinite.
     """
     kinds = [message.WhichOneof("code") for message in messages]
     texts = [message.code_text if kind == "code_text" else None for message, kind in zip(messages, kinds, strict=True)]
@@ -158,6 +160,8 @@ def read_candidates(messages: Sequence[pb.Candidate], space: FactorSpace) -> Can
         _put(codes, given, _encoded([messages[place].vector for place in given], space))
     ids = [read_id(message.id) for message in messages]
     scores = np.array([message.base_score for message in messages], np.float64)
+    if not np.isfinite(scores).all():
+        raise InvalidInputError("a base score is NaN or infinite")
     return Candidates(ids, scores, codes, [{} for _ in ids])
 
 

@@ -29,7 +29,7 @@ from imrnn_vdb.observability.logs import REQUEST_IDS
 from imrnn_vdb.observability.observer import CALLERS, Caller, Observation, observing
 from imrnn_vdb.options import SearchRequest
 from imrnn_vdb.planning import largest_window
-from imrnn_vdb.rerank import rerank
+from imrnn_vdb.rerank import check_answerable, rerank
 from imrnn_vdb.serving.admission import Admission, OverloadedError
 from imrnn_vdb.serving.batching import Batcher
 from imrnn_vdb.serving.convert import (
@@ -111,7 +111,7 @@ class Retrieval:
         async with self._answering("Search", request, context) as caller:
             ends = self._ends(context)
             with self._registry.use(request.collection) as hosted, self.admission.enter(_kind("Search", request)):
-                query = read_query(request.query, hosted.model.space.dim)
+                query = _read_one(hosted, request.query)
                 ask = await self._ask(ends, hosted, request.options, isinstance(query, str))
                 return await self._in_time(ends, self._searches.submit(ask, (query, caller)))
 
@@ -163,6 +163,7 @@ class Retrieval:
                 if count > self._limits.coarse_k:
                     raise InvalidInputError(f"a Rerank has at most {self._limits.coarse_k} candidates")
                 query = read_vector(request.query, hosted.model.space.dim)
+                check_answerable(hosted.metric, query[None])
                 long = count > _MANY or _is_long(request.options)
                 ask, candidates = await self._read(ends, long, partial(_read_rerank, hosted, request))
                 return await self._in_time(ends, self._reranks.submit(ask, (query, candidates, caller)))
@@ -377,6 +378,16 @@ def _options(hosted: Hosted, message: pb.SearchOptions) -> dict[str, Any]:
     if message.topics:
         options["topics"] = hosted.told_topics()
     return options
+
+
+def _read_one(hosted: Hosted, message: pb.Query) -> str | FloatArray:
+    """Return a query that can be answered; one that cannot would have its whole batch run and counted twice."""
+    query = read_query(message, hosted.model.space.dim)
+    if not isinstance(query, str):
+        check_answerable(hosted.metric, query[None])
+    elif not query.strip():
+        raise InvalidInputError("the query is empty: give a text or a vector")
+    return query
 
 
 def _read_queries(messages: Sequence[pb.Query], dim: int) -> list[str | FloatArray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import signal
 import socket
@@ -646,6 +647,21 @@ def test_metrics_have_the_configured_name_and_count_no_warm_up(folder):
     assert {sample.labels["collection"] for sample in samples if "collection" in sample.labels} == {"shop"}
     counts = {s.labels["kind"]: s.value for s in samples if s.name == "imrnn_searches_total"}
     assert counts == {"search": 1, "rerank": 1}
+
+
+@pytest.mark.parametrize("wrong", [QUERIES[0] * 0, " "])
+async def test_a_query_that_cannot_be_answered_is_in_no_batch(folder, wrong):
+    limits, telemetry = Limits(slowdown=0.0, batch_wait_ms=50.0), Telemetry(metrics=f"127.0.0.1:{free_ports(1)[0]}")
+    with running(config_of(folder, limits=limits, telemetry=telemetry)) as (server, _):
+        async with AsyncServiceClient(f"127.0.0.1:{server.port}") as client:
+            queries = [*QUERIES, wrong, *QUERIES]
+            found = await asyncio.gather(*(client.search("articles", q) for q in queries), return_exceptions=True)
+            scored = [client.rerank("model", QUERIES[0], ["a"], [score]) for score in (0.5, 0.5, 0.5, math.nan)]
+            found += await asyncio.gather(*scored, return_exceptions=True)
+    assert [type(one) for one in found if isinstance(one, Exception)] == [InvalidInputError] * 2
+    samples = [sample for family in server._instruments.metrics.registry.collect() for sample in family.samples]
+    counts = {(s.labels["kind"], s.labels["code"]): s.value for s in samples if s.name == "imrnn_searches_total"}
+    assert counts == {("search", "OK"): 14, ("rerank", "OK"): 3}
 
 
 def test_metrics_tell_a_callers_deadline_from_a_caller_that_gave_up(folder):
