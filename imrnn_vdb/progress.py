@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def track(title: str, total: int) -> Iterator[Callable[[int], None]]:
+def track(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show a bar with the time left; yields a function that advances it by n.
 
     Parameters
@@ -15,7 +15,7 @@ def track(title: str, total: int) -> Iterator[Callable[[int], None]]:
     title
         What is being done.
     total
-        How many steps there are.
+        How many steps there are; None if nobody knows.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

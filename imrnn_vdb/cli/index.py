@@ -34,8 +34,10 @@ def index(corpus: Path, metric: str, as_json: bool, **options: Any) -> None:
     """Encode a corpus and upsert it, with codes, into the collection at URL; it is created if it is not there."""
     from imrnn_vdb.collection import IMRNNCollection
 
-    with corpus.open("rb") as file:
-        total = sum(1 for line in file if line.strip())
+    total = None
+    if corpus.is_file():  # a pipe can be read but once
+        with corpus.open("rb") as file:
+            total = sum(1 for line in file if line.strip())
     rows = _rows(corpus)
     batch = list(islice(rows, _BATCH))  # before a collection is made: the first lines must be right
     try:

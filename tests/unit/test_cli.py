@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -53,6 +54,15 @@ def test_ctrl_c_while_a_command_is_imported_ends_as_at_any_other_moment(monkeypa
     monkeypatch.setattr(cli, "import_module", interrupted)
     done = run("search", "qdrant+edge:nowhere/articles", "a query")
     assert (done.exit_code, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_a_corpus_may_come_through_a_pipe(tmp_path):
+    reading, writing = os.pipe()
+    os.write(writing, b'{"_id": "a", "text": "cats"}\n{"_id": "b", "text": "dogs"}\n')
+    os.close(writing)
+    done = run("index", f"qdrant+edge:{tmp_path}/articles", "--input", f"/dev/fd/{reading}", "--json")
+    os.close(reading)
+    assert json.loads(done.stdout) == {"written": 2, "count": 2}, done.output
 
 
 def test_search_prints_json_as_promised(url):
