@@ -12,7 +12,7 @@ import numpy.typing as npt
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError
 from imrnn_vdb.observability.feedback import judgements
 from imrnn_vdb.results import SearchResponse, SearchResult
-from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, error_of
+from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, check_header, error_of
 from imrnn_vdb.serving.tls import channel_credentials
 from imrnn_vdb.urls import is_this_machine
 
@@ -60,6 +60,7 @@ class _Caller:
         key: str | Path | None = None,
         timeout: float = 10.0,
     ) -> None:
+        check_header("a token", token or "")
         self.target = target
         self._timeout = timeout
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
@@ -78,6 +79,7 @@ class _Caller:
         return f"{type(self).__name__}({self.target!r})"
 
     def _sent(self, request_id: str | None, timeout: float | None = None) -> dict[str, Any]:
+        check_header("a request id", request_id or "")
         named = ((REQUEST_ID_KEY, request_id),) if request_id else ()
         seconds = self._timeout if timeout is None else timeout
         return {"timeout": seconds, "metadata": (*self._metadata, *named)}
@@ -146,7 +148,7 @@ class ServiceClient(_Caller):
     target
         ``"HOST:PORT"``.
     token
-        What the service wants; keep it in a file or in the environment.
+        What the service wants, printable ASCII; keep it in a file or in the environment.
     tls
         Whether to encrypt; None: where a file is given, or a token would travel to another machine.
     ca
@@ -159,7 +161,7 @@ class ServiceClient(_Caller):
     Raises
     ------
     InvalidInputError
-        If a PEM file cannot be read or used.
+        If a PEM file cannot be read or used, or the token cannot be sent.
 
     Examples
     --------
@@ -297,7 +299,10 @@ class ServiceClient(_Caller):
 
 
 class AsyncServiceClient(_Caller):
-    """The asynchronous twin of :class:`ServiceClient`: the same methods, parameters and errors, awaited."""
+    """The asynchronous twin of :class:`ServiceClient`: the same methods, parameters and errors, awaited.
+
+    It serves the event loop that runs when it is made: make it in a coroutine.
+    """
 
     _grpc = grpc.aio
 

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import DEFAULT_COARSE_K
+from imrnn_vdb.serving.status import check_header
 from imrnn_vdb.urls import is_this_machine, parse_url
 
 TOKEN_VARIABLE = "IMRNN_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -251,13 +252,15 @@ class ServiceConfig:
         Raises
         ------
         InvalidInputError
-            If its file cannot be read or is empty, or if the service would be open to other machines.
+            If its file cannot be read or is empty, if no client could send it, or if the service would be open to
+            other machines.
         """
-        found = os.environ.get(TOKEN_VARIABLE) or None
+        found = os.environ.get(TOKEN_VARIABLE, "").strip() or None
         if self.token_file:
             found = _read(self.token_file).decode().strip()
             if not found:
                 raise InvalidInputError(f"the token file {self.token_file} is empty")
+        check_header("the service's token", found or "")
         here = is_this_machine(split_address(self.listen)[0])
         if not here and not self.insecure and (self.tls is None or found is None):
             raise InvalidInputError(

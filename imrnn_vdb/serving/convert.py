@@ -15,7 +15,7 @@ from imrnn_vdb.factors.topics import TopicMatch
 from imrnn_vdb.filter_text import format_filter, parse_filter
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.options import ServiceOptions
-from imrnn_vdb.payloads import finite
+from imrnn_vdb.payloads import finite, valid_text
 from imrnn_vdb.planning import QueryPlan, WindowGrowth
 from imrnn_vdb.points import Candidates, Payload, PointId, normalize_id
 from imrnn_vdb.results import Explanation, SearchResponse, SearchResult
@@ -65,8 +65,8 @@ def read_options(message: pb.SearchOptions) -> dict[str, Any]:
 
 
 def query_message(query: str | npt.ArrayLike) -> pb.Query:
-    """Turn a text or a vector of shape (d,) into a message."""
-    return pb.Query(text=query) if isinstance(query, str) else pb.Query(vector=vector_message(query))
+    """Turn a text or a vector of shape (d,) into a message; `InvalidInputError` for what is neither."""
+    return pb.Query(text=valid_text(query)) if isinstance(query, str) else pb.Query(vector=vector_message(query))
 
 
 def vector_message(vector: npt.ArrayLike) -> pb.Vector:

@@ -24,6 +24,12 @@ _OTHER_ERRORS: dict[str, type[IMRNNError]] = {  # of statuses that are gRPC's ow
 }
 
 
+def check_header(what: str, value: str) -> None:
+    """Raise `InvalidInputError` for a value that no header carries; it may be a secret, and is not repeated."""
+    if not (value.isascii() and value.isprintable()):
+        raise InvalidInputError(f"{what} is printable ASCII; it holds something else, perhaps a line break at its end")
+
+
 def status_of(error: IMRNNError) -> grpc.StatusCode:
     """Return the status that stands for an error."""
     import grpc

@@ -106,6 +106,11 @@ def test_other_machines_are_let_in_only_knowingly(load, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("\n")
     with pytest.raises(InvalidInputError, match="is empty"):
         load(f'token_file = "{tmp_path}/token"\n' + ONE).token()
+    (tmp_path / "token").write_text("sécret")
+    with pytest.raises(InvalidInputError, match="token is printable ASCII"):
+        load(f'token_file = "{tmp_path}/token"\n' + ONE).token()
+    monkeypatch.setenv(TOKEN_VARIABLE, "secret\n")  # as a secret that is mounted may end
+    assert load(ONE).token() == "secret"
     with pytest.raises(InvalidInputError, match="cannot be read"):
         load('token_file = "/nonexistent"\n' + ONE).token()
     assert "secret" not in repr(load(ONE))

@@ -603,6 +603,17 @@ async def test_a_batch_has_a_timeout_of_its_own(folder, monkeypatch):
             assert len(found) == len(QUERIES)
 
 
+def test_what_cannot_be_sent_is_the_callers_fault(client):
+    for token in ("secret\n", "sécret"):
+        with pytest.raises(InvalidInputError, match="a token is printable ASCII") as caught:
+            ServiceClient("localhost:1", token=token)
+        assert "cret" not in str(caught.value)
+    with pytest.raises(InvalidInputError, match="a request id is printable ASCII"):
+        client.search("articles", QUERIES[0], request_id="a\nb")
+    with pytest.raises(InvalidInputError, match="no valid Unicode text"):
+        client.search("articles", "\ud800")
+
+
 def test_a_text_is_no_batch(client):
     with pytest.raises(InvalidInputError, match="takes a list of queries"):
         list(client.search_batch("articles", "abc"))
