@@ -109,7 +109,7 @@ def bench(
 
 def _print(report: BenchReport) -> None:
     out = console()
-    out.print(" · ".join(f"{name} {value}" for name, value in report.setting.items()))
+    out.print(" · ".join(f"{name} {value}" for name, value in report.setting.items()), markup=False)
     for table in report.tables():
         out.print(table)
         out.print()

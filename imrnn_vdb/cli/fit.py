@@ -170,6 +170,7 @@ def _source(path: Path) -> str:
 
 def _print_table(fitted: FittedSpace) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False)
     for heading in ("factor", "held-out AUC", "cross-validated", "cosine to probe", "by source"):
@@ -179,7 +180,7 @@ def _print_table(fitted: FittedSpace) -> None:
         sources = {**report.held_out, **report.checked}
         by_source = ", ".join(f"{name} {item.auc:.2f}" for name, item in sources.items())
         mean = f"{report.auc:.3f}" if report.held_out else "-"
-        table.add_row(report.name, mean, f"{crossed:.3f}", f"{report.cosine:.3f}", by_source)
+        table.add_row(report.name, mean, f"{crossed:.3f}", f"{report.cosine:.3f}", Text(by_source))
     out = console()
     out.print(table)
     for name, reason in fitted.rejected.items():

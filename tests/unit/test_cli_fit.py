@@ -24,7 +24,7 @@ THINGS = [
 def folder(tmp_path):
     rows = [
         {"text": f"{template.format(thing)} {extra}", "source": source}
-        for source, extra in (("one", "today"), ("two", "as we saw"), ("three", "in the end"))
+        for source, extra in (("one", "today"), ("two", "as we saw"), ("[/b]", "in the end"))
         for templates in TOPICS.values()
         for template in templates
         for thing in THINGS
@@ -35,7 +35,7 @@ def folder(tmp_path):
 
 def test_fit_saves_a_checkpoint_with_its_evidence_and_no_text(folder):
     out = folder / "space"
-    arguments = ["--text", str(folder), "--no-stdlib", "--held-out", "made/three", "--num-factors", "40", "--json"]
+    arguments = ["--text", str(folder), "--no-stdlib", "--held-out", "made/[/b]", "--num-factors", "40", "--json"]
     result = CliRunner().invoke(fit, [*arguments, "--out", str(out)])
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
@@ -44,12 +44,18 @@ def test_fit_saves_a_checkpoint_with_its_evidence_and_no_text(folder):
     assert model.space.num_factors == 40
     assert not model.active
     assert printed["fit_sources"] == {"made/one": 144, "made/two": 144}
-    assert printed["factors"]["food"]["held_out"]["made/three"]["auc"] > 0.9
-    assert printed["factors"]["music"]["held_out"]["made/three"]["auc"] > 0.9
+    assert printed["factors"]["food"]["held_out"]["made/[/b]"]["auc"] > 0.9
+    assert printed["factors"]["music"]["held_out"]["made/[/b]"]["auc"] > 0.9
     assert "cheese" not in (out / "config.json").read_text(encoding="utf-8")
+
+
+def test_the_table_names_sources_as_they_are(folder):
+    arguments = ["--text", str(folder), "--no-stdlib", "--held-out", "made/[/b]", "--num-factors", "40"]
+    result = CliRunner().invoke(fit, arguments)
+    assert (result.exit_code, "made/[/b] " in result.stdout) == (0, True), result.output
 
 
 def test_an_unknown_source_is_refused_before_encoding(folder):
     result = CliRunner().invoke(fit, ["--text", str(folder), "--no-stdlib", "--held-out", "made/four"])
     assert result.exit_code == 2
-    assert "made/one, made/three, made/two" in result.stderr
+    assert "made/[/b], made/one, made/two" in result.stderr
