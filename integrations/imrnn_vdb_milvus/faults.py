@@ -23,7 +23,8 @@ _BUSY = frozenset({4, _RATE_LIMIT, 11, 103, 106, 400, 401, 500, 501, 503, 601, 6
 _DUPLICATE = ("create duplicate collection", "already exist")
 _LITE_ILLEGAL = 6
 """Of a condition that Milvus Lite does not take, and of a schema."""
-_CONDITION = ("cannot parse expression", "predicate is not a boolean expression")
+_CONDITION = ("cannot parse expression", "predicate is not a boolean expression", "maximum recursion depth")
+"""The last is Milvus Lite's, of one nested too deep."""
 
 
 class NotLoadedError(StoreError):
