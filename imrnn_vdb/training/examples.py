@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.exact import nearest
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 
-_CUT = 10
+_CUT, _BATCH = 10, 64
 _log = logging.getLogger("imrnn_vdb")
 _INJECTED = 5
 _MIN_GAIN = 1e-9
@@ -232,11 +232,16 @@ def build_examples(
     return Examples(query_ids, q, d, tensors[0], cosines[0], labels[0], tensors[1], cosines[1], labels[1], labels[2])
 
 
-def _cosines(queries: Tensor, documents: Tensor, table: Tensor) -> Tensor:
-    """Return each query's products with its rows of the documents, shape (n, k).
+def batches(count: int) -> Iterator[slice]:
+    """Yield slices of up to 64 rows. What is made of each is written in place, into a table made before.
 
-    Written in place: small results between freed copies of documents would keep all their memory from use.
+    Small results between freed copies of documents would keep all their memory from use.
     """
+    yield from (slice(start, start + _BATCH) for start in range(0, count, _BATCH))
+
+
+def _cosines(queries: Tensor, documents: Tensor, table: Tensor) -> Tensor:
+    """Return each query's products with its rows of the documents, shape (n, k); in place, as in :func:`batches`."""
     cosines = torch.empty(table.shape)
     for query, rows, out in zip(queries, table, cosines, strict=True):
         torch.mv(documents[rows], query, out=out)

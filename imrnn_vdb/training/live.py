@@ -54,8 +54,7 @@ def examples_from_collection(
     StoreError
         What the database answered.
     """
-    known = _known(queries, qrels)
-    judged = _labelled(merged(queries, known))
+    judged = merged(queries, _labelled(queries, qrels))
     seen = _see(collection, queries, judged, coarse_k)
     rows = {point_id: row for row, point_id in enumerate(seen.ids)}
     there = [[rows[point_id] for point_id in one if point_id in rows] for one in seen.found]
@@ -90,7 +89,7 @@ def embedded_from_collection(
     StoreError
         What the database answered.
     """
-    judged = _labelled(_known(queries, qrels))
+    judged = _labelled(queries, qrels)
     seen = _see(collection, queries, judged, coarse_k)
     texts = {name: query if isinstance(query, str) else "" for name, query in queries.items() if name in judged}
     ids = [str(point_id) for point_id in seen.ids]
@@ -108,17 +107,13 @@ class _Seen:
     table: FloatArray
 
 
-def _known(queries: Queries, qrels: Qrels) -> Qrels:
-    """Return the judgements of queries that are there, in the queries' order."""
+def _labelled(queries: Queries, qrels: Qrels) -> Qrels:
+    """Return the judgements of those queries, in their order, to which something is relevant."""
     check_grades(qrels)
     if unknown := len(qrels.keys() - queries.keys()):
         _log.warning("judgements of %d queries that are not among the queries are left out", unknown)
-    return {name: qrels[name] for name in queries if name in qrels}
-
-
-def _labelled(qrels: Qrels) -> Qrels:
-    """Return the judgements of queries to which something is relevant."""
-    labelled = {name: grades for name, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    known = ((name, qrels[name]) for name in queries if name in qrels)
+    labelled = {name: grades for name, grades in known if any(grade > 0 for grade in grades.values())}
     if not labelled:
         raise InvalidInputError("no query of the queries file has a relevant point in the judgements")
     return labelled

@@ -9,9 +9,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.model import Modulator
 from imrnn_vdb.scoring import cosine_of_refined
 from imrnn_vdb.space import FactorSpace
-from imrnn_vdb.training.examples import Examples
-
-_BATCH = 64
+from imrnn_vdb.training.examples import Examples, batches
 
 
 class LearnedBasis(nn.Module):
@@ -95,8 +93,8 @@ class Network(nn.Module):
         basis = self.basis()
         codes = examples.documents @ basis
         scores = torch.empty(len(rows), examples.candidates.shape[1])
-        for place in torch.arange(len(rows)).split(_BATCH):  # type: ignore[no-untyped-call]
-            batch = rows[place]
+        for part in batches(len(rows)):
+            batch = rows[part]
             queries = examples.queries[batch] @ basis
-            scores[place] = self.score(queries, codes[examples.candidates[batch]], examples.cosines[batch])
+            scores[part] = self.score(queries, codes[examples.candidates[batch]], examples.cosines[batch])
         return scores

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.evaluation import PairedTest, paired_test
-from imrnn_vdb.training.examples import Examples
+from imrnn_vdb.training.examples import Examples, batches
 from imrnn_vdb.training.network import Network
 
 SHRINKAGES = (0.0, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
@@ -23,7 +23,6 @@ _MIN_QUERIES = 10
 FloatTable = npt.NDArray[np.float64]
 IntTable = npt.NDArray[np.int64]
 _CLUSTER_ROUNDS = 10
-_BATCH = 64
 _CAUTION = 100
 _TOLERATED_LOSS = 0.005  # of nDCG@10, on new topics
 
@@ -130,8 +129,8 @@ def make_folds(examples: Examples, count: int, seed: int) -> Folds:
     queries, relevant = len(examples), examples.gains > 0
     weights = relevant / relevant.sum(1, keepdim=True).clamp_min(1)
     centres = torch.empty(queries, examples.documents.shape[1])
-    for rows in torch.arange(queries).split(_BATCH):  # type: ignore[no-untyped-call]
-        centres[rows] = torch.einsum("nk,nkd->nd", weights[rows], examples.documents[examples.mined[rows]])
+    for part in batches(queries):
+        centres[part] = torch.einsum("nk,nkd->nd", weights[part], examples.documents[examples.mined[part]])
     topic = _cluster(centres.numpy(), max(2 * count, round(queries**0.5)), rng)
     whole = rng.permutation(topic.max() + 1)[::2]
     new_topic = np.isin(topic, whole)

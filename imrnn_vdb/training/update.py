@@ -17,7 +17,7 @@ from imrnn_vdb.exact import nearest
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.prior import FeedbackPrior
 from imrnn_vdb.scoring import products_of, refined_cosines, refined_lengths
-from imrnn_vdb.training.examples import Examples, listwise_likelihood
+from imrnn_vdb.training.examples import Examples, batches, listwise_likelihood
 from imrnn_vdb.training.network import Network
 from imrnn_vdb.training.starting import thinned
 
@@ -26,7 +26,6 @@ _SHIFT_SCALE = 0.316
 _ITERATIONS = 40
 _RAMP_QUANTILES = (0.02, 0.1)
 _STRICTEST, _MIN_RAMP = 0.7, 0.02
-_BATCH = 64
 _MAX_TAUGHT = 5000  # queries: in a space of 512 factors, a list of 100 candidates takes 0.2 MB
 
 
@@ -104,14 +103,14 @@ def see(network: Network, examples: Examples) -> Lists:
     queries = examples.queries[rows] @ basis
     scores = torch.empty(len(rows), examples.mined.shape[1])
     directions = torch.empty(*scores.shape, basis.shape[1])
-    for places in torch.arange(len(rows)).split(_BATCH):  # type: ignore[no-untyped-call]
-        batch, start = rows[places], queries[places]
+    for part in batches(len(rows)):
+        batch, start = rows[part], queries[part]
         candidates, cosines = examples.documents[examples.mined[batch]] @ basis, examples.mined_cosines[batch]
         moved = modulator(start, candidates, cosines, torch.ones_like(cosines, dtype=torch.bool))
         before = products_of(start.unsqueeze(1), candidates)
         after = products_of(moved.query.unsqueeze(1), moved.candidates)
-        scores[places] = cosines + shrinkage * (refined_cosines(cosines, before, after) - cosines)
-        directions[places] = shrinkage * moved.candidates / refined_lengths(before, after).unsqueeze(-1)
+        scores[part] = cosines + shrinkage * (refined_cosines(cosines, before, after) - cosines)
+        directions[part] = shrinkage * moved.candidates / refined_lengths(before, after).unsqueeze(-1)
     return Lists(rows, queries, scores, directions, examples.gains[rows])
 
 
