@@ -13,6 +13,7 @@ from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.fitting.fit import FittedSpace, fit_space
 from imrnn_vdb.points import PointId
 from imrnn_vdb.prior import FeedbackPrior
+from imrnn_vdb.space import measurable
 from imrnn_vdb.store import Store
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def sample_points(
         points = connection.run(store.fetch(drawn[start : start + _FETCHED], with_vectors=True))
         if points.vectors is not None and len(points):
             found = [payload.get(text_field) for payload in points.payloads]
-            whole = np.asarray(np.isfinite(points.vectors).all(axis=1) & points.vectors.any(axis=1))
+            whole = measurable(points.vectors) & points.vectors.any(axis=1)
             usable = [row for row, text in enumerate(found) if isinstance(text, str) and whole[row]]
             texts += [str(found[row]) for row in usable]
             tables.append(points.vectors[usable])
