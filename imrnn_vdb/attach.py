@@ -22,6 +22,7 @@ from imrnn_vdb.files import replace_file
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.opening import choose_vector, fitting_vectors, found_layout, make_layout
 from imrnn_vdb.options import Settings
+from imrnn_vdb.payloads import keys_of
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
@@ -227,10 +228,9 @@ def attach(
     store.layout = found_layout(space, settings, info, name)
     page = yield from store.scroll(_SAMPLE, with_vectors=True, with_codes=False)
     if len(page.points) and not any(settings.text_field in payload for payload in page.points.payloads):
-        known = ", ".join(sorted({key for payload in page.points.payloads for key in payload})) or "none"
         raise InvalidInputError(
-            f"none of {len(page.points)} sampled points has the text field {settings.text_field!r}; they have: {known}."
-            " Name the field with --text-field"
+            f"none of {len(page.points)} sampled points has the text field {settings.text_field!r}; they have: "
+            f"{keys_of(page.points.payloads)}. Name the field with --text-field"
         )
     warn_of_misfit(space, page.points.vectors, collection)
     guard = dict(settings.guard) if isinstance(settings.guard, Mapping) else settings.guard

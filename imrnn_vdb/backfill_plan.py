@@ -10,7 +10,7 @@ import numpy.typing as npt
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, Points
-from imrnn_vdb.space import FactorSpace, measurable
+from imrnn_vdb.space import UNMEASURABLE, FactorSpace, measurable
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +91,7 @@ def plan(space: FactorSpace, metric: Metric, points: Points) -> Plan:
     lacking = ~np.column_stack([kept, _same_scores(points.factor_scores, scores, kept)])
     same = ~lacking.any(axis=1)
     rows = np.flatnonzero(np.asarray(finite & ~same))
-    reason = "its vector holds NaN or infinity, or is longer than 1.8e19"
-    failures = [FailedPoint(points.ids[row], reason) for row in np.flatnonzero(~finite)]
+    failures = [FailedPoint(points.ids[row], f"its vector {UNMEASURABLE}") for row in np.flatnonzero(~finite)]
     current = int((finite & same).sum())
     ids = [points.ids[row] for row in rows]
     return Plan(ids, codes.take(rows), scores[rows], points.vectors[rows], lacking[rows], current, tuple(failures))

@@ -259,7 +259,7 @@ class CollectionCore:
     def sample(self, limit: int, seed: int) -> Script[Points]:
         """Draw points with their vectors evenly: the whole collection is read once, each page with its own deadline.
 
-        Points whose vector holds NaN or infinity are left out: they have no code.
+        Points whose vector is not :func:`measurable` are left out: they have no code.
         """
         rng = np.random.default_rng(seed)
         kept: list[tuple[PointId, FloatArray, Payload]] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError
 
@@ -19,7 +20,7 @@ Stamps = tuple[tuple[str, int, int], ...]
 def holds(folder: Path, *, checkpoint: bool) -> bool:
     """Say whether a folder holds a checkpoint, or an encoder, by its configuration; a damaged one may be either."""
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        config = _configuration(folder)
     except (FileNotFoundError, NotADirectoryError):
         return False
     except (OSError, ValueError, RecursionError):
@@ -32,6 +33,19 @@ def foreign(folder: Path) -> str:
     if not holds(folder, checkpoint=False):
         return ""
     return f"{folder / CONFIG_FILE} belongs to no checkpoint, and would be lost: choose another folder"
+
+
+def saved_id(folder: Path) -> str:
+    """Return the id of the checkpoint that a folder holds; "" where it holds none that can be read."""
+    try:
+        config = _configuration(folder)
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(config.get("model_id", "")) if isinstance(config, dict) else ""
+
+
+def _configuration(folder: Path) -> Any:
+    return json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
 
 
 class ModelFiles:

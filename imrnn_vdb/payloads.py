@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from imrnn_vdb.errors import InvalidInputError, one_line
@@ -41,6 +41,11 @@ def finite(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     return [finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def keys_of(payloads: Iterable[Mapping[str, Any]]) -> str:
+    """Name the keys that payloads have, for a message."""
+    return ", ".join(sorted({key for payload in payloads for key in payload})) or "none"
 
 
 def valid_text(text: str) -> str:

@@ -16,6 +16,8 @@ from imrnn_vdb.errors import InvalidInputError, SpaceMismatchError
 
 LATENT_PREFIX = "latent_"
 """A factor without a name is called by this and the number of its coordinate."""
+UNMEASURABLE = "holds NaN or infinity, or is longer than 1.8e19"
+"""Said of a vector that is not :func:`measurable`."""
 _ORTHONORMAL_TOLERANCE = 1e-4
 _TINY = np.finfo(np.float32).tiny
 _MIN_KEPT = 0.2  # share of a direction's length that the shipped names must leave of a factor that is added
@@ -345,7 +347,7 @@ def check_vectors(vectors: npt.ArrayLike, dim: int) -> FloatArray:
     usable = measurable(table)
     if not usable.all():
         row = int(np.flatnonzero(~usable)[0])
-        raise InvalidInputError(f"vector {row} holds NaN or infinity, or is longer than 1.8e19; nothing was sent")
+        raise InvalidInputError(f"vector {row} {UNMEASURABLE}; nothing was sent")
     return table
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import io
@@ -19,8 +18,8 @@ import click
 from rich.console import Console
 
 from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
-from imrnn_vdb.model_files import CONFIG_FILE, foreign
-from imrnn_vdb.payloads import finite
+from imrnn_vdb.model_files import foreign, saved_id
+from imrnn_vdb.payloads import finite, keys_of
 
 if TYPE_CHECKING:
     from imrnn_vdb.checkpoint import IMRNNModel
@@ -91,9 +90,7 @@ class ModelFolder(OutFolder):
 
 def save_model(model: IMRNNModel, folder: Path) -> None:
     """Write a checkpoint; another one that it replaces is named on standard error."""
-    former = ""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        former = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")).get("model_id", "")
+    former = saved_id(folder)
     model.save_pretrained(folder)
     if former not in ("", model.model_id):
         click.echo(f"{folder} held another model, {former}, which is replaced", err=True)
@@ -275,10 +272,9 @@ def without_text(collection: IMRNNCollection, payloads: Sequence[Payload]) -> st
     """Say what to do where no point has a text; "" where one has."""
     if any(collection.text_of(payload) for payload in payloads):
         return ""
-    known = ", ".join(sorted({key for payload in payloads for key in payload})) or "none"
     return (
-        f"none of {len(payloads)} points has a text under {collection.text_field!r}; they have: {known}. Record "
-        "the field by imrnn-vdb attach URL --text-field, and give its file in place of the URL"
+        f"none of {len(payloads)} points has a text under {collection.text_field!r}; they have: {keys_of(payloads)}. "
+        "Record the field by imrnn-vdb attach URL --text-field, and give its file in place of the URL"
     )
 
 

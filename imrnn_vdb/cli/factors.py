@@ -209,12 +209,13 @@ def _labels(points: Points, texts: Sequence[str], field: str | None, value: str 
     from imrnn_vdb.errors import InvalidInputError
     from imrnn_vdb.factors.own import split_by_field, split_by_rule
     from imrnn_vdb.fitting.labels import from_words
+    from imrnn_vdb.payloads import keys_of
 
     if field is None or value is None:
         return split_by_rule(texts, from_words(words or ""))
     labels = split_by_field(points.payloads, field, value)
     if (labels < 0).all():
-        known = ", ".join(sorted({key for payload in points.payloads for key in payload})) or "none"
+        known = keys_of(points.payloads)
         raise InvalidInputError(f"none of {len(labels)} points has the payload field {field!r}; they have: {known}")
     return labels
 
