@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 1
 WEIGHTS_FILE = "model.safetensors"
+_COMING_FILE = f"{WEIGHTS_FILE}.coming"
+"""Where weights lie while a save replaces both files, so that the configuration never names any that are not there."""
 _SHIPPED = Path(__file__).parent / "checkpoints"
 _SPACE, _MODULATOR = "space.", "modulator."
 
@@ -73,7 +76,7 @@ class IMRNNModel:
         return served(self.modulator, self.precision)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the checkpoint; an existing one of the same name is replaced file by file.
+        """Write the checkpoint; an existing one of the same name is replaced, whole even if this is stopped on the way.
 
         Raises
         ------
@@ -98,13 +101,15 @@ class IMRNNModel:
             "encoder": asdict(self.encoder) if self.encoder else None,
             "evidence": dict(self.evidence),
         }
-        target = Path(folder)
+        target, weights = Path(folder), save(tensors)
         if reason := foreign(target):
             raise CheckpointError(reason)
         try:
             target.mkdir(parents=True, exist_ok=True)
-            replace_file(target / WEIGHTS_FILE, save(tensors))
+            replace_file(target / _COMING_FILE, weights)
             replace_file(target / CONFIG_FILE, (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode())
+            replace_file(target / WEIGHTS_FILE, weights)
+            (target / _COMING_FILE).unlink(missing_ok=True)
         except OSError as exc:
             raise CheckpointError(f"the checkpoint could not be written to {target}: {exc}") from exc
 
@@ -129,8 +134,7 @@ class IMRNNModel:
             If torch cannot use the device here.
         """
         folder = _locate(str(source))
-        config = _read_config(folder / CONFIG_FILE)
-        tensors = _read_tensors(folder / WEIGHTS_FILE)
+        config, tensors = _read(folder)
         try:
             model = _build(config, tensors, precision)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, IMRNNError) as exc:
@@ -199,7 +203,7 @@ def _tensors(model: IMRNNModel) -> dict[str, npt.NDArray[Any]]:
     return {**{f"{_SPACE}{name}": table for name, table in space.items() if table is not None}, **state}
 
 
-def _fingerprint(tensors: dict[str, npt.NDArray[Any]], settings: dict[str, Any]) -> str:
+def _fingerprint(tensors: dict[str, npt.NDArray[Any]], settings: object) -> str:
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
@@ -232,6 +236,16 @@ def _locate(source: str) -> Path:
         return Path(snapshot_download(source, allow_patterns=[CONFIG_FILE, WEIGHTS_FILE]))
     except Exception as exc:  # the hub client raises many types, some of them its HTTP library's
         raise CheckpointError(f"{missing}; asked for it, the hub's client says: {one_line(exc)}") from exc
+
+
+def _read(folder: Path) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """Read a configuration and the weights it names, also while a save replaces both or after it was stopped."""
+    for name in (WEIGHTS_FILE, _COMING_FILE):
+        with suppress(CheckpointError):
+            config, tensors = _read_config(folder / CONFIG_FILE), _read_tensors(folder / name)
+            if config.get("model_id") == _fingerprint(tensors, config.get("modulator")):
+                return config, tensors
+    return _read_config(folder / CONFIG_FILE), _read_tensors(folder / WEIGHTS_FILE)  # the save is over, or all is told
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from factory import make_model, make_modulator, make_space
 from imrnn_vdb.checkpoint import CONFIG_FILE, WEIGHTS_FILE, IMRNNModel, shipped_checkpoints
+from imrnn_vdb.checkpoint import _read_tensors as read_tensors
 from imrnn_vdb.encoders import EncoderConfig
 from imrnn_vdb.errors import CheckpointError, InvalidInputError
+from imrnn_vdb.files import replace_file
 
 
 @pytest.fixture
@@ -49,6 +51,43 @@ def test_saving_twice_gives_the_same_bytes(saved, tmp_path):
     model.save_pretrained(tmp_path / "again")
     for name in (CONFIG_FILE, WEIGHTS_FILE):
         assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+
+
+@pytest.mark.parametrize("former", [True, False])
+@pytest.mark.parametrize("stop", range(3))
+def test_a_save_that_is_stopped_leaves_one_model_whole(tmp_path, monkeypatch, former, stop):
+    old, new = make_model(), make_model(seed=5)
+    if former:
+        old.save_pretrained(tmp_path)
+    written = []
+
+    def stopping(path, data):
+        if len(written) == stop:
+            raise KeyboardInterrupt
+        written.append(path)
+        replace_file(path, data)
+
+    monkeypatch.setattr("imrnn_vdb.checkpoint.replace_file", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        new.save_pretrained(tmp_path)
+    monkeypatch.undo()
+    if former or stop == 2:
+        assert IMRNNModel.from_pretrained(tmp_path).model_id == (new if stop == 2 else old).model_id
+    new.save_pretrained(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CONFIG_FILE, WEIGHTS_FILE]
+
+
+def test_a_model_is_loaded_while_another_one_takes_its_place(saved, monkeypatch):
+    _, folder = saved
+    other = make_model(seed=5)
+
+    def overtaken(path):
+        monkeypatch.undo()
+        other.save_pretrained(folder)
+        return read_tensors(path)
+
+    monkeypatch.setattr("imrnn_vdb.checkpoint._read_tensors", overtaken)
+    assert IMRNNModel.from_pretrained(folder).model_id == other.model_id
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path):
