@@ -120,8 +120,13 @@ def _labelled(queries: Queries, qrels: Qrels) -> Qrels:
 
 
 def _see(collection: IMRNNCollection, queries: Queries, judged: Qrels, coarse_k: int) -> _Seen:
-    """Search for labelled queries, and read the vectors of what is found and of what is relevant."""
-    vectors = unit_vectors(_query_vectors(collection, [queries[name] for name in judged]))
+    """Search for labelled queries, equal ones once, and read the vectors of what is found and of what is relevant."""
+    asked = [queries[name] for name in judged]
+    keys = [query if isinstance(query, str) else np.asarray(query, np.float32).tobytes() for query in asked]
+    once = dict(zip(keys, asked, strict=True))
+    place = {key: number for number, key in enumerate(once)}
+    repeated = [place[key] for key in keys]
+    vectors = unit_vectors(_query_vectors(collection, list(once.values())))
     found = _search(collection, vectors, coarse_k)
     relevant = {key: None for grades in judged.values() for key, grade in grades.items() if grade > 0}
     wanted: dict[PointId, None] = dict.fromkeys(point_id for ids in found for point_id in ids)
@@ -135,7 +140,7 @@ def _see(collection: IMRNNCollection, queries: Queries, judged: Qrels, coarse_k:
             absent,
             len(relevant),
         )
-    return _Seen(vectors, found, ids, table)
+    return _Seen(vectors[repeated], [found[row] for row in repeated], ids, table)
 
 
 def read_queries(path: Path) -> Queries:

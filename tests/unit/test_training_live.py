@@ -20,12 +20,13 @@ from imrnn_vdb.evaluation import evaluate
 from imrnn_vdb.model import Modulator, ModulatorConfig
 from imrnn_vdb.points import Points
 from imrnn_vdb.prior import FeedbackPrior
+from imrnn_vdb.results import SearchResponse
 from imrnn_vdb.space import FactorSpace
 from imrnn_vdb.training import live as live_module
 from imrnn_vdb.training.api import train_examples
 from imrnn_vdb.training.embeddings import EmbeddedDataset
 from imrnn_vdb.training.examples import make_examples
-from imrnn_vdb.training.live import examples_from_collection, read_queries, read_triples
+from imrnn_vdb.training.live import embedded_from_collection, examples_from_collection, read_queries, read_triples
 from imrnn_vdb.training.settings import TrainingSettings
 from retrieval_data import DIM, synthetic
 from tiny_encoder import save_tiny
@@ -191,6 +192,24 @@ def test_a_model_is_measured_on_a_collection_that_has_no_codes(data: EmbeddedDat
     assert len((tmp_path / "run.txt").read_text().splitlines()) == 20 * 30
     refused = CliRunner().invoke(main, [*map(str, options), "--passes", "2"])
     assert (refused.exit_code, "--passes cannot be used with --url" in refused.stderr) == (2, True)
+
+
+def test_a_query_that_a_log_repeats_is_searched_once(
+    collection: IMRNNCollection, data: EmbeddedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, searched = IMRNNCollection.search_batch, []
+
+    def counting(self: IMRNNCollection, queries: np.ndarray, **options: object) -> list[SearchResponse]:
+        searched.extend(queries)
+        return search(self, queries, **options)
+
+    monkeypatch.setattr(IMRNNCollection, "search_batch", counting)
+    queries, qrels = query_vectors(data), data.data.qrels["train"]
+    log = {f"{name} {time}": queries[name] for time in range(3) for name in qrels}
+    judged = {name: qrels[name.split()[0]] for name in log}
+    found = embedded_from_collection(collection, log, judged, coarse_k=30)
+    assert (len(searched), found.query_ids) == (20, [*log])
+    np.testing.assert_allclose(found.query_vectors, np.stack([*log.values()]), atol=1e-6)
 
 
 def test_training_from_an_attachment_takes_its_space_and_keeps_to_its_guard(
