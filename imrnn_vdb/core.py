@@ -6,6 +6,7 @@ import threading
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -34,7 +35,7 @@ from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_ids
 from imrnn_vdb.recheck import AuditReport, recheck
 from imrnn_vdb.rerank import check_answerable, given_window, respond
 from imrnn_vdb.results import SearchResponse, SearchResult, build_results, make_response
-from imrnn_vdb.scripts import Round, Script
+from imrnn_vdb.scripts import Round, Script, draw_script
 from imrnn_vdb.space import FactorSpace, check_vectors, measurable
 from imrnn_vdb.store import Store
 from imrnn_vdb.time_limit import TimeLimit
@@ -261,20 +262,13 @@ class CollectionCore:
 
         Points whose vector is not :func:`measurable` are left out: they have no code.
         """
-        rng = np.random.default_rng(seed)
-        kept: list[tuple[PointId, FloatArray, Payload]] = []
-        seen, cursor, more = 0, None, True
-        while more:
-            [page] = yield Round((self.store.scroll(_SAMPLE_PAGE, cursor, with_vectors=True),))
-            points, cursor = page.points, page.cursor
-            more = cursor is not None
+
+        def measured(points: Points) -> Iterable[tuple[PointId, FloatArray, Payload]]:
             table = points.vectors if points.vectors is not None else np.zeros((0, self.model.space.dim), np.float32)
-            rows = zip(points.ids, table, points.payloads, strict=True)
-            for row in compress(rows, measurable(table)):
-                seen += 1
-                place = len(kept) if len(kept) < limit else int(rng.integers(seen))
-                if place < limit:  # reservoir sampling: every point stays with the same probability
-                    kept[place : place + 1] = [row]
+            return compress(zip(points.ids, table, points.payloads, strict=True), measurable(table))
+
+        pages = partial(self.store.scroll, _SAMPLE_PAGE, with_vectors=True)
+        kept = yield from draw_script(pages, measured, limit, seed)
         vectors = [vector for _, vector, _ in kept]
         return Points(
             [point_id for point_id, _, _ in kept],

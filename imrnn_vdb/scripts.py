@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
+
 from imrnn_vdb.connection import Connection, Operation, all_of
+from imrnn_vdb.points import Page, Points
 
 T = TypeVar("T")
 
@@ -79,3 +82,32 @@ async def _aresults(connection: Connection, todo: Round) -> list[Any]:
     if todo.workers == 1:
         return [await connection.arun(operation) for operation in todo.operations]
     return all_of(await asyncio.gather(*map(connection.arun, todo.operations), return_exceptions=True))
+
+
+def draw_script(
+    scroll: Callable[[Any], Operation[Page]], rows: Callable[[Points], Iterable[T]], count: int, seed: int | None
+) -> Script[list[T]]:
+    """Draw rows evenly while all pages are read once: reservoir sampling (Vitter, 1985), each stays with one chance.
+
+    Parameters
+    ----------
+    scroll
+        Reads the page at a cursor, None for the first.
+    rows
+        What of a page may be drawn.
+    count
+        How many to draw; all of them where there are fewer.
+    seed
+        Of the draw; None for another one each time.
+    """
+    rng, kept, seen, cursor = np.random.default_rng(seed), list[T](), 0, None
+    while True:
+        [page] = yield Round((scroll(cursor),))
+        for row in rows(page.points):
+            seen += 1
+            place = len(kept) if len(kept) < count else int(rng.integers(seen))
+            if place < count:
+                kept[place : place + 1] = [row]
+        cursor = page.cursor
+        if cursor is None:
+            return kept

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
+from functools import partial
 
 from imrnn_vdb.backfill import MAX_FAILURES, Filler
 from imrnn_vdb.backfill_plan import plan
 from imrnn_vdb.codec import CodeStatus
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId, Points
-from imrnn_vdb.scripts import Progress, Round, Script
+from imrnn_vdb.scripts import Progress, Round, Script, draw_script
 from imrnn_vdb.space import FactorSpace
 
 
@@ -75,7 +74,9 @@ def verify_script(filler: Filler, sample: int | None, progress: Progress) -> Scr
     """
     total, seen, cursor = VerifyReport(), 0, None
     if sample is not None:
-        ids = yield from _sample_script(filler, sample)
+        size, condition = filler.options.batch_size, filler.options.payload_filter
+        pages = partial(filler.store.scroll, size, payload_filter=condition, with_payloads=False)
+        ids = yield from draw_script(pages, lambda points: points.ids, sample, None)
         for part in _parts(ids, filler.batch):
             [points] = yield Round((filler.store.fetch(part, with_vectors=True, with_payloads=False),))
             total += compare(filler.space, filler.metric, points)
@@ -88,25 +89,6 @@ def verify_script(filler: Filler, sample: int | None, progress: Progress) -> Scr
         seen, cursor = seen + len(page.points), page.cursor
         if cursor is None:
             return total
-
-
-def _sample_script(filler: Filler, sample: int) -> Script[list[PointId]]:
-    """Read all ids, and keep a uniform sample of them."""
-    rng, kept, seen, cursor = np.random.default_rng(), list[PointId](), 0, None
-    while True:
-        reading = filler.store.scroll(
-            filler.options.batch_size, cursor, filler.options.payload_filter, with_payloads=False
-        )
-        [page] = yield Round((reading,))
-        for value in page.points.ids:
-            seen += 1
-            if len(kept) < sample:
-                kept.append(value)
-            elif (place := int(rng.integers(seen))) < sample:
-                kept[place] = value
-        cursor = page.cursor
-        if cursor is None:
-            return kept
 
 
 def _parts(ids: Sequence[PointId], size: int) -> Iterator[Sequence[PointId]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,8 +12,8 @@ from imrnn_vdb.codec import FloatArray
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.fitting.fit import FittedSpace, fit_space
-from imrnn_vdb.points import PointId
 from imrnn_vdb.prior import FeedbackPrior
+from imrnn_vdb.scripts import draw_script, run_script
 from imrnn_vdb.space import measurable
 from imrnn_vdb.store import Store
 
@@ -56,7 +57,10 @@ def sample_points(
     tuple
         n texts, and their vectors of shape (n, d).
     """
-    drawn = _draw(connection, store, count, seed)
+    if count < 1:
+        raise InvalidInputError(f"a sample has at least one point, got {count}")
+    pages = partial(store.scroll, _PAGE, with_payloads=False)
+    drawn = run_script(connection, draw_script(pages, lambda points: points.ids, count, seed))
     texts: list[str] = []
     tables: list[FloatArray] = []
     for start in range(0, len(drawn), _FETCHED):
@@ -74,27 +78,6 @@ def sample_points(
             f"none of {len(drawn)} sampled points has a text under {text_field!r} and a vector: name another field"
         )
     return texts, np.concatenate(tables)
-
-
-def _draw(connection: Connection, store: Store, count: int, seed: int) -> list[PointId]:
-    """Draw ids by reservoir sampling (Vitter, 1985): every id stays with the chance count / n."""
-    if count < 1:
-        raise InvalidInputError(f"a sample has at least one point, got {count}")
-    rng = np.random.default_rng(seed)
-    drawn: list[PointId] = []
-    seen, cursor = 0, None
-    while True:
-        page = connection.run(store.scroll(_PAGE, cursor, with_payloads=False))
-        for value in page.points.ids:
-            seen += 1
-            place = len(drawn) if len(drawn) < count else int(rng.integers(seen))
-            if place == len(drawn):
-                drawn.append(value)
-            elif place < count:
-                drawn[place] = value
-        cursor = page.cursor
-        if cursor is None:
-            return drawn
 
 
 def fit_sample(
