@@ -22,7 +22,7 @@ _BUSY = frozenset({4, _RATE_LIMIT, 11, 103, 106, 400, 401, 500, 501, 503, 601, 6
 """Overload, and what a server answers while it loads, recovers or moves a collection between its nodes."""
 _DUPLICATE = ("create duplicate collection", "already exist")
 _LITE_ILLEGAL = 6
-"""Of a condition that Milvus Lite does not take, and of a schema."""
+"""Both codes of a condition that Milvus Lite does not take, and of a schema; a server's 6 is another cluster's call."""
 _CONDITION = ("cannot parse expression", "predicate is not a boolean expression", "maximum recursion depth")
 """The last is Milvus Lite's, of one nested too deep."""
 
@@ -66,7 +66,7 @@ def _of_code(code: int, legacy: object, retriable: bool, text: str) -> StoreErro
         return StoreUnavailableError(f"Milvus is overloaded or busy ({text}): try later")
     if "Retry timeout" in text:  # pymilvus gave up at the deadline that we passed
         return _timed_out()
-    if code == _LITE_ILLEGAL or any(words in text for words in _CONDITION):
+    if code == legacy == _LITE_ILLEGAL or any(words in text for words in _CONDITION):
         return RefusedConditionError(f"Milvus refused: {text}")
     if any(words in text for words in _DUPLICATE):
         return CollectionExistsError(f"{text}: choose another name, or drop it first")

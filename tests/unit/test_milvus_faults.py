@@ -59,6 +59,8 @@ CASES = [
     (MilvusException(65535, "cannot parse expression: (("), RefusedConditionError, False),
     (MilvusException(1100, 'cannot parse expression: a == "already exist'), RefusedConditionError, False),
     (MilvusException(503, "cannot parse expression: (("), StoreUnavailableError, True),
+    (MilvusException(6, "field 'nope' is not in the schema", 6), RefusedConditionError, False),
+    (MilvusException(6, "cross cluster routing[expectedCluster=a][actualCluster=b]"), StoreError, False),
     (DataNotMatchException(message="missed a field"), StoreError, False),
     (Rpc(STATUS.DEADLINE_EXCEEDED), StoreTimeoutError, True),
     (Rpc(STATUS.UNAVAILABLE), StoreUnavailableError, True),
