@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from imrnn_vdb.cli.common import (
+    FAILED,
     console,
     exit_codes,
     flags,
@@ -43,7 +45,7 @@ _NOT_WITH_VERIFY = ("rate", "code_vector")
 @click.option("--in-place", is_flag=True, help="Nobody else writes now: Milvus may rewrite rows.")
 @click.option("--code-vector", is_flag=True, help="Put codes into a vector of their own, where the server can add one.")
 @click.option("--follow", type=click.FloatRange(0), metavar="SECONDS", help="Repeat, so long after each pass.")
-@click.option("--verify", is_flag=True, help="Compare stored codes with the vectors, and write nothing.")
+@click.option("--verify", is_flag=True, help="Only compare stored codes with the vectors; ends with 1 if any differs.")
 @click.option("--sample", type=click.IntRange(1), help="With --verify: so many points at random; all if unset.")
 @click.option("--undo", is_flag=True, help="Remove codes, factor scores, indexes and sidecar, and nothing else.")
 @click.option("--space", metavar="ID", help="With --undo: of this space; the model's if unset.")
@@ -130,7 +132,13 @@ def _verify(collection: IMRNNCollection, sample: int | None, how: dict[str, Any]
         report: VerifyReport = collection.verify(sample, progress=advance, **how)
     if as_json:
         print_json(asdict(report))
-        return
+    else:
+        _show_differing(report)
+    if not report.intact:
+        sys.exit(FAILED)
+
+
+def _show_differing(report: VerifyReport) -> None:
     counts = ", ".join(f"{count} {name}" for name, count in report.differing.items()) or "none differs"
     console().print(f"compared {report.checked} codes: {counts}", markup=False)
     for value in report.ids[:_SHOWN]:

@@ -37,12 +37,15 @@ def test_codes_are_counted_written_compared_and_removed(where: tuple[str, Path])
     dry = run(url, "--model", model, "--dry-run")
     assert dry.exit_code == 0, dry.output
     assert f"would write {COUNT} of {COUNT} codes; 0 were current" in dry.output
-    assert json.loads(run(url, "--model", model, "--verify", "--json").stdout)["differing"] == {"missing": COUNT}
-    assert run(url, "--model", model, "--verify").output.endswith(f"\n... and {COUNT - 20} more\n")
+    differ, told = (run(url, "--model", model, "--verify", *more) for more in (["--json"], []))
+    assert json.loads(differ.stdout)["differing"] == {"missing": COUNT}
+    assert told.output.endswith(f"\n... and {COUNT - 20} more\n")
+    assert (differ.exit_code, told.exit_code) == (1, 1)
     part = json.loads(run(url, "--model", model, "--limit", 10, "--json").stdout)
     assert (part["seen"], part["written"], part["failures"]) == (10, 10, [])
     assert f"wrote {COUNT - 10} of {COUNT} codes; 10 were current" in run(url, "--model", model).output
-    assert f"compared {COUNT} codes: none differs" in run(url, "--model", model, "--verify").output
+    intact = run(url, "--model", model, "--verify")
+    assert (intact.exit_code, f"compared {COUNT} codes: none differs" in intact.output) == (0, True)
     gone = run(url, "--model", model, "--undo")
     assert f"{COUNT} points held codes" in gone.output
     with IMRNNCollection.open(url, make_model(seed=0)) as first:
