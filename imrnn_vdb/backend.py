@@ -10,7 +10,6 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import ClassVar
 
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import CollectionNotFoundError, InvalidInputError
@@ -51,8 +50,6 @@ class ConnectionOptions:
 
 class Backend(ABC):
     """One database product: connects, recognises its own clients, makes stores."""
-
-    schemes: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def connect(self, url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 from imrnn_vdb.backend import Backend, ConnectionOptions
 from imrnn_vdb.connection import Connection
@@ -21,8 +21,6 @@ DEFAULT_PORT = 19530
 
 class MilvusBackend(Backend):
     """Milvus servers (``milvus://host:19530/NAME``) and Milvus Lite files (``milvus+lite:FILE.db/NAME``)."""
-
-    schemes: ClassVar[tuple[str, ...]] = ("milvus", "milvus+lite")
 
     def connect(self, url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Connection:
         """Open a connection that this package owns; the first call connects, within its own deadline.

@@ -24,8 +24,6 @@ from imrnn_vdb_qdrant.vendor import load_client, load_edge
 class QdrantBackend(Backend):
     """Qdrant servers over gRPC, qdrant-client's local mode, and Qdrant Edge."""
 
-    schemes = ("qdrant", "qdrant+edge", "qdrant+local")
-
     def connect(self, url: CollectionURL, options: ConnectionOptions, *, asynchronous: bool) -> Connection:
         """Open a connection that this package owns; a server is not called yet.
 
@@ -58,7 +56,7 @@ class QdrantBackend(Backend):
         if url.scheme == "qdrant+local":
             client = _open_local(url.path)
             return _connection(client, options, asynchronous=asynchronous, threaded=asynchronous)
-        raise InvalidInputError(f"Qdrant's schemes are {', '.join(self.schemes)}, not {url.scheme!r}")
+        raise InvalidInputError(f"Qdrant's schemes are qdrant, qdrant+edge and qdrant+local, not {url.scheme!r}")
 
     def adopt(self, client: object, options: ConnectionOptions) -> Connection | None:
         """Wrap a ``QdrantClient``, an ``AsyncQdrantClient`` or an ``EdgeShard``; None for anything else.
