@@ -171,27 +171,6 @@ def write_run(path: Path, run: Run, tag: str) -> None:
                 file.write(f"{query} Q0 {document} {rank} {score:.9g} {tag}\n")
 
 
-def read_run(path: Path) -> dict[str, dict[str, float]]:
-    """Read a run in TREC format.
-
-    Raises
-    ------
-    InvalidInputError
-        If the file is missing or a line does not have six columns.
-    """
-    run: dict[str, dict[str, float]] = {}
-    for number, line in read_lines(path):
-        parts = line.split()
-        try:
-            query, _, document, _, score, _ = parts
-            run.setdefault(query, {})[document] = float(score)
-        except ValueError as exc:
-            raise InvalidInputError(
-                f"{path}, line {number}: 'query Q0 document rank score tag' is expected, got {line[:80]!r}"
-            ) from exc
-    return run
-
-
 def passage_text(row: Mapping[str, Any]) -> str:
     """Return what is encoded of a BEIR entry: title and text, joined by a newline."""
     return "\n".join(str(part) for part in (row.get("title"), row.get("text")) if part)

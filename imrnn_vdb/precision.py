@@ -42,7 +42,7 @@ def agreement(exact: npt.NDArray[np.floating], other: npt.NDArray[np.floating]) 
     return float((signs[0] == signs[1]).mean())
 
 
-def half_keeps_ranks(modulator: Modulator, exact: Refine, half: Refine, enough: float = ENOUGH) -> bool:
+def half_keeps_ranks(modulator: Modulator, exact: Refine, half: Refine) -> bool:
     """Say whether half precision may be used for a model, and log what was measured.
 
     Parameters
@@ -51,13 +51,11 @@ def half_keeps_ranks(modulator: Modulator, exact: Refine, half: Refine, enough: 
         The model.
     exact, half
         Its computation in single and in half precision.
-    enough
-        Share of pairs that must agree.
     """
     inputs = sample(modulator)
     scores = [final_scores(modulator, inputs, compute(inputs)) for compute in (exact, half)]
     share = agreement(*scores)
-    kept = share >= enough  # False for NaN
+    kept = share >= ENOUGH  # False for NaN
     outcome = "half precision is used" if kept else "single precision is kept"
     _log.info("half precision orders %.3f %% of pairs of candidates as single does: %s", 100 * share, outcome)
     return kept

@@ -32,10 +32,9 @@ def bench_collection(
     collection: IMRNNCollection,
     options: BenchOptions,
     twin: Twin | None = None,
-    queries: FloatArray | None = None,
     progress: Progress = _silent,
 ) -> BenchReport:
-    """Measure a collection of yours; nothing is written.
+    """Measure a collection of yours by vectors that it holds, each of which finds itself first; nothing is written.
 
     Parameters
     ----------
@@ -45,8 +44,6 @@ def bench_collection(
         How much is measured.
     twin
         Opens it a second time, for concurrent searches; None to leave these out.
-    queries
-        Shape (n, d) query vectors; None to take stored vectors, each of which finds itself first.
     progress
         Told what is done next.
 
@@ -55,12 +52,10 @@ def bench_collection(
     InvalidInputError
         If the collection is empty.
     """
-    given = "yours"
-    if queries is None:
-        queries, given = collection.peek(_QUERIES).vectors, "stored vectors"
-        if queries is None or not len(queries):
-            raise InvalidInputError("the collection is empty: there is nothing to measure")
-    setting = _setting(collection, options) | {"queries": given}
+    queries = collection.peek(_QUERIES).vectors
+    if queries is None or not len(queries):
+        raise InvalidInputError("the collection is empty: there is nothing to measure")
+    setting = _setting(collection, options) | {"queries": "stored vectors"}
     found = _searches(collection, queries, options, twin, progress)
     progress("stages and sweeps without a database")
     found += stages(collection.model, options) + sweeps(collection.model, options)

@@ -16,7 +16,7 @@ _SPREAD = 0.8
 
 
 def random_model(
-    dim: int = 384, num_factors: int = 64, seed: int = 0, device: str = "cpu", precision: Precision = "float32"
+    dim: int = 384, num_factors: int = 64, device: str = "cpu", precision: Precision = "float32"
 ) -> IMRNNModel:
     """Return a model with random, non-zero weights everywhere: two cells of 64, two steps, linear maps.
 
@@ -24,8 +24,6 @@ def random_model(
     ----------
     dim, num_factors
         d and m.
-    seed
-        Of basis and weights.
     device, precision
         Where and how the modulator computes.
 
@@ -38,12 +36,12 @@ def random_model(
 
     from imrnn_vdb.model import Modulator, ModulatorConfig
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     names = tuple(f"factor_{i}" for i in range(min(_NAMED, num_factors)))
     basis = np.linalg.qr(rng.normal(size=(dim, num_factors)))[0].astype(np.float32)
     quantiles = np.sort(rng.normal(scale=dim**-0.5, size=(len(names), 101)), axis=1).astype(np.float32)
     modulator = Modulator(ModulatorConfig(num_factors))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in modulator.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
@@ -61,9 +59,9 @@ def random_vectors(count: int, dim: int = 384, seed: int = 1) -> FloatArray:
     return unit
 
 
-def random_candidates(model: IMRNNModel, query: FloatArray, count: int, seed: int = 2) -> Candidates:
+def random_candidates(model: IMRNNModel, query: FloatArray, count: int) -> Candidates:
     """Return candidates of one query as a database would, best first, with a small payload each."""
-    vectors = random_vectors(count, model.space.dim, seed)
+    vectors = random_vectors(count, model.space.dim, seed=2)
     scores = (vectors @ query).astype(np.float64)
     order = np.argsort(-scores)
     return Candidates(

@@ -28,6 +28,7 @@ TOP = 3
 """Factors that a person is shown as the reasons for a match."""
 WEAK_AUC = 0.75
 """An axis that orders texts of other sources worse than this is called weak where factors are listed."""
+_CANDIDATES, _SHOWN = 50, 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,9 +201,7 @@ def agreement(
     return _summary(shown, len(model.space.names))
 
 
-def faithfulness(
-    model: IMRNNModel, queries: FloatArray, documents: FloatArray, coarse_k: int = 50, shown: int = 10
-) -> Faithfulness:
+def faithfulness(model: IMRNNModel, queries: FloatArray, documents: FloatArray) -> Faithfulness:
     """Remove contributors from the full vectors, and compare with what explanations say.
 
     The check shares nothing with the explanation but the modulator: vectors are refined in all d dimensions, the three
@@ -213,14 +212,12 @@ def faithfulness(
     model
         The modulator runs even if it is not switched on.
     queries, documents
-        Shapes (n, d) and (k, d), unit vectors.
-    coarse_k, shown
-        Candidates, and results looked at, for each query.
+        Shapes (n, d) and (k, d), unit vectors. Of each query's 50 candidates, the first 10 results are looked at.
     """
     space = model.space
     axes = space.named_axes.astype(np.float64)
     codes = space.encode(documents)
-    found, _ = nearest(queries, documents, coarse_k)
+    found, _ = nearest(queries, documents, _CANDIDATES)
     errors, predicted, moved = [0.0], [], []
     for query, rows in zip(queries, found, strict=True):
         base = (documents[rows] @ query).astype(np.float64)
@@ -228,7 +225,7 @@ def faithfulness(
         refined = refine(model, Metric.COSINE, query[None], [candidates], active=True)[0]
         scores, parts = refined.scored.scores, refined.scored.contributions[:, : axes.shape[1]]
         full = _Full.of(model, query, documents[rows], base)
-        order = np.argsort(-scores, kind="stable")[:shown]
+        order = np.argsort(-scores, kind="stable")[:_SHOWN]
         for row in order:
             top = np.argsort(-parts[row], kind="stable")[:TOP]
             change = full.scores(None)[row] - full.scores(axes[:, top])[row]

@@ -80,9 +80,7 @@ def sample_points(
     return texts, np.concatenate(tables)
 
 
-def fit_sample(
-    texts: list[str], vectors: FloatArray, *, num_factors: int = 64, min_auc: float = 0.7, seed: int = 0
-) -> tuple[IMRNNModel, FittedSpace]:
+def fit_sample(texts: list[str], vectors: FloatArray, *, num_factors: int = 64) -> tuple[IMRNNModel, FittedSpace]:
     """Fit a model to a sample: named factors, calibration, and the feedback prior with limits of this encoder.
 
     A fifth of the sample is held out and only tests the axes. It comes from the same collection, so these figures are
@@ -92,7 +90,7 @@ def fit_sample(
     ----------
     texts, vectors
         n texts, and their vectors of shape (n, d).
-    num_factors, min_auc, seed
+    num_factors
         As for :func:`imrnn_vdb.fitting.fit_space`.
 
     Returns
@@ -105,12 +103,12 @@ def fit_sample(
     from imrnn_vdb.checkpoint import IMRNNModel
     from imrnn_vdb.model import Modulator, ModulatorConfig
 
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     parts = [f"part{number}" for number in rng.integers(0, _PARTS, len(texts))]
     for row in np.flatnonzero(rng.random(len(texts)) < _HELD_OUT_SHARE):
         parts[row] = _HELD_OUT
-    fitted = fit_space(texts, vectors, parts, held_out=[_HELD_OUT], num_factors=num_factors, min_auc=min_auc, seed=seed)
-    prior = prior_of(vectors, seed)
+    fitted = fit_space(texts, vectors, parts, held_out=[_HELD_OUT], num_factors=num_factors)
+    prior = prior_of(vectors)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         modulator = Modulator(ModulatorConfig(fitted.space.num_factors, hidden=24, prior=prior)).eval()
@@ -118,7 +116,7 @@ def fit_sample(
     return IMRNNModel(fitted.space, modulator, None, evidence, active=True), fitted
 
 
-def prior_of(vectors: FloatArray, seed: int = 0) -> FeedbackPrior:
+def prior_of(vectors: FloatArray) -> FeedbackPrior:
     """Return the feedback prior with the limits of one encoder.
 
     The limits are margins between cosines, and every encoder spreads its cosines differently. So points of the sample
@@ -133,10 +131,8 @@ def prior_of(vectors: FloatArray, seed: int = 0) -> FeedbackPrior:
     ----------
     vectors
         Shape (n, d), no row zero.
-    seed
-        Of the choice of queries, and of 20,000 points to compare them with.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     table = vectors[rng.permutation(len(vectors))[:SAMPLE]].astype(np.float32)
     table /= np.linalg.norm(table, axis=1, keepdims=True)
     if len(table) < 2 * _NEIGHBOURS:
