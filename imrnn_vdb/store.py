@@ -100,6 +100,19 @@ class Store(Extras, ABC):
     guard
         A condition that all points have which are read, counted, given codes or deleted through this store; see
         :mod:`imrnn_vdb.guard`. To a guarded store, other points do not exist.
+
+    Notes
+    -----
+    What no signature says:
+
+    - A payload that fails :func:`imrnn_vdb.payloads.check_json`, or has a key that begins with ``RESERVED_PREFIX``, and
+      a vector that holds NaN, are `InvalidInputError` before anything is sent.
+    - A code lies under ``layout.code_field``, made and read by :mod:`imrnn_vdb.codec`, and scores under
+      ``layout.factor_field(name)``; ``stored_texts`` and ``own_fields_removed`` of :mod:`imrnn_vdb.layout` take them
+      out of payloads.
+    - Base scores are oriented (:mod:`imrnn_vdb.metric`). A ``layout.vector_name`` that is not there is an error.
+    - The guard is part of every condition; ``upsert`` first asks :meth:`_admit`, and ``drop``, ``strip_codes`` and
+      ``drop_room`` ask :meth:`_check_droppable`.
     """
 
     in_flight = 4

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 
 import pytest
 
 import imrnn_vdb
+from documentation import ROOT
 
 HEAVY = ("torch", "transformers", "qdrant_client", "qdrant_edge", "pymilvus", "grpc", "matplotlib", "sklearn")
 
@@ -43,6 +45,12 @@ except ImportError as exc:
 """
     assert run(code).startswith("MissingExtraError")
     assert f"pip install 'imrnn-vdb[{extra}]'" in run(code)
+
+
+def test_every_package_is_shipped_and_type_checked():
+    there = sorted({"imrnn_vdb", *(path.parent.name for path in ROOT.glob("integrations/*/__init__.py"))})
+    lists = re.findall(r"^packages = \[(.*?)\]", (ROOT / "pyproject.toml").read_text("utf-8"), re.S | re.M)
+    assert [sorted(name.rpartition("/")[2] for name in re.findall('"(.+?)"', text)) for text in lists] == [there, there]
 
 
 def test_importing_takes_less_than_0_3_seconds():
