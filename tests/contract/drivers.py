@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeVar
 import pytest
 
 from imrnn_vdb.backend import Backend, ConnectionOptions, load_backend
-from imrnn_vdb.connection import Connection, Operation
+from imrnn_vdb.connection import Call, Connection, Operation
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.store import Store
 from imrnn_vdb.urls import parse_url
+from imrnn_vdb_milvus.expressions import dynamic_key, literal
+from imrnn_vdb_qdrant.filters import payload_path
 from servers import images, tag
 
 T = TypeVar("T")
@@ -36,7 +38,9 @@ class Engine:
     where
         Returns the URL without the collection, from the request and a fresh folder.
     equals
-        Returns the vendor's payload filter for ``field == value``.
+        Returns the vendor's payload filter for ``field == value``, whatever signs the field's name has.
+    contents
+        Reads points, payloads, vectors, schema, indexes and metadata of a collection with the vendor's own calls.
     code_storage
         Where codes lie.
     metrics
@@ -47,37 +51,85 @@ class Engine:
         Whether it needs a server.
     finds_zero
         Whether a cosine search returns a stored zero vector.
+    keeps_records, adds_code_vector
+        Whether it offers these (:mod:`imrnn_vdb.extras`).
+    rewrites_rows
+        Whether codes in its rows are written, and undone, ``in_place`` only.
+    longest_id
+        Bytes of an id at most.
     """
 
     name: str
     where: Callable[[pytest.FixtureRequest, Path], str]
     equals: Callable[[str, Any], Any]
+    contents: Callable[[str], Operation[str]]
     code_storage: Literal["payload", "vector"] = "payload"
     metrics: tuple[Metric, ...] = tuple(Metric)
     names: tuple[str, ...] = NAMES
     server: bool = False
     finds_zero: bool = True
+    keeps_records: bool = False
+    adds_code_vector: bool = False
+    rewrites_rows: bool = False
+    longest_id: int = 10**9
 
 
 def qdrant_equals(field: str, value: Any) -> Any:
     from qdrant_client import models
 
-    return models.Filter(must=[models.FieldCondition(key=field, match=models.MatchValue(value=value))])
+    key = payload_path(field)
+    return models.Filter(must=[models.FieldCondition(key=key, match=models.MatchValue(value=value))])
+
+
+def qdrant_contents(name: str) -> Operation[str]:
+    about = yield lambda client, _: client.get_collection(name)
+    points = yield lambda client, _: client.scroll(name, limit=1000, with_payload=True, with_vectors=True)
+    return f"{about!r}{json.dumps([point.model_dump() for point in points[0]], sort_keys=True, default=str)}"
 
 
 def edge_equals(field: str, value: Any) -> Any:
     import qdrant_edge
 
-    condition = qdrant_edge.FieldCondition(field, match=qdrant_edge.MatchValue(value))
+    condition = qdrant_edge.FieldCondition(payload_path(field), match=qdrant_edge.MatchValue(value))
     return qdrant_edge.Filter(must=[condition])
 
 
+def edge_contents(name: str) -> Operation[str]:
+    return (yield lambda engine, _: _of_shard(engine.shard(name), engine.root / name / "edge_config.json"))
+
+
+def _of_shard(shard: Any, config: Path) -> str:
+    import qdrant_edge as edge
+
+    records, _ = shard.scroll(edge.ScrollRequest(limit=1000, with_payload=True, with_vector=True))
+    info = shard.info()
+    points = json.dumps([[str(one.id), one.payload, one.vector] for one in records], sort_keys=True)
+    return f"{sorted(info.payload_schema)}{info.points_count}{points}{config.read_text('utf-8')}"
+
+
 def milvus_equals(field: str, value: Any) -> str:
-    return f"{field} == {json.dumps(value)}"
+    return f"{field if field.isidentifier() else dynamic_key(field)} == {literal(value)}"
 
 
-def lite_file(_: pytest.FixtureRequest, folder: Path) -> str:
-    return f"milvus+lite:{folder}/milvus.db"
+def milvus_contents(name: str) -> Operation[str]:
+    names = yield lambda client, seconds: client.list_collections(timeout=seconds)
+    state = []
+    for one in sorted(found for found in names if found.startswith(name)):
+        about = yield _of_collection("describe_collection", one)
+        indexes = yield _of_collection("list_indexes", one)
+        details = []
+        for index in indexes:
+            detail = yield _of_collection("describe_index", one, index_name=index)
+            details.append({name: value for name, value in detail.items() if "rows" not in name and name != "state"})
+        fields = [field["name"] for field in about["fields"]] + ["$meta"]
+        read = {"filter": "", "output_fields": fields, "limit": 1000, "consistency_level": "Strong"}
+        rows = yield _of_collection("query", one, **read)
+        state.append([one, about, details, sorted(json.dumps(dict(row), sort_keys=True, default=str) for row in rows)])
+    return repr(state)
+
+
+def _of_collection(method: str, name: str, **arguments: Any) -> Call:
+    return lambda client, seconds: getattr(client, method)(collection_name=name, timeout=seconds, **arguments)
 
 
 def on_servers(product: str, engine: Engine) -> list[Engine]:
@@ -97,37 +149,47 @@ def named_later(_: pytest.FixtureRequest, __: Path) -> str:
     raise AssertionError("which server, `on_servers` says")
 
 
-MILVUS_METRICS = (Metric.COSINE, Metric.DOT, Metric.EUCLID)
+EDGE = Engine("edge", lambda _, folder: f"qdrant+edge:{folder}", edge_equals, edge_contents, adds_code_vector=True)
+LOCAL = Engine(
+    "local",
+    lambda _, __: "qdrant+local::memory:",
+    qdrant_equals,
+    qdrant_contents,
+    keeps_records=True,
+    adds_code_vector=True,
+)
+WIRE = replace(LOCAL, name="qdrant-wire", where=lambda request, _: request.getfixturevalue("qdrant_wire_url"))
+QDRANT = replace(LOCAL, name="qdrant-server", where=named_later, server=True)
+LITE = Engine(
+    "milvus-lite",
+    lambda _, folder: f"milvus+lite:{folder}/milvus.db",
+    milvus_equals,
+    milvus_contents,
+    metrics=(Metric.COSINE, Metric.DOT, Metric.EUCLID),
+    keeps_records=True,
+    rewrites_rows=True,
+    longest_id=512,
+)
+MILVUS = replace(
+    LITE,
+    name="milvus-server",
+    where=named_later,
+    server=True,
+    finds_zero=False,  # 2.3 computes NaN for it, and leaves it out
+)
+
+
+def in_vector(engine: Engine) -> Engine:
+    """Return the engine with codes in a vector."""
+    return replace(engine, name=f"{engine.name}-vector", code_storage="vector")
+
 
 ENGINES = [
-    Engine("edge", lambda _, folder: f"qdrant+edge:{folder}", edge_equals),
-    Engine("edge-vector", lambda _, folder: f"qdrant+edge:{folder}", edge_equals, code_storage="vector"),
-    Engine("local", lambda _, __: "qdrant+local::memory:", qdrant_equals),
-    Engine("local-vector", lambda _, __: "qdrant+local::memory:", qdrant_equals, code_storage="vector"),
-    Engine("qdrant-wire", lambda request, _: request.getfixturevalue("qdrant_wire_url"), qdrant_equals),
-    Engine(
-        "qdrant-wire-vector",
-        lambda request, _: request.getfixturevalue("qdrant_wire_url"),
-        qdrant_equals,
-        code_storage="vector",
-    ),
-    *on_servers("qdrant", Engine("qdrant-server", named_later, qdrant_equals, server=True)),
-    *on_servers(
-        "qdrant", Engine("qdrant-server-vector", named_later, qdrant_equals, code_storage="vector", server=True)
-    ),
-    Engine("milvus-lite", lite_file, milvus_equals, metrics=MILVUS_METRICS),
-    Engine("milvus-lite-vector", lite_file, milvus_equals, code_storage="vector", metrics=MILVUS_METRICS),
-    *on_servers(
-        "milvus",
-        Engine(
-            "milvus-server",
-            named_later,
-            milvus_equals,
-            metrics=MILVUS_METRICS,
-            server=True,
-            finds_zero=False,  # 2.3 computes NaN for it, and leaves it out
-        ),
-    ),
+    *(each for engine in (EDGE, LOCAL, WIRE) for each in (engine, in_vector(engine))),
+    *on_servers("qdrant", QDRANT),
+    *on_servers("qdrant", in_vector(QDRANT)),
+    *(LITE, in_vector(LITE)),
+    *on_servers("milvus", MILVUS),
 ]
 
 

@@ -93,8 +93,7 @@ def test_a_second_space_is_filled_beside_the_first_which_then_goes(
     assert not serves(1)
     assert serves(2)
     third = opened(2)
-    in_place = {"in_place": True} if driver.engine.name.startswith("milvus") else {}
-    third.call("undo", make_model(seed=0).space.space_id, **in_place)
+    third.call("undo", make_model(seed=0).space.space_id, in_place=driver.engine.rewrites_rows)
     ids, stored, payloads = contents(third)
     assert (ids, payloads) == (before[0], before[2])
     np.testing.assert_allclose(stored, before[1], rtol=1e-6)  # local mode normalises again when it opens its folder

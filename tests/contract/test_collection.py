@@ -358,7 +358,7 @@ def test_bad_input_is_refused_before_anything_is_sent(make, rng):
         with pytest.raises(InvalidInputError, match=message):
             collection.call("search_batch", queries)
     assert collection.call("search_batch", []) == []
-    with pytest.raises(InvalidInputError, match=r"cannot be stored|is not JSON"):
+    with pytest.raises(InvalidInputError, match="the key 1 is no text"):
         collection.call("upsert", ["a"], vectors=vector, payloads=[{"a": {1: 2}}])
     with pytest.raises(InvalidInputError, match="64 bits"):
         collection.call("upsert", ["a"], vectors=vector, payloads=[{"a": [2**70]}])

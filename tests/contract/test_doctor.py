@@ -29,57 +29,12 @@ def run(collection: Collection, operation: Operation[Any]) -> Any:
 def examined(collection: Collection, driver: Driver, **options: Any) -> Diagnosis:
     """Diagnose, and check on the way that all the vendor can tell is as it was."""
     connection, name = collection.inner._connection, collection.inner.name
-    kind = _kind(connection.client)
-    before = run(collection, everything(name, kind))
+    before = run(collection, driver.engine.contents(name))
     space = options.pop("space", collection.inner.model.space)
     found = run(collection, diagnose(driver.backend, connection, name, space, Settings(**options)))
-    assert run(collection, everything(name, kind)) == before
+    assert run(collection, driver.engine.contents(name)) == before
     json.dumps(found.to_dict())
     return found
-
-
-def everything(name: str, kind: str) -> Operation[str]:
-    """Read points, payloads, vectors, schema, indexes and metadata with the vendor's own calls."""
-    if kind == "edge":
-        return (yield lambda engine, _: _edge_state(engine, name))
-    if kind == "qdrant":
-        about = yield lambda client, _: client.get_collection(name)
-        points = yield lambda client, _: client.scroll(name, limit=1000, with_payload=True, with_vectors=True)
-        return f"{about!r}{json.dumps([point.model_dump() for point in points[0]], sort_keys=True, default=str)}"
-    names = yield lambda client, seconds: client.list_collections(timeout=seconds)
-    state = []
-    for one in sorted(found for found in names if found.startswith(name)):
-        about = yield _ask("describe_collection", one)
-        indexes = yield _ask("list_indexes", one)
-        details = []
-        for index in indexes:
-            detail = yield _ask("describe_index", one, index_name=index)
-            details.append({name: value for name, value in detail.items() if "rows" not in name and name != "state"})
-        fields = [field["name"] for field in about["fields"]] + ["$meta"]
-        rows = yield _ask("query", one, filter="", output_fields=fields, limit=1000, consistency_level="Strong")
-        state.append([one, about, details, sorted(json.dumps(dict(row), sort_keys=True, default=str) for row in rows)])
-    return repr(state)
-
-
-def _kind(client: Any) -> str:
-    if hasattr(type(client), "shard"):
-        return "edge"
-    return "qdrant" if "qdrant" in type(client).__module__ else "milvus"
-
-
-def _ask(method: str, name: str, **arguments: Any) -> Any:
-    return lambda client, seconds: getattr(client, method)(collection_name=name, timeout=seconds, **arguments)
-
-
-def _edge_state(engine: Any, name: str) -> str:
-    import qdrant_edge as edge
-
-    shard = engine.shard(name)
-    records, _ = shard.scroll(edge.ScrollRequest(limit=1000, with_payload=True, with_vector=True))
-    info = shard.info()
-    config = (engine.root / name / "edge_config.json").read_text("utf-8")
-    points = json.dumps([[str(one.id), one.payload, one.vector] for one in records], sort_keys=True)
-    return f"{sorted(info.payload_schema)}{info.points_count}{points}{config}"
 
 
 def bare(collection: Collection, rng: np.random.Generator) -> None:
@@ -114,7 +69,8 @@ def test_doctor_tells_what_is_there_and_what_is_left_to_do(make, driver: Driver,
     half = examined(collection, driver)
     assert half.codes == {"current": COUNT // 2, "missing": COUNT // 2}
     assert half.backfill.points == COUNT // 2
-    collection.call("backfill", in_place=collection.inner._core.store.layout.code_storage == "vector" or needs(driver))
+    in_place = driver.engine.code_storage == "vector" or driver.engine.rewrites_rows
+    collection.call("backfill", in_place=in_place)
     full = examined(collection, driver)
     assert full.codes == {"current": COUNT}
     assert full.backfill.points == 0
@@ -125,11 +81,6 @@ def test_doctor_tells_what_is_there_and_what_is_left_to_do(make, driver: Driver,
     grown = examined(collection, driver, space=wider)
     assert grown.codes == {"without_score": COUNT}
     assert (grown.backfill.points, grown.backfill.counted) == (COUNT, False)
-
-
-def needs(driver: Driver) -> bool:
-    """Whether codes lie in the rows of a collection that we made, so that a backfill rewrites rows."""
-    return driver.engine.name.startswith("milvus")
 
 
 def _half_filled(collection: Collection) -> Operation[None]:

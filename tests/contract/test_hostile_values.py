@@ -23,8 +23,6 @@ from imrnn_vdb.filters import factor
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
 from imrnn_vdb.store import Store
-from imrnn_vdb_milvus.expressions import dynamic_key, literal
-from imrnn_vdb_qdrant.filters import payload_path
 
 MODES = ("sync",)  # what is sent is the same
 COUNT = 30
@@ -55,17 +53,9 @@ def same(left: Any, right: Any) -> bool:
     return type(left) is type(right) and bool(left == right)
 
 
-def equal(driver: Driver, key: str, value: Any) -> Any:
-    """Return the vendor's own filter for a top-level payload key."""
-    if driver.engine.name.startswith("milvus"):
-        return f"{dynamic_key(key)} == {literal(value)}"
-    return driver.engine.equals(payload_path(key), value)
-
-
 def storable(driver: Driver, texts: list[str]) -> list[str]:
     """Keep the texts that this engine's ids can be."""
-    limit = 512 if driver.engine.name.startswith("milvus") else 10**9
-    return [text for text in texts if text and hostile.is_text(text) and len(text.encode()) <= limit]
+    return [text for text in texts if text and hostile.is_text(text) and len(text.encode()) <= driver.engine.longest_id]
 
 
 def all_of(driver: Driver, store: Store) -> set[str]:
@@ -150,10 +140,10 @@ def test_a_guards_keys_and_values_are_compared_as_they_are(driver: Driver, rng: 
             assert set(hits.ids) == expected, (key, value)
             assert set(driver.call(guarded.fetch(points.ids)).ids) == expected, (key, value)
         if plain:  # the same as a payload filter of the caller's own
-            mine = equal(driver, key, value)
+            mine = driver.engine.equals(key, value)
             assert driver.call(store.count(mine)) == len(expected), (key, value)
             assert set(read_all(driver, store, 7, payload_filter=mine)) == expected, (key, value)
-            assert driver.call(guarded.count(equal(driver, "n", -1))) == 0
+            assert driver.call(guarded.count(driver.engine.equals("n", -1))) == 0
 
     guards()
 
