@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, RerankOptions, SearchOptions
     from imrnn_vdb.recheck import AuditReport
     from imrnn_vdb.shell import Begin
-    from imrnn_vdb.windows import Window
 
 
 class AsyncIMRNNCollection(Shell):
@@ -130,7 +129,7 @@ class AsyncIMRNNCollection(Shell):
         vectors = await asyncio.to_thread(self._core.query_vectors, queries)
         watch.lap("encode")
         request, window, response = await self._connection.arun(self._core.rerank(vectors, ids, options, watch))
-        if request.log or self._core.log:
+        if self._core.log_of(request) is not None:
             await asyncio.to_thread(self._core.record, queries, vectors, request, [window], [response], "rerank")
         return response
 
@@ -148,9 +147,8 @@ class AsyncIMRNNCollection(Shell):
         else:
             vectors = self._core.query_vectors(queries)
         watch.lap("encode")
-        windows: list[Window] = []
-        responses = await self._connection.arun(self._core.search(vectors, request, watch, windows))
-        if request.log or self._core.log:
+        windows, responses = await self._connection.arun(self._core.search(vectors, request, watch))
+        if self._core.log_of(request) is not None:
             await asyncio.to_thread(self._core.record, queries, vectors, request, windows, responses)
         return responses
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from imrnn_vdb.options import ClientOptions, CreateOptions, OpenOptions, RerankOptions, SearchOptions
     from imrnn_vdb.recheck import AuditReport
     from imrnn_vdb.shell import Begin
-    from imrnn_vdb.windows import Window
 
 
 class IMRNNCollection(Shell):
@@ -288,8 +287,7 @@ class IMRNNCollection(Shell):
         watch = Stopwatch()
         vectors = self._core.query_vectors(queries)
         watch.lap("encode")
-        windows: list[Window] = []
-        responses = self._connection.run(self._core.search(vectors, request, watch, windows))
+        windows, responses = self._connection.run(self._core.search(vectors, request, watch))
         self._core.record(queries, vectors, request, windows, responses)
         return responses
 

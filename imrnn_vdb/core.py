@@ -134,19 +134,22 @@ class CollectionCore:
         return Points(keys, table, own, codes, self.model.space.factor_scores(codes.directions))
 
     def search(
-        self, query_vectors: FloatArray, request: SearchRequest, watch: Stopwatch, seen: list[Window] | None = None
-    ) -> Operation[list[SearchResponse]]:
+        self, query_vectors: FloatArray, request: SearchRequest, watch: Stopwatch
+    ) -> Operation[tuple[list[Window], list[SearchResponse]]]:
         """Fetch the candidates of all queries in one round trip, modulate them at once, and build the responses.
 
         Where payloads are dearer to read than codes, another call reads those of the results alone.
 
-        The windows they came from are added to ``seen``, if it is given.
+        Returns
+        -------
+        tuple
+            n windows, and the n responses that came from them.
         """
         check_answerable(self.metric, query_vectors)
         plan = self._plan(request)
         if not len(query_vectors):
-            return []
-        active = self.model.active if request.modulate is None else request.modulate
+            return [], []
+        active = request.modulates(self.model)
         windows = yield from WindowSearch(
             self.model,
             self.store,
@@ -157,12 +160,10 @@ class CollectionCore:
             watch,
             self.limit,
             self._reaches,
-            whole=self._log_of(request) is not None,
+            whole=self.log_of(request) is not None,
         ).run(query_vectors)
         windows, rows = yield from complete_pages(self.store, windows, request)
         watch.lap("database")
-        if seen is not None:
-            seen += windows
         pages = [
             build_results(self.model.space, window.candidates, window.refined, request, page)
             for window, page in zip(windows, rows, strict=True)
@@ -172,7 +173,7 @@ class CollectionCore:
         if request.trace:
             ids = [[result.id for result in page] for page in pages]
             traces = trace_windows(self.model, self.metric, query_vectors, windows, ids, request.steer)
-        return [
+        return windows, [
             make_response(
                 self.model,
                 request,
@@ -198,7 +199,7 @@ class CollectionCore:
         watch.lap("database")
         request = rerank_request(options, len(points))
         condition = checked_condition(self.model.space, self.metric, request)
-        active = self.model.active if request.modulate is None else request.modulate
+        active = request.modulates(self.model)
         candidates = self._fetched(points, query_vectors[0])
         [refined] = yield from refine_in_time(self.model, self.metric, query_vectors, [candidates], active, self.limit)
         watch.lap("modulate")
@@ -222,13 +223,14 @@ class CollectionCore:
         kind: Literal["search", "rerank"] = "search",
     ) -> None:
         """Write searches, or a reranking, to the audit log of the request, or to the collection's."""
-        log = self._log_of(request)
+        log = self.log_of(request)
         if log is not None and responses:
             texts = [query if isinstance(query, str) else None for query in queries]  # type: ignore[union-attr]
             asked = texts, vectors, self.model.space.encode(vectors)
             log.append(audit_entries(self.store.collection, request, asked, windows, responses, kind))
 
-    def _log_of(self, request: SearchRequest) -> AuditLog | None:
+    def log_of(self, request: SearchRequest) -> AuditLog | None:
+        """Return what a search is recorded in: the request's own log, else the collection's."""
         return request.log or self.log
 
     def recheck(self, path: str | Path) -> Script[AuditReport]:

@@ -191,6 +191,10 @@ class SearchRequest:
         short = focused_on(self.only)
         return short if given is None else given & short
 
+    def modulates(self, model: IMRNNModel) -> bool:
+        """Say whether the modulator runs: as this request insists, else as the model has proved."""
+        return model.active if self.modulate is None else self.modulate
+
     @property
     def window(self) -> int:
         """Number of candidates to fetch."""

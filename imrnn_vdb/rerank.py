@@ -78,8 +78,7 @@ def rerank(
         if not np.isfinite(candidates.base_scores).all():
             raise InvalidInputError("a base score is NaN or infinite")
     condition = checked_condition(model.space, metric, request)
-    active = model.active if request.modulate is None else request.modulate
-    refined = refine(model, metric, queries, batch, active)
+    refined = refine(model, metric, queries, batch, request.modulates(model))
     windows = [
         given_window(model, request, condition, candidates, rows)
         for candidates, rows in zip(batch, refined, strict=True)
