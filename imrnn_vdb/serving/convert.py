@@ -38,7 +38,7 @@ def options_message(options: ServiceOptions) -> pb.SearchOptions:
         For a keyword that is not known, and for a payload filter that is no text.
     """
     given: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    unknown = sorted(set(given) - {*_ALWAYS, *_TEXTS, *_OPTIONAL, "steer", "topics"})
+    unknown = sorted(set(given) - ServiceOptions.__annotations__.keys())
     if unknown:
         raise InvalidInputError(f"a search has no option {', '.join(unknown)}")
     if isinstance(given.get("factor_filter"), FactorFilter):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
 from functools import reduce
 from operator import or_
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imrnn_vdb import factor
+from imrnn_vdb import IMRNNCollection, factor
 from imrnn_vdb.audit import AuditLog
+from imrnn_vdb.backfill import BackfillKeywords, BackfillOptions
 from imrnn_vdb.core import whole_window
 from imrnn_vdb.errors import InvalidInputError
-from imrnn_vdb.options import SearchRequest
+from imrnn_vdb.options import CreateOptions, RerankOptions, SearchOptions, SearchRequest, Settings
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,23 @@ from imrnn_vdb.options import SearchRequest
 def test_what_makes_no_sense_is_refused(options: Any, reason: str) -> None:
     with pytest.raises(InvalidInputError, match=reason):
         SearchRequest(**options)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "checked", "methods"),
+    [
+        (SearchOptions, SearchRequest, [IMRNNCollection.search]),
+        (CreateOptions, Settings, [IMRNNCollection.open, IMRNNCollection.create]),
+        (BackfillKeywords, BackfillOptions, [IMRNNCollection.backfill]),
+    ],
+)
+def test_keywords_are_what_is_checked_and_what_is_documented(keywords: Any, checked: Any, methods: list[Any]) -> None:
+    assert set(keywords.__annotations__) == {field.name for field in fields(checked)}
+    told = "".join(re.findall("``(.+?)``", "".join(method.__doc__ for method in methods), re.S))
+    for field in fields(checked):
+        default = getattr(field.default, "value", field.default)
+        assert f"{field.name}={default!r}".replace("'", '"') in told
+    assert RerankOptions.__annotations__.keys() < SearchOptions.__annotations__.keys()
 
 
 def test_numbers_of_numpy_are_numbers() -> None:

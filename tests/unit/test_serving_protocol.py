@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import imrnn_vdb
+from imrnn_vdb.options import ServiceOptions
+from imrnn_vdb.serving.convert import options_message, read_options
 from imrnn_vdb.serving.proto import imrnn_vdb_pb2
 from protocol import protocol_lines
 
@@ -31,6 +33,15 @@ def test_nothing_that_was_released_has_changed():
     released, now = RELEASED.read_text().splitlines(), protocol_lines(imrnn_vdb_pb2.DESCRIPTOR)
     assert [line for line in released if line not in now] == [], "removed, renumbered or retyped"
     assert [line for line in now if line not in released] == [], "new: record it"
+
+
+def test_every_option_of_a_search_travels():
+    given = {"limit": 3, "offset": 1, "coarse_k": 20, "max_coarse_k": 40, "threshold": 0.5, "passes": 2,
+             "payload_filter": "n > 1", "factor_filter": "entity >= 0.5", "only": "entity", "steer": {"entity": 1.5},
+             "modulate": False, "explain": True, "plan": True, "trace": True, "topics": True}  # fmt: skip
+    assert given.keys() == ServiceOptions.__annotations__.keys()
+    message = options_message(given)
+    assert {**read_options(message), "topics": message.topics} == given
 
 
 def test_every_message_field_and_call_is_documented():
