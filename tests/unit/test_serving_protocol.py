@@ -16,7 +16,7 @@ from protocol import protocol_lines
 
 ROOT = Path(imrnn_vdb.__file__).parent.parent
 PROTO = "imrnn_vdb/serving/proto/imrnn_vdb.proto"
-RELEASED = ROOT / "imrnn_vdb/serving/proto/released.txt"
+RELEASED = ROOT / "tests/released.txt"
 
 
 def test_the_generated_code_is_current(tmp_path):
