@@ -15,7 +15,7 @@ from torch import Tensor
 from imrnn_vdb.files import replace_file
 
 _STATE, _NOTE = "state.safetensors", "note.json"
-_NETWORK, _MOMENT, _SCORES = "network.", "moment.", "scores."
+_NETWORK, _MOMENT = "network.", "moment."
 
 
 class Journal:

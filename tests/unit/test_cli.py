@@ -97,8 +97,8 @@ def test_search_filters_steers_and_says_what_ran_where(url):
         "search", url, "small animals", "--modulate", "--factor-filter", f"{name} >= 0 and top({name}, 26)", "--plan"
     )
     assert done.exit_code == 0, done.output
-    assert f"'database': '{name} >= 0" in done.stdout
-    assert f"'here': 'top({name}, 26)'" in done.stdout
+    assert f"plan: in the database: {name} >= 0.0; here: top({name}, 26); window 100" in done.stdout
+    assert "window: 100, of which 2 pass; the database returned no more candidates" in done.stdout
     plain, steered = (
         json.loads(run("search", url, "small animals", "--modulate", "--explain", "--json", *extra).stdout)["results"]
         for extra in ((), ("--steer", f"{name}=2"))
