@@ -7,7 +7,7 @@ from typing import Any
 
 from imrnn_vdb.layout import FACTOR_PREFIX, Layout
 from imrnn_vdb.store import Capability
-from imrnn_vdb_milvus.schema import Schema, Server
+from imrnn_vdb_milvus.schema import Schema, Server, misplaces
 from imrnn_vdb_milvus.sidecar import sidecar_name
 
 _FILTERS = "factor filters in the database"
@@ -29,7 +29,7 @@ def capabilities_of(
     return (
         _sidecar(schema, layout) if sidecar else _codes(schema, layout),
         _code_vector(server, schema, layout),
-        _update(schema, partitions, layout, sidecar=sidecar),
+        _update(server, schema, partitions, layout, sidecar=sidecar),
         _partial_upsert(server),
         _new_fields(server),
         _sidecar_filters() if sidecar else _pre_filters(server, schema),
@@ -105,13 +105,16 @@ def _recall(server: Server, schema: Schema, growing: int) -> Capability:
     return Capability(name, "works", "as far as the index of the vector field is exact")
 
 
-def _update(schema: Schema, partitions: Sequence[str], layout: Layout, *, sidecar: bool) -> Capability:
+def _update(server: Server, schema: Schema, partitions: Sequence[str], layout: Layout, *, sidecar: bool) -> Capability:
     name = "writing codes of existing points"
     beside = "a backfill writes them into a sidecar collection, which is safe beside other writers"
     if sidecar:
         return Capability(name, "works", "into the sidecar collection, safe beside other writers; rows stay untouched")
     if schema.auto_id:
         return Capability(name, "fallback", f"autoID: a rewritten row would get a new key; {beside}")
+    if misplaces(server, schema):
+        why = f"{server} would put rewritten rows into wrong partitions, as the collection has a partition key"
+        return Capability(name, "fallback", f"{why}; {beside}")
     if schema.foreign:
         return Capability(
             name, "fallback", f"rows cannot be rewritten unchanged ({', '.join(schema.foreign)}); {beside}"

@@ -334,6 +334,24 @@ def check_partitions(schema: Schema, partitions: Sequence[str]) -> None:
         )
 
 
+def check_placing(server: Server, schema: Schema) -> None:
+    """Raise `UnsupportedError` if the server puts upserted rows where filters on the partition key miss them.
+
+    Tried on 2.3.5, which hashes another field than the partition key (github.com/milvus-io/milvus/issues/30607).
+    """
+    if misplaces(server, schema):
+        raise UnsupportedError(
+            f"collection {schema.collection!r} has a partition key, and {server} upserts rows into wrong partitions, "
+            "where filters on that key do not find them (mended in 2.4): write points by insert and delete of your own "
+            "client, and let a backfill keep codes in a sidecar collection"
+        )
+
+
+def misplaces(server: Server, schema: Schema) -> bool:
+    """Say whether the server upserts rows of the collection into wrong partitions."""
+    return schema.partition_key and not server.at_least(2, 4)
+
+
 def _vectors(
     fields: Iterable[Mapping[str, Any]], by_field: Mapping[Any, Mapping[str, Any]]
 ) -> tuple[dict[str, VectorField], dict[str, str]]:

@@ -36,7 +36,15 @@ from imrnn_vdb_milvus.rows import (
     rows_of,
     stripped,
 )
-from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, new_indexes, new_schema, search_params
+from imrnn_vdb_milvus.schema import (
+    Schema,
+    Server,
+    check_partitions,
+    check_placing,
+    new_indexes,
+    new_schema,
+    search_params,
+)
 from imrnn_vdb_milvus.sidecar import is_sidecar_of, sidecar_name
 from imrnn_vdb_milvus.steps import IDS_PER_CALL, MAX_WINDOW, SESSION, MilvusSteps, call_of
 
@@ -182,7 +190,8 @@ class MilvusStore(FilteredSteps):
         InvalidInputError
             For an id, vector or payload that the collection cannot hold.
         UnsupportedError
-            If the server invents the ids, or if the collection has partitions made by hand.
+            If the server invents the ids, if the collection has partitions made by hand, or if the server would put
+            rows into the wrong ones.
         """
         if not len(points):
             return
@@ -191,6 +200,7 @@ class MilvusStore(FilteredSteps):
             raise UnsupportedError(
                 f"collection {self.collection!r} has autoID keys: the server would not keep the ids given here"
             )
+        check_placing(server, schema)
         bare = points if self._sidecar is None else replace(points, codes=None, factor_scores=None)
         rows = rows_of(bare, schema, self.layout)
         yield from self._admit(points)
@@ -342,7 +352,7 @@ class MilvusStore(FilteredSteps):
                 "a change that another client makes meanwhile would be lost: pass in_place=True (--in-place) while no "
                 "one else writes (points that are written through this package have their codes already)"
             )
-        self._check_rewritable(schema)
+        self._check_rewritable(server, schema)
         fields = dict(zip(ids, code_fields(codes, factor_scores, schema, self.layout), strict=True))
         yield from self._rewrite(server, schema, list(fields), lambda row: merged(row, fields[row[schema.key]]))
 
@@ -387,7 +397,7 @@ class MilvusStore(FilteredSteps):
                     f"the codes of collection {self.collection!r} lie in {self._sidecar.collection!r}: undo them "
                     "first, or go on there, without in_place"
                 )
-            self._check_rewritable(schema)
+            self._check_rewritable(server, schema)
         elif self._sidecar is None and self._may_have_sidecar(schema):
             return (yield from self._make_sidecar(server, schema))
         return True
@@ -417,7 +427,7 @@ class MilvusStore(FilteredSteps):
                 "else writes"
             )
         if holding:
-            self._check_rewritable(schema)
+            self._check_rewritable(server, schema)
             yield from self._rewrite(server, schema, holding, lambda row: stripped(row, schema, layout))
         return len(holding), last
 
@@ -445,8 +455,9 @@ class MilvusStore(FilteredSteps):
         factors = factor_expression(factor_filter, lambda name: schema.score_address(self.layout, name))
         return every(user_filter(payload_filter), factors)
 
-    def _check_rewritable(self, schema: Schema) -> None:
+    def _check_rewritable(self, server: Server, schema: Schema) -> None:
         schema.check_room(self.layout)
+        check_placing(server, schema)
         if schema.auto_id:
             raise UnsupportedError(
                 f"collection {self.collection!r} has autoID keys, and Milvus gives a rewritten row a new key: "

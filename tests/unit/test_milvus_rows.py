@@ -14,8 +14,9 @@ from imrnn_vdb.errors import InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import Points
+from imrnn_vdb_milvus.capabilities import capabilities_of
 from imrnn_vdb_milvus.rows import MAX_BATCH_BYTES, MAX_BATCH_ROWS, batches, check_payload, merged, points_of, rows_of
-from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, search_params
+from imrnn_vdb_milvus.schema import Schema, Server, check_partitions, check_placing, search_params
 
 LAYOUT = Layout("0a1b2c3d", 3, ("entity", "two words"), vector_name="vector")
 KEY = {"name": "id", "type": 21, "params": {"max_length": 16}, "is_primary": True}
@@ -214,6 +215,18 @@ def test_partitions_made_by_hand_are_refused_for_new_rows() -> None:
         check_partitions(schema(), ["_default", "2024"])
     spread = {"name": "tenant", "type": 21, "params": {"max_length": 9}, "is_partition_key": True}
     check_partitions(schema(spread), ["_default_0", "_default_1"])
+
+
+def test_servers_that_upsert_into_wrong_partitions_may_not_rewrite_rows() -> None:
+    spread = {"name": "tenant", "type": 21, "params": {"max_length": 9}, "is_partition_key": True}
+    for name in ("v2.4.0", "milvus_lite-3.2.0"):
+        check_placing(Server.parse(name), schema(spread))
+    old = Server.parse("v2.3.5")
+    check_placing(old, schema())
+    with pytest.raises(UnsupportedError, match="wrong partitions"):
+        check_placing(old, schema(spread))
+    said = capabilities_of(old, schema(spread), ["_default_0", "_default_1"], Layout("0a1b2c3d", 3))
+    assert [found.status for found in said if "wrong partitions" in found.why] == ["fallback"]
 
 
 @pytest.mark.parametrize(
