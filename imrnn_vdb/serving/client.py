@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy.typing as npt
 
-from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError
+from imrnn_vdb.errors import IMRNNError, InvalidInputError, MissingExtraError, StoreError
 from imrnn_vdb.observability.feedback import judgements
 from imrnn_vdb.results import SearchResponse, SearchResult
 from imrnn_vdb.serving.status import ERROR_KEY, REQUEST_ID_KEY, check_header, error_of
@@ -63,6 +63,7 @@ class _Caller:
         check_header("a token", token or "")
         self.target = target
         self._timeout = timeout
+        self._closed = False
         self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
         host = target.rpartition(":")[0]
         files = (ca, certificate, key)
@@ -79,6 +80,8 @@ class _Caller:
         return f"{type(self).__name__}({self.target!r})"
 
     def _sent(self, request_id: str | None, timeout: float | None = None) -> dict[str, Any]:
+        if self._closed:
+            raise StoreError("this client was closed: make another one")
         check_header("a request id", request_id or "")
         named = ((REQUEST_ID_KEY, request_id),) if request_id else ()
         seconds = self._timeout if timeout is None else timeout
@@ -287,6 +290,7 @@ class ServiceClient(_Caller):
 
     def close(self) -> None:
         """Close the channel."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -375,6 +379,7 @@ class AsyncServiceClient(_Caller):
 
     async def close(self) -> None:
         """Close the channel."""
+        self._closed = True
         await self._channel.close()
 
     async def __aenter__(self) -> Self:

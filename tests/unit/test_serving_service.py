@@ -603,6 +603,21 @@ async def test_a_batch_has_a_timeout_of_its_own(folder, monkeypatch):
             assert len(found) == len(QUERIES)
 
 
+async def test_a_closed_client_says_so():
+    with ServiceClient("localhost:1") as client:
+        pass
+    async with AsyncServiceClient("localhost:1") as asynchronous:
+        pass
+    with pytest.raises(StoreError, match="was closed"):
+        client.search("articles", QUERIES[0])
+    with pytest.raises(StoreError, match="was closed"):
+        list(client.search_batch("articles", QUERIES))
+    with pytest.raises(StoreError, match="was closed"):
+        await asynchronous.search("articles", QUERIES[0])
+    with pytest.raises(StoreError, match="was closed"):
+        [one async for one in asynchronous.search_batch("articles", QUERIES)]
+
+
 def test_what_cannot_be_sent_is_the_callers_fault(client):
     for token in ("secret\n", "sécret"):
         with pytest.raises(InvalidInputError, match="a token is printable ASCII") as caught:
