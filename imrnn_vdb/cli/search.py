@@ -126,8 +126,8 @@ def _print(
         out.print(f"steered: {weights}", style="dim", markup=False)
     print_unmodulated(out, response)
     if not response and filtered:
-        told = "nothing passes this filter, and no point without a current code does: imrnn-vdb doctor counts those"
-        out.print(told, style="dim", markup=False)
+        never = "points without a current code or the factor's score never do: imrnn-vdb doctor counts those"
+        out.print(f"nothing passes this filter; {never}", style="dim", markup=False)
 
 
 def _proposed(response: SearchResponse, good: Sequence[str], bad: Sequence[str]) -> dict[str, float]:
