@@ -31,6 +31,10 @@ class NotLoadedError(StoreError):
     """A collection is there, and not loaded: it takes writes, but answers no reads."""
 
 
+class DeniedError(StoreError):
+    """The role of this user lacks a privilege."""
+
+
 class RefusedConditionError(StoreError):
     """Milvus does not understand a condition, or in Milvus Lite a schema."""
 
@@ -83,7 +87,7 @@ def _of_status(status: str, exc: Exception) -> StoreError:
     if status == "PERMISSION_DENIED":
         details: Any = getattr(exc, "details", None)
         text = one_line(details()) if callable(details) else _text(exc)
-        return StoreError(f"Milvus knows this user and denies the request ({text}): grant the privilege to its role")
+        return DeniedError(f"Milvus knows this user and denies the request ({text}): grant the privilege to its role")
     if status == "UNIMPLEMENTED":
         return UnsupportedError("the server does not know the request: no Milvus is at this port, or an older one")
     if status == "RESOURCE_EXHAUSTED":

@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 from pymilvus import AsyncMilvusClient, DataType, MilvusClient
 
 from imrnn_vdb.backend import ConnectionOptions
-from imrnn_vdb.codec import Codes
+from imrnn_vdb.codec import Codes, CodeStatus
 from imrnn_vdb.connection import Connection
 from imrnn_vdb.errors import StoreError, StoreTimeoutError, StoreUnavailableError, UnsupportedError
 from imrnn_vdb.filters import factor
@@ -379,6 +380,35 @@ def test_a_sidecar_older_than_its_collection_is_of_an_earlier_one(
     assert not connection.run(store.prepare_codes())  # an empty sidecar, in place of that one
     connection.run(store.write_codes([0], codes(1), np.zeros((1, 1), np.float32)))
     assert connection.run(store.fetch([0, 1])).codes.status.tolist() == [0, 1]
+    connection.run(store.drop())
+
+
+def test_who_may_read_and_not_load_is_answered(
+    connection: Connection, client: MilvusClient, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Milvus 2.3.5 asks for the privilege Load before it says whether a collection is loaded (seen with users)."""
+
+    class Denied(grpc.RpcError):
+        def code(self) -> grpc.StatusCode:
+            return grpc.StatusCode.PERMISSION_DENIED
+
+    def deny(*_: Any, **__: Any) -> None:
+        raise Denied
+
+    theirs(client, name)
+    given = points([0, 1])
+    client.insert(name, [{"key": key, "embedding": given.vectors[key]} for key in given.ids])
+    store = MilvusStore(name, layout())
+    connection.run(store.prepare_codes())
+    connection.run(store.write_codes(given.ids, codes(2), np.zeros((2, 1), np.float32)))
+    assert connection.run(store.fetch(given.ids)).codes.current.all()  # it is loaded
+    monkeypatch.setattr(MilvusClient, "get_load_state", deny)
+    reader = MilvusStore(name, layout())
+    [found] = connection.run(reader.search(given.vectors[:1], 2))
+    assert found.codes.current.all()
+    client.release_collection(sidecar_name(name, "0a1b2c3d"))
+    [found] = connection.run(reader.search(given.vectors[:1], 2))
+    assert found.codes.status.tolist() == [CodeStatus.MISSING] * 2
     connection.run(store.drop())
 
 
