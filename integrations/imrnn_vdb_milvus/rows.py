@@ -39,7 +39,7 @@ def rows_of(points: Points, schema: Schema, layout: Layout) -> list[Row]:
         raise InvalidInputError("points are upserted with their base vectors; these have none")
     base = schema.base_name(layout)
     check_vectors(points.vectors, schema, base)
-    empty = _no_code(schema)
+    empty = no_code(schema)
     own = [empty for _ in points.ids]
     if points.codes is not None and points.codes.current.any():
         schema.check_room(layout)
@@ -97,7 +97,7 @@ def stripped(row: Row, schema: Schema, layout: Layout) -> Row | None:
 
     Columns get the values of a point without a code, keys of the dynamic field go.
     """
-    prefix, empty = layout.factor_field(""), _no_code(schema)
+    prefix, empty = layout.factor_field(""), no_code(schema)
     own = {name: value for name, value in row.items() if name == layout.code_field or name.startswith(prefix)}
     held = [name for name, value in own.items() if name not in empty or not np.array_equal(value, empty[name])]
     if not held:
@@ -259,7 +259,7 @@ def _scores_of(rows: Sequence[Row], layout: Layout) -> FloatArray:
     return np.where(scores < 0, np.float32(np.nan), scores)
 
 
-def _no_code(schema: Schema) -> Row:
+def no_code(schema: Schema) -> Row:
     """Return the fields of a point without a code: columns need some value, dynamic keys are left out."""
     fields: Row = {}
     for name in schema.columns:

@@ -20,7 +20,7 @@ from imrnn_vdb.metric import Metric
 from imrnn_vdb.points import PointId
 from imrnn_vdb_milvus.clients import pymilvus
 from imrnn_vdb_milvus.hits import Row
-from imrnn_vdb_milvus.rows import code_fields
+from imrnn_vdb_milvus.rows import code_fields, no_code
 from imrnn_vdb_milvus.schema import BASE_NAME, KEY_NAME, Schema, Server, new_indexes, new_schema
 
 _DIM = 2
@@ -61,9 +61,12 @@ def sidecar_indexes(layout: Layout, server: Server) -> Any:
 def sidecar_rows(
     ids: Sequence[PointId], codes: Codes, scores: FloatArray | None, schema: Schema, layout: Layout
 ) -> list[Row]:
-    """Turn codes and named factor scores into rows of a sidecar; parameters as for :func:`rows.code_fields`."""
-    fields = code_fields(codes, scores, schema, sidecar_layout(layout))
-    return [{KEY_NAME: value, BASE_NAME: _UNSEARCHED, **own} for value, own in zip(ids, fields, strict=True)]
+    """Turn codes and named factor scores into rows of a sidecar; parameters as for :func:`rows.code_fields`.
+
+    Columns of factors that another model added, for which the sidecar was made, get the values of a point without.
+    """
+    fields, empty = code_fields(codes, scores, schema, sidecar_layout(layout)), no_code(schema)
+    return [{KEY_NAME: value, BASE_NAME: _UNSEARCHED, **empty, **own} for value, own in zip(ids, fields, strict=True)]
 
 
 def with_codes(row: Row, key: PointId, codes: Mapping[PointId, Row]) -> Row:

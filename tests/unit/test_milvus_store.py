@@ -188,6 +188,23 @@ def test_a_guard_holds_for_codes_in_a_sidecar(client: MilvusClient, connection: 
     assert left.codes.current.all()
 
 
+def test_a_sidecar_takes_the_codes_of_models_with_other_added_factors(
+    client: MilvusClient, connection: Connection
+) -> None:
+    """It has a column for each factor that it was made with, and such a factor may be added anew, or left out."""
+    make(client)
+    client.insert("docs", [row(key) for key in range(3)])
+    first = store(connection, factor_names=("entity", "own"), score_ids={"own": "0000000a"})
+    connection.run(first.prepare_codes())
+    connection.run(first.write_codes([0, 1], codes(2), np.full((2, 2), 0.25, np.float32)))
+    again = store(connection, factor_names=("entity", "own"), score_ids={"own": "0000000b"})
+    connection.run(again.write_codes([1], codes(1), np.full((1, 2), 0.75, np.float32)))
+    connection.run(store(connection).write_codes([2], codes(1), np.full((1, 1), 0.5, np.float32)))
+    assert connection.run(again.fetch([1])).factor_scores.tolist() == [[0.75, 0.75]]
+    assert connection.run(store(connection).fetch([0, 1, 2])).factor_scores.tolist() == [[0.25], [0.75], [0.5]]
+    assert connection.run(first.search(np.ones((1, 2), np.float32), 3, factor_filter=factor("own") <= 1))[0].ids == [0]
+
+
 def test_a_search_that_ends_at_its_own_bound_says_so(
     client: MilvusClient, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
