@@ -101,11 +101,11 @@ class FactorSpace:
 
     @cached_property
     def score_ids(self) -> dict[str, str]:
-        """Fingerprint of each named factor's score, 8 hex digits: the space id, or an added factor's own.
+        """Fingerprint of each added factor's score, 8 hex digits; those of the columns need none beside the space id.
 
         Stored scores are keyed by it, so that scores of two factors that share a name never mix.
         """
-        found = dict.fromkeys(self.names[: self.num_columns], self.space_id)
+        found = {}
         for j, name in enumerate(self.names[self.num_columns :]):
             assert self.added is not None  # noqa: S101 - only then are there more names than columns
             digest = hashlib.sha256(json.dumps([self.space_id, name]).encode())

@@ -12,6 +12,8 @@ from imrnn_vdb.cli import main
 from imrnn_vdb.errors import InvalidInputError
 from imrnn_vdb.factors.own import add_factor, split_by_field, split_by_rule
 from imrnn_vdb.metric import Metric
+from imrnn_vdb.opening import make_layout
+from imrnn_vdb.options import Settings
 from imrnn_vdb.points import Candidates
 from imrnn_vdb.refine import refine
 from imrnn_vdb.space import FactorSpace
@@ -34,7 +36,15 @@ def test_an_added_factor_leaves_codes_names_and_scores_as_they_are(space, exampl
     assert np.array_equal(own.space.encode(vectors).directions, codes)
     assert np.array_equal(own.space.factor_scores(codes)[:, :-1], space.factor_scores(codes))
     assert own.space.names == (*space.names, "cricket")
-    assert own.space.score_ids["cricket"] != space.space_id
+    assert [*own.space.score_ids] == ["cricket"]
+
+
+def test_scores_are_stored_under_the_documented_keys(space, examples):
+    own = add_factor(space, "cricket", *examples).space
+    layout = make_layout(own, Settings())
+    first = space.names[0]
+    assert layout.factor_field(first) == f"imrnn_factor_{space.space_id}_{first}"
+    assert layout.factor_field("cricket") == f"imrnn_factor_{space.space_id}_{own.score_ids['cricket']}_cricket"
 
 
 def test_a_factor_that_is_there_is_found_on_held_out_examples(space, examples):
