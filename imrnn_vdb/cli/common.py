@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 from rich.console import Console
 
-from imrnn_vdb.errors import IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
+from imrnn_vdb.errors import AuditError, IMRNNError, InvalidInputError, SpaceMismatchError, StoreError
 from imrnn_vdb.model_files import foreign, saved_id
 from imrnn_vdb.payloads import finite, keys_of
 
@@ -313,6 +313,6 @@ def _told(error: OSError) -> str:
 
 
 def _exit_code(error: IMRNNError) -> int:
-    if isinstance(error, InvalidInputError | SpaceMismatchError):
+    if isinstance(error, InvalidInputError | SpaceMismatchError | AuditError):  # the last, of a file
         return WRONG_INPUT
     return NO_DATABASE if isinstance(error, StoreError) else FAILED

@@ -89,6 +89,8 @@ def test_search_keeps_to_a_payload_filter_and_pages(url):
     assert [result["id"] for result in best["results"]] == ["c"]
     wrong = run("search", url, "the moon", "--where", "year == 1999")
     assert (wrong.exit_code, wrong.stderr[:6]) == (2, "error:")
+    unrecorded = run("search", url, "the moon", "--audit", "/nonexistent/log.jsonl")
+    assert (unrecorded.exit_code, unrecorded.stdout) == (2, "")
 
 
 def test_search_filters_steers_and_says_what_ran_where(url):
