@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.metric import Metric
-from imrnn_vdb.options import DEFAULT_COARSE_K
+from imrnn_vdb.options import DEFAULT_COARSE_K, Settings
 from imrnn_vdb.serving.status import check_header
 from imrnn_vdb.urls import is_this_machine, parse_url
 
@@ -192,8 +192,17 @@ class CollectionConfig:
             parse_url(self.url)
         if self.searchable == bool(self.metric):
             raise InvalidInputError("metric is given for a model without url or attachment, and only there")
+        self._check_settings()
         if self.metric and self.metric not in [str(metric) for metric in Metric]:
             raise InvalidInputError(f"metric is one of {', '.join(map(str, Metric))}; got {self.metric!r}")
+
+    def _check_settings(self) -> None:
+        """Refuse what could not be opened, before anything is."""
+        if self.guard is not None and not isinstance(self.guard, str | dict):
+            raise InvalidInputError(f"guard is a table of payload keys and values, or a text, got {self.guard!r}")
+        if self.timeout <= 0 or self.attempts < 1:
+            raise InvalidInputError("timeout is above 0, and attempts at least 1")
+        Settings(guard=self.guard, modulation_timeout=self.modulation_timeout)  # checks them
 
     @property
     def attached(self) -> dict[str, Any]:
