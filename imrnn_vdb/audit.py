@@ -54,7 +54,7 @@ class AuditLog:
     key
         Makes the hash an HMAC-SHA256. Without a key, whoever can guess a query can recognise its hash.
     redact
-        Names of :data:`REDACTABLE` that are left out. Without ids or query code, a line cannot be recomputed.
+        Names of :data:`REDACTABLE` that are left out. Without query code, request or ids, a line cannot be recomputed.
     required
         If True, a search whose line cannot be written raises :class:`AuditError`: no answer without a record. If False
         it answers, and the failure is logged as an error.
@@ -121,8 +121,12 @@ class AuditLog:
 
 
 def as_audit_log(value: AuditLog | str | Path | None) -> AuditLog | None:
-    """Accept a log, or the path of one with default settings."""
-    return AuditLog(Path(value)) if isinstance(value, str | Path) else value
+    """Accept a log, or the path of one with default settings; `InvalidInputError` for anything else."""
+    if isinstance(value, str | Path):
+        return AuditLog(Path(value))
+    if value is not None and not isinstance(value, AuditLog):
+        raise InvalidInputError(f"audit is an AuditLog, the path of one, or None, got {value!r}")
+    return value
 
 
 def audit_entries(

@@ -28,7 +28,7 @@ from imrnn_vdb.filters import FactorFilter, factor_names
 from imrnn_vdb.hints import Hints
 from imrnn_vdb.layout import Layout
 from imrnn_vdb.metric import Metric, base_scores
-from imrnn_vdb.options import RerankOptions, SearchRequest
+from imrnn_vdb.options import RerankOptions, SearchRequest, whole_number
 from imrnn_vdb.payloads import valid_text
 from imrnn_vdb.planning import QueryPlan, checked_condition, largest_window, split_filter
 from imrnn_vdb.points import Candidates, Payload, PointId, Points, normalize_ids
@@ -311,15 +311,18 @@ class CollectionCore:
 
     def passage_vectors(self, texts: Sequence[str]) -> FloatArray:
         """Turn n passages into checked vectors of shape (n, d)."""
+        if isinstance(texts, str):
+            raise InvalidInputError("texts come as a list, one for each vector")
         if not len(texts):
             return np.zeros((0, self.model.space.dim), np.float32)
-        return one_each(check_vectors(self._encoder().encode_passages(texts), self.model.space.dim), texts)
+        passages = [valid_text(text) for text in texts]
+        return one_each(check_vectors(self._encoder().encode_passages(passages), self.model.space.dim), passages)
 
     def token_factors(self, text: str, query: bool) -> TokenFactors:
         """Take a text's code apart by words."""
         from imrnn_vdb.factors.tokens import token_factors
 
-        return token_factors(self._encoder(), self.model.space, text, query=query)
+        return token_factors(self._encoder(), self.model.space, valid_text(text), query=query)
 
     def _encoder(self) -> Encoder:
         with self._building:  # two first searches at once must not load it twice
@@ -368,8 +371,10 @@ def rerank_request(options: RerankOptions, count: int) -> SearchRequest:
     """Return the request of a reranking of so many points."""
     if foreign := sorted(set(options) - RerankOptions.__annotations__.keys()):
         raise InvalidInputError(f"rerank takes no {', '.join(foreign)}: nothing is searched for")
-    limit, size = options.get("limit"), max(1, count)  # of an empty list nothing can be asked
-    wanted: Any = {**options, "limit": size if limit is None else min(limit, size), "coarse_k": size}
+    size = max(1, count)  # of an empty list nothing can be asked
+    given: Any = options.get("limit")
+    limit: Any = size if given is None else whole_number("limit", given)
+    wanted: Any = {**options, "limit": min(limit, size), "coarse_k": size}
     return SearchRequest(**wanted)
 
 

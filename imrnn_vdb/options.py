@@ -147,7 +147,7 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         for name in ("limit", "offset", "coarse_k", "max_coarse_k"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            object.__setattr__(self, name, whole_number(name, getattr(self, name)))
         if self.limit < 1 or self.offset < 0:
             raise InvalidInputError("limit must be at least 1 and offset at least 0")
         if self.passes not in (1, 2):
@@ -333,7 +333,8 @@ class Settings:
         )
 
 
-def _whole(name: str, value: Any) -> int | None:
+def whole_number(name: str, value: Any) -> int | None:
+    """Return a whole number, of a coarse_k perhaps None; `InvalidInputError` for anything else."""
     if value is None and name.endswith("coarse_k"):
         return None
     try:

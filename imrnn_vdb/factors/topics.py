@@ -315,5 +315,9 @@ def _nearest(codes: FloatArray, topics: Sequence[Topic]) -> tuple[Rows, FloatArr
 
 
 def as_topics(value: Topics | str | Path) -> Topics:
-    """Accept topics, or the path of their file."""
-    return Topics.load(Path(value)) if isinstance(value, str | Path) else value
+    """Accept topics, or the path of their file; `InvalidInputError` for anything else."""
+    if isinstance(value, str | Path):
+        return Topics.load(Path(value))
+    if not isinstance(value, Topics):
+        raise InvalidInputError(f"topics are Topics, or the path of their file, got {value!r}")
+    return value

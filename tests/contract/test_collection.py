@@ -143,6 +143,8 @@ def test_reranking_a_window_by_its_ids_gives_what_the_search_gave(make, rng, met
     assert len(collection.call("rerank", query, ids)) == len(collection.call("rerank", query, ids, limit=None)) == COUNT
     with pytest.raises(InvalidInputError, match="rerank takes no payload_filter"):
         collection.call("rerank", query, ids, payload_filter="anything")
+    with pytest.raises(InvalidInputError, match="limit is a whole number, got 'ten'"):
+        collection.call("rerank", query, ids, limit="ten")
     assert list(collection.call("rerank", query, ["nonesuch"])) == []
 
 

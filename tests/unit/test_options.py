@@ -35,6 +35,8 @@ from imrnn_vdb.options import CreateOptions, RerankOptions, SearchOptions, Searc
         ({"steer": {"entity": True}}, "scales a factor's contributions"),
         ({"steer": ["entity"]}, "weights by factor name"),
         ({"only": ["entity"]}, "the name of one factor"),
+        ({"audit": 5}, "audit is an AuditLog, the path of one, or None, got 5"),
+        ({"topics": 5}, "topics are Topics, or the path of their file, got 5"),
         ({"factor_filter": factor("entity"), "only": "entity"}, "built from factor"),
         ({"factor_filter": (factor("a") >= 0.1) & 5}, "built from factor"),
         ({"factor_filter": reduce(or_, [factor("a") >= 0.1] * 1200)}, "at most 400 conditions"),
