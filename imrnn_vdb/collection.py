@@ -71,6 +71,10 @@ class IMRNNCollection(Shell):
 
         Raises
         ------
+        InvalidInputError
+            For a URL or an option that makes no sense, or where several vectors fit the model.
+        MissingExtraError
+            If what speaks to this database is not installed.
         StoreError
             If the server cannot be reached or has no such collection.
         SpaceMismatchError
@@ -177,6 +181,8 @@ class IMRNNCollection(Shell):
             For a vector of another dimension.
         StoreError
             What the database answered, after bounded retries.
+        AuditError
+            If the search cannot be recorded in a log that requires it.
         """
         return self.search_batch(as_batch(query), **options)[0]
 
@@ -254,7 +260,7 @@ class IMRNNCollection(Shell):
 
         Raises
         ------
-        InvalidInputError, SpaceMismatchError, StoreError
+        InvalidInputError, SpaceMismatchError, StoreError, AuditError
             As for :meth:`search`.
         """
         queries = as_batch(query)

@@ -168,7 +168,7 @@ def render_report(title: str, sections: Sequence[ReportSection], introduction: s
 
     Everything that comes from outside (queries, payloads, ids, names) is escaped, and the page forbids scripts and
     anything loaded from elsewhere. It reads on a phone and by a screen reader: tables with captions and headings, and
-    numbers beside every colour.
+    numbers beside every colour; of the words that are marked, beside the five that carry most.
 
     Parameters
     ----------

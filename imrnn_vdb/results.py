@@ -84,7 +84,7 @@ class Explanation:
         return self.residual + float(sum(self.contributions))
 
     def top(self, count: int = 3) -> list[tuple[str, float]]:
-        """Return the named factors that raised the score most, largest contribution first."""
+        """Return the named factors with the largest contributions, largest first; the last may be below 0."""
         return sorted(self.named.items(), key=lambda item: -item[1])[:count]
 
     def reasons(self, count: int = 3) -> list[tuple[str, float]]:
@@ -189,7 +189,8 @@ class SearchResponse(Sequence[SearchResult]):
         How many candidates have no usable code, by why: ``missing``, ``other_space``, ``malformed``, ``stale``,
         ``zero``.
     timings
-        Milliseconds for ``encode``, ``database`` and ``modulate``, each for the whole request.
+        Milliseconds for ``encode``, ``database``, ``modulate`` and, where there was one, ``second pass``, each for the
+        whole request.
     steer
         The steering weights that were applied.
     growth

@@ -9,6 +9,7 @@ from imrnn_vdb.layout import FACTOR_PREFIX, Layout
 from imrnn_vdb.store import Capability
 from imrnn_vdb_milvus.schema import Schema, Server, misplaces
 from imrnn_vdb_milvus.sidecar import sidecar_name
+from imrnn_vdb_milvus.steps import MAX_WINDOW
 
 _FILTERS = "factor filters in the database"
 _INTERIM = 5_000
@@ -72,8 +73,8 @@ def _sidecar(schema: Schema, layout: Layout) -> Capability:
 
 def _sidecar_filters() -> Capability:
     why = (
-        "scores lie in the sidecar: a filter that few points match is sent as their ids; for others the window grows "
-        "up to 64 times, at one more call a step"
+        "scores lie in the sidecar: a filter that few points match is sent as their ids; for others the window grows, "
+        f"to {MAX_WINDOW} candidates at most, at more calls a step"
     )
     return Capability(_FILTERS, "fallback", why)
 
