@@ -118,7 +118,11 @@ class CallableEncoder:
 
     def encode_queries(self, texts: Sequence[str]) -> FloatArray:
         """Return query vectors, shape (n, d)."""
-        vectors = np.asarray(self._function(list(texts)), np.float32)
+        found = self._function(list(texts))
+        try:
+            vectors = np.asarray(found, np.float32)
+        except (TypeError, ValueError) as exc:
+            raise InvalidInputError(f"the encoder returned no table of numbers for {len(texts)} texts: {exc}") from exc
         if vectors.ndim != 2 or len(vectors) != len(texts):
             raise InvalidInputError(
                 f"the encoder returned the shape {vectors.shape} for {len(texts)} texts, not (n, d)"

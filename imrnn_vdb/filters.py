@@ -132,7 +132,7 @@ class Factor(_Comparable):
 
     def compare(self, operator: Operator, value: float) -> FactorFilter:
         """Compare by an operator that is given as text; `InvalidInputError` for a value that no such number has."""
-        number = float(value)
+        number = _number(value)
         if not math.isfinite(number) or not 0 <= number <= 1:
             raise InvalidInputError(f"a factor score lies in 0..1, so {self.name} {operator} {value!r} makes no sense")
         return Comparison(self.name, operator, number)
@@ -155,10 +155,18 @@ class Match(_Comparable):
 
     def compare(self, operator: Operator, value: float) -> FactorFilter:
         """Compare by an operator that is given as text; `InvalidInputError` for a value that no such number has."""
-        number = float(value)
+        number = _number(value)
         if not math.isfinite(number):
             raise InvalidInputError(f"a contribution is finite, so match({self.name}) {operator} {value!r} is no use")
         return MatchComparison(self.name, operator, number)
+
+
+def _number(value: object) -> float:
+    """Return a number; NaN for what is none."""
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def factor(name: str) -> Factor:

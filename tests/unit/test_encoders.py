@@ -139,6 +139,9 @@ def test_a_callable_is_an_encoder():
     np.testing.assert_array_equal(encoder.encode_passages(["ab", "c"]), [[2, 1], [1, 1]])
     with pytest.raises(InvalidInputError, match=r"shape \(2,\) for 2 texts"):
         as_encoder(lambda texts: [1.0, 2.0]).encode_queries(["a", "b"])
+    for ragged in ([[1.0], [1.0, 2.0]], [["x"], ["y"]]):
+        with pytest.raises(InvalidInputError, match="no table of numbers for 2 texts"):
+            as_encoder(lambda texts, made=ragged: made).encode_queries(["a", "b"])
 
 
 @pytest.mark.parametrize("value", [3, None, object()])

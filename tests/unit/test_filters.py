@@ -37,6 +37,9 @@ def test_conditions_on_matches():
     for count in (0, -1, 1.5, True):
         with pytest.raises(InvalidInputError, match="number of factors"):
             match("entity").in_top(count)
+    for compared in (factor("entity"), match("entity")):
+        with pytest.raises(InvalidInputError, match="entity"):
+            _ = compared >= "much"
     with pytest.raises(InvalidInputError, match="a contribution is finite"):
         _ = match("entity") > float("nan")
 
