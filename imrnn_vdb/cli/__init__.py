@@ -1,7 +1,6 @@
 """The command line ``imrnn-vdb``: one module a command, loaded when it is called.
 
-Exit codes: 0 done, 1 failed, 2 wrong use or input, 3 the database could not be reached or did not answer, 130
-interrupted.
+Exit codes: 0 done, 1 failed, 2 wrong use or input, 3 the database could not be reached or refused, 130 interrupted.
 """
 
 from __future__ import annotations
