@@ -427,8 +427,8 @@ def _checked_added(added: FloatArray, num_factors: int, num_names: int) -> Float
 def _check_names(names: tuple[str, ...], num_factors: int) -> None:
     if len(names) > num_factors:
         raise InvalidInputError(f"{len(names)} names for {num_factors} factors")
-    if len(set(names)) != len(names):
-        raise InvalidInputError("factor names must differ from one another")
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise InvalidInputError(f"the name {twice!r} is taken: factor names must differ from one another")
     for name in names:
         if not name.isidentifier():
             raise InvalidInputError(f"a factor name is letters, digits and underscores, got {name!r}")

@@ -18,6 +18,7 @@ from imrnn_vdb.space import FactorSpace
 MIN_EXAMPLES = 5
 """Of each kind, at least: one in each part that is held out in turn."""
 _FOLDS = 5
+_DIGITS = 3
 _SAME = 1e-6  # a difference between mean codes that is nothing but rounding
 
 Rule = Callable[[str], float]
@@ -39,7 +40,7 @@ class OwnFactor:
     kept
         Share of the probe's length that the named factors leave: near 1 for something new, small for a mixture of them.
     positives, negatives
-        Number of examples.
+        Number of different examples.
     """
 
     space: FactorSpace
@@ -74,7 +75,8 @@ def add_factor(
     name
         An identifier that is new there.
     positive, negative
-        Shapes (n, m) and (k, m): directions of the codes of examples, at least five of each.
+        Shapes (n, m) and (k, m): directions of the codes of examples, at least five of each; those that repeat, as in
+        a log, count once, or they would be held out beside themselves.
     reference
         Shape (r, m): directions of the codes that calibrate the score in 0..1, for example a sample of the collection.
         The examples if None.
@@ -87,10 +89,10 @@ def add_factor(
         If there are too few examples, nothing tells them apart, the name is taken, or the direction is a mixture of
         named factors.
     """
-    yes, no = _checked(positive, space.num_factors), _checked(negative, space.num_factors)
+    yes, no = (_different(_checked(codes, space.num_factors)) for codes in (positive, negative))
     if min(len(yes), len(no)) < MIN_EXAMPLES:
         raise InvalidInputError(
-            f"factor {name!r} needs at least {MIN_EXAMPLES} positive and as many negative examples, "
+            f"factor {name!r} needs at least {MIN_EXAMPLES} different positive and as many negative examples, "
             f"got {len(yes)} and {len(no)}"
         )
     codes = np.concatenate([yes, no])
@@ -184,3 +186,9 @@ def _checked(codes: npt.ArrayLike, num_factors: int) -> FloatArray:
             f"codes of examples have the shape (n, {num_factors}) and are finite, got {table.shape}"
         )
     return table
+
+
+def _different(codes: FloatArray) -> FloatArray:
+    """Return each code once, in order; the same text, encoded in another batch, differs in the last digits."""
+    first = np.unique(codes.round(_DIGITS), axis=0, return_index=True)[1]
+    return codes[np.sort(first)]

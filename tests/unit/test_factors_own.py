@@ -59,6 +59,23 @@ def test_examples_without_a_difference_show_no_auc(space, rng):
     assert abs(add_factor(space, "noise", codes[:200], codes[200:]).auc - 0.5) < 0.1
 
 
+def test_examples_that_repeat_count_once(space, examples, rng):
+    yes, no = examples
+    log = [np.repeat(codes, 5, axis=0) for codes in (yes[:6], yes[6:12])]
+    noise = [(codes + rng.uniform(-1e-7, 1e-7, codes.shape)).astype(np.float32) for codes in log]
+    for kinds in (log, noise):
+        own = add_factor(space, "noise", *kinds)
+        assert (own.positives, own.negatives) == (6, 6)
+        assert own.auc == pytest.approx(add_factor(space, "noise", yes[:6], yes[6:12]).auc)
+    with pytest.raises(InvalidInputError, match="5 different positive"):
+        add_factor(space, "noise", np.repeat(yes[:4], 5, axis=0), no)
+
+
+def test_a_name_that_is_taken_is_named(space, examples):
+    with pytest.raises(InvalidInputError, match=f"the name '{space.names[0]}' is taken"):
+        add_factor(space, space.names[0], *examples)
+
+
 def test_a_second_factor_does_not_move_the_first(space, examples, rng):
     once = add_factor(space, "cricket", *examples).space
     other = rng.normal(size=(60, space.num_factors))
@@ -139,11 +156,10 @@ def test_a_payload_field_may_hold_booleans():
     assert split_by_field(payloads, "open", "False").tolist() == [0, 1, 0, 0]
 
 
-@pytest.mark.parametrize("same", [0.0, 0.1])
-def test_examples_that_nothing_tells_apart_are_refused(space, same):
-    codes = np.full((7, space.num_factors), same, np.float32)
+def test_examples_that_nothing_tells_apart_are_refused(space, rng):
+    codes = rng.normal(size=(7, space.num_factors))
     with pytest.raises(InvalidInputError, match="nothing tells the two kinds of examples apart"):
-        add_factor(space, "equal", codes, codes[:6])
+        add_factor(space, "equal", codes, codes[::-1])
 
 
 @pytest.mark.parametrize(
