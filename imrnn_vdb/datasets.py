@@ -242,12 +242,18 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield what the lines of a file hold, as :func:`read_lines`; `InvalidInputError` for one that is not JSON."""
+    """Yield what the lines of a file hold, as :func:`read_lines`; `InvalidInputError` for one that is not JSON.
+
+    A text that was cut in the middle of an escaped pair of surrogates is none, either: no encoder or database takes it.
+    """
     for number, line in read_lines(path):
         try:
-            yield number, json.loads(line)
+            value = json.loads(line)
+            if "\\u" in line:
+                json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError) as exc:
             raise InvalidInputError(f"{path}, line {number}: not JSON ({exc})") from exc
+        yield number, value
 
 
 def _undecodable(path: Path) -> int:

@@ -79,6 +79,7 @@ def test_an_unknown_split_lists_the_known_ones(folder: Path) -> None:
     ("name", "content", "message"),
     [
         ("corpus.jsonl", '{"_id": "a", "text": "x"}\n{oops\n', "corpus.jsonl, line 2: not JSON"),
+        ("corpus.jsonl", '{"_id": "a", "text": "cut \\ud83d"}\n', "corpus.jsonl, line 1: .*surrogates not allowed"),
         ("corpus.jsonl", '{"text": "x"}\n', "line 1: an object with '_id' and 'text'"),
         ("queries.jsonl", '{"_id": "q1"}\n', "queries.jsonl, line 1"),
         (
