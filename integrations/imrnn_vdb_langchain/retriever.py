@@ -66,10 +66,7 @@ class IMRNNRetriever(BaseRetriever):
 
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return keywords of ``search``; those of one call go before those of the retriever."""
-        more = dict(given)
-        if "k" in more:
-            more["limit"] = more.pop("k")
-        return {"limit": self.k, **self.search_kwargs, **more}
+        return {"limit": self.k, **_with_limit(self.search_kwargs), **_with_limit(given)}
 
     def _document(self, result: SearchResult) -> Document:
         payload = dict(result.payload)
@@ -80,3 +77,8 @@ class IMRNNRetriever(BaseRetriever):
             page_content="" if text is None else str(text),
             metadata={**(metadata if isinstance(metadata, dict) else {}), METADATA_KEY: details(result)},
         )
+
+
+def _with_limit(options: dict[str, Any]) -> dict[str, Any]:
+    """Call ``k``, which is LangChain's word, what ``search`` calls it."""
+    return {"limit" if name == "k" else name: value for name, value in options.items()}

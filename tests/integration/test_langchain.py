@@ -65,6 +65,7 @@ def test_one_calls_keywords_go_before_those_of_the_retriever(collection: Any) ->
         result.id for result in collection.search(QUERY, limit=4, factor_filter="entity < 0.5")
     ]
     assert len(IMRNNRetriever(collection=collection, search_kwargs={"limit": 2}).invoke(QUERY, k=4)) == 4
+    assert len(IMRNNRetriever(collection=collection, search_kwargs={"k": 2}).invoke(QUERY)) == 2  # LangChain's habit
 
 
 async def test_an_asynchronous_collection_finds_the_same(tmp_path: Any) -> None:
