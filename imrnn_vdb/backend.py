@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
 from imrnn_vdb.connection import Connection
@@ -72,12 +72,17 @@ def load_backend(scheme: str) -> Backend:
     InvalidInputError
         If no installed package registers the scheme; the message lists those that do.
     """
+    backend: Backend = registered(scheme).load()()
+    return backend
+
+
+def registered(scheme: str) -> EntryPoint:
+    """Return what is registered for a URL scheme, not imported yet; raises as :func:`load_backend`."""
     product = scheme.partition("+")[0]
     found = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if product not in found:
         raise InvalidInputError(f"no store is registered for {scheme!r} URLs; there are: {', '.join(sorted(found))}")
-    backend: Backend = found[product].load()()
-    return backend
+    return found[product]
 
 
 def connect(

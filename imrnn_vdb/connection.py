@@ -56,6 +56,12 @@ _log = logging.getLogger("imrnn_vdb")
 _FIRST_WAIT_S, _MAX_WAIT_S = 0.05, 2.0
 
 
+def check_policy(timeout: float, attempts: int) -> None:
+    """Raise `InvalidInputError` for a deadline or a number of attempts that makes no sense."""
+    if not 0 < timeout < float("inf") or attempts < 1:
+        raise InvalidInputError("timeout must be a finite number of seconds above 0, attempts at least 1")
+
+
 @dataclass(slots=True)
 class Connection:
     """A vendor's client, with the policy by which it is called.
@@ -90,8 +96,7 @@ class Connection:
     _closed: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if not 0 < self.timeout < float("inf") or self.attempts < 1:
-            raise InvalidInputError("timeout must be a finite number of seconds above 0, attempts at least 1")
+        check_policy(self.timeout, self.attempts)
 
     def run(self, operation: Operation[T]) -> T:
         """Run an operation with a blocking client.

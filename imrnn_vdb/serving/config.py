@@ -10,10 +10,13 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from imrnn_vdb.backend import registered
+from imrnn_vdb.connection import check_policy
 from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import DEFAULT_COARSE_K, Settings
 from imrnn_vdb.serving.status import check_header
+from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.urls import is_this_machine, parse_url
 
 TOKEN_VARIABLE = "IMRNN_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -189,12 +192,15 @@ class CollectionConfig:
                 f"{', '.join(own)} beside attachment: give them in the attachment, or a url in its place"
             )
         if self.url:
-            parse_url(self.url)
+            registered(parse_url(self.url).scheme)
         if self.searchable == bool(self.metric):
             raise InvalidInputError("metric is given for a model without url or attachment, and only there")
         self._check_settings()
         if self.metric and self.metric not in [str(metric) for metric in Metric]:
             raise InvalidInputError(f"metric is one of {', '.join(map(str, Metric))}; got {self.metric!r}")
+        check_policy(self.timeout, self.attempts)
+        if self.modulation_timeout is not None:
+            TimeLimit(self.modulation_timeout)  # checks it
 
     def _check_settings(self) -> None:
         """Refuse what could not be opened, before anything is."""
@@ -266,7 +272,7 @@ class ServiceConfig:
         """
         found = os.environ.get(TOKEN_VARIABLE, "").strip() or None
         if self.token_file:
-            found = _read(self.token_file).decode().strip()
+            found = _read(self.token_file).decode(errors="replace").strip()  # what is no text is refused below
             if not found:
                 raise InvalidInputError(f"the token file {self.token_file} is empty")
         check_header("the service's token", found or "")

@@ -69,6 +69,10 @@ def test_a_whole_file_is_read(load):
         ('[collections.a]\nmetric = "hamming"\n', "metric is one of"),
         ('[collections.a]\nmetric = "cosine"\naudit = "log"\n', "audit records searches"),
         ('[collections.a]\nurl = "qdrant://key@host/a"\n', "no user name or key"),
+        ('[collections.a]\nurl = "http://localhost:19530/a"\n', r"\[collections.a\]: no store is registered for 'http"),
+        (ONE + "timeout = -1\n", r"\[collections.a\]: timeout must be"),
+        (ONE + "attempts = 0\n", "attempts at least 1"),
+        (ONE + "modulation_timeout = 0\n", "a time limit is a finite number of seconds above 0"),
         ('listen = "nowhere"\n' + ONE, "is no address"),
         ("[limits]\nin_flight = 0\n" + ONE, "at least 1"),
         ("[limits]\ncoarse_k = 99\n" + ONE, "coarse_k is at least 100"),
@@ -111,9 +115,10 @@ def test_other_machines_are_let_in_only_knowingly(load, tmp_path, monkeypatch):
     (tmp_path / "token").write_text("\n")
     with pytest.raises(InvalidInputError, match="is empty"):
         load(f'token_file = "{tmp_path}/token"\n' + ONE).token()
-    (tmp_path / "token").write_text("sécret")
-    with pytest.raises(InvalidInputError, match="token is printable ASCII"):
-        load(f'token_file = "{tmp_path}/token"\n' + ONE).token()
+    for content in ("sécret".encode(), b"\xff\xfe"):
+        (tmp_path / "token").write_bytes(content)
+        with pytest.raises(InvalidInputError, match="token is printable ASCII"):
+            load(f'token_file = "{tmp_path}/token"\n' + ONE).token()
     monkeypatch.setenv(TOKEN_VARIABLE, "secret\n")  # as a secret that is mounted may end
     assert load(ONE).token() == "secret"
     with pytest.raises(InvalidInputError, match="cannot be read"):
