@@ -165,10 +165,22 @@ def test_more_factors_than_dimensions_are_cut_to_the_dimension(rng):
     numbers = rng.random(1200) < 0.5
     vectors = rng.normal(size=(1200, DIM))
     vectors[:, 0] += np.where(numbers, 3, -3)
-    texts = ["weights 12" if some else "weights xx" for some in numbers]
-    model, fitted = fit_sample(texts, vectors.astype(np.float32), num_factors=DIM + 1)
+    model, fitted = fit_sample(weights(numbers), vectors.astype(np.float32), num_factors=DIM + 1)
     assert fitted.space.names == ("numeric",)
     assert model.space.num_factors == model.modulator.config.num_factors == DIM
+
+
+def test_copies_of_a_text_are_held_out_together(rng):
+    numbers, vectors = rng.random(60) < 0.5, rng.normal(size=(60, DIM)).astype(np.float32)
+    order = rng.permutation(np.repeat(np.arange(60), 20))
+    texts = weights(numbers)
+    with pytest.raises(InvalidInputError, match=r"numeric: [^;]*below 0\.7"):  # these vectors say nothing of numbers
+        fit_sample([texts[row] for row in order], vectors[order])
+
+
+def weights(numbers) -> list[str]:
+    """As many different texts, with a number where one is wanted."""
+    return [f"weights {'12' if some else 'xx'} {'y' * row}" for row, some in enumerate(numbers)]
 
 
 @pytest.mark.parametrize(
