@@ -16,7 +16,6 @@ from imrnn_vdb.errors import InvalidInputError, MissingExtraError
 from imrnn_vdb.metric import Metric
 from imrnn_vdb.options import DEFAULT_COARSE_K, Settings
 from imrnn_vdb.serving.status import check_header
-from imrnn_vdb.time_limit import TimeLimit
 from imrnn_vdb.urls import is_this_machine, parse_url
 
 TOKEN_VARIABLE = "IMRNN_SERVICE_TOKEN"  # noqa: S105 - the name of a variable, not its value
@@ -198,16 +197,12 @@ class CollectionConfig:
         self._check_settings()
         if self.metric and self.metric not in [str(metric) for metric in Metric]:
             raise InvalidInputError(f"metric is one of {', '.join(map(str, Metric))}; got {self.metric!r}")
-        check_policy(self.timeout, self.attempts)
-        if self.modulation_timeout is not None:
-            TimeLimit(self.modulation_timeout)  # checks it
 
     def _check_settings(self) -> None:
         """Refuse what could not be opened, before anything is."""
         if self.guard is not None and not isinstance(self.guard, str | dict):
             raise InvalidInputError(f"guard is a table of payload keys and values, or a text, got {self.guard!r}")
-        if self.timeout <= 0 or self.attempts < 1:
-            raise InvalidInputError("timeout is above 0, and attempts at least 1")
+        check_policy(self.timeout, self.attempts)
         Settings(guard=self.guard, modulation_timeout=self.modulation_timeout)  # checks them
 
     @property
