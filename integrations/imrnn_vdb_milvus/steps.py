@@ -112,7 +112,8 @@ class MilvusSteps(Store):
         for start in range(0, len(keys), IDS_PER_CALL):
             # not ids=, which pymilvus puts into an expression without escaping quotes
             wanted = is_one_of(schema.key, keys[start : start + IDS_PER_CALL])
-            arguments = {"filter": wanted, "output_fields": fields, **_VECTORS, **SESSION, **where}
+            # without a limit, 2.3.5 leaves rows out where other keys have several
+            arguments = {"filter": wanted, "output_fields": fields, "limit": MAX_WINDOW, **_VECTORS, **SESSION, **where}
             reply = yield from self._about(schema.collection, "query", **arguments)
             found.update((row[schema.key], row) for row in rows_read(reply))
         return found

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from imrnn_vdb.codec import Codes, FloatArray
 from imrnn_vdb.connection import Operation
-from imrnn_vdb.errors import CollectionExistsError, InvalidInputError, UnsupportedError
+from imrnn_vdb.errors import CollectionExistsError, InvalidInputError, StoreError, UnsupportedError
 from imrnn_vdb.extras import RECORD_KEY
 from imrnn_vdb.filters import FactorFilter
 from imrnn_vdb.guard import Guard
@@ -475,6 +475,12 @@ class MilvusStore(FilteredSteps):
         """Read whole rows, and write back what ``change`` makes of them (None: leave it); return how many it changed.
 
         A row belongs back into its partition: elsewhere it would be a second row of the same key.
+
+        Raises
+        ------
+        StoreError
+            If a key has several rows, as a server's insert allows: an upsert would keep one of them. Nothing was
+            written of those that were read with it.
         """
         partitions = [""] if schema.partition_key else (yield from self._ask("list_partitions"))
         number = 0
@@ -484,7 +490,20 @@ class MilvusStore(FilteredSteps):
             for start in range(0, len(keys), IDS_PER_CALL):
                 found = yield from self._rows(schema, keys[start : start + IDS_PER_CALL], schema.row_fields, **where)
                 rows = [row for row in map(change, found.values()) if row is not None]
+                if rows and not server.lite:
+                    yield from self._check_single(schema, list(found), **where)
                 number += len(rows)
                 for batch in batches(rows):
                     yield from self._write(server, batch, **({"partition_name": partition} if partition else {}))
         return number
+
+    def _check_single(self, schema: Schema, keys: list[PointId], **where: Any) -> Operation[None]:
+        """Raise `StoreError` if one of some keys has several rows: a query shows one of them, a count all."""
+        question = {"filter": is_one_of(schema.key, keys), "output_fields": ["count(*)"], **SESSION, **where}
+        [counted] = yield from self._ask("query", **question)
+        if int(counted["count(*)"]) > len(keys):
+            raise StoreError(
+                f"collection {self.collection!r} has {counted['count(*)']} rows of {len(keys)} keys, one of them "
+                f"{keys[0]!r}, and a rewrite would keep one row of each: delete those that are there twice, or keep "
+                "codes in a sidecar collection (while Milvus compacts, it may count too many: try again later)"
+            )

@@ -292,6 +292,22 @@ def test_rows_go_back_into_their_partitions(connection: Connection, client: Milv
         connection.run(store.upsert(points([2])))
 
 
+def test_keys_that_have_several_rows_lose_none(connection: Connection, client: MilvusClient, name: str) -> None:
+    """An insert adds a second row of a key, and an upsert would replace both: only a sidecar is safe."""
+    theirs(client, name)
+    vectors = points(list(range(30))).vectors
+    client.insert(name, [{"key": n, "embedding": vectors[n], "n": 0} for n in range(30)])
+    client.insert(name, [{"key": n, "embedding": vectors[n], "n": 1} for n in (3, 4, 5)])
+    store = MilvusStore(name, layout())
+    connection.run(store.prepare_codes(in_place=True))
+    with pytest.raises(StoreError, match="6 rows of 3 keys"):
+        connection.run(store.write_codes([3, 4, 5], codes(3), np.full((3, 1), 0.5, np.float32)))
+    connection.run(store.write_codes([0, 1], codes(2), np.full((2, 1), 0.5, np.float32)))
+    assert connection.run(store.count()) == 33
+    assert [connection.run(store.count(f"n == {n}")) for n in (0, 1)] == [30, 3]
+    assert connection.run(store.fetch(list(range(30)))).ids == list(range(30))
+
+
 def test_codes_of_a_partition_that_is_not_loaded_stay(connection: Connection, client: MilvusClient, name: str) -> None:
     theirs(client, name)
     client.create_partition(name, "old")
