@@ -116,6 +116,8 @@ def _update(server: Server, schema: Schema, partitions: Sequence[str], layout: L
     if misplaces(server, schema):
         why = f"{server} would put rewritten rows into wrong partitions, as the collection has a partition key"
         return Capability(name, "fallback", f"{why}; {beside}")
+    if schema.lifetime and not server.lite:
+        return Capability(name, "fallback", f"collection.ttl.seconds: a rewritten row would live longer; {beside}")
     if schema.foreign:
         return Capability(
             name, "fallback", f"rows cannot be rewritten unchanged ({', '.join(schema.foreign)}); {beside}"

@@ -92,6 +92,8 @@ class Schema:
         Whether rows can have keys beyond the schema.
     partition_key
         Whether the server spreads rows over partitions itself.
+    lifetime
+        Seconds from its last write after which a server deletes a row; 0 for never.
     number, created
         What the server knows it by, and when it was created, on the server's own clock; 0 in Milvus Lite.
     """
@@ -109,6 +111,7 @@ class Schema:
     foreign: tuple[str, ...]
     dynamic: bool
     partition_key: bool
+    lifetime: int = 0
     number: int = 0
     created: int = 0
 
@@ -120,6 +123,7 @@ class Schema:
         by_field = {index.get("field_name"): index for index in indexes}
         filled = {name for function in description.get("functions", ()) for name in function["output_field_names"]}
         vectors, index_types = _vectors(fields, by_field)
+        lifetime = str((description.get("properties") or {}).get("collection.ttl.seconds", ""))
         return cls(
             collection=description["collection_name"],
             key=identifier(key["name"]),
@@ -134,6 +138,7 @@ class Schema:
             foreign=tuple(f["name"] for f in fields if f["name"] not in filled and int(f["type"]) not in _REWRITABLE),
             dynamic=bool(description.get("enable_dynamic_field")),
             partition_key=any(f.get("is_partition_key") for f in fields),
+            lifetime=int(lifetime) if lifetime.isdecimal() else 0,
             number=int(description.get("collection_id") or 0),
             created=int(description.get("created_timestamp") or 0),
         )

@@ -338,7 +338,8 @@ class MilvusStore(FilteredSteps):
         Raises
         ------
         UnsupportedError
-            If rewriting rows would change their keys (autoID) or lose values, or if there is no room for codes.
+            If rewriting rows would change their keys (autoID), lengthen their life or lose values, or if codes have no
+            room.
         """
         if not len(ids):
             return
@@ -462,6 +463,12 @@ class MilvusStore(FilteredSteps):
             raise UnsupportedError(
                 f"collection {self.collection!r} has autoID keys, and Milvus gives a rewritten row a new key: "
                 "without in_place a backfill keeps codes in a collection of their own"
+            )
+        if schema.lifetime and not server.lite:  # tried on 2.3.5; Milvus Lite keeps its rows
+            raise UnsupportedError(
+                f"rows of collection {self.collection!r} live for {schema.lifetime} s from their last write "
+                "(collection.ttl.seconds), and a rewritten row would live on: without in_place a backfill keeps codes "
+                "in a collection of their own"
             )
         if schema.foreign:
             raise UnsupportedError(

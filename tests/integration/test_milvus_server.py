@@ -308,6 +308,23 @@ def test_keys_that_have_several_rows_lose_none(connection: Connection, client: M
     assert connection.run(store.fetch(list(range(30)))).ids == list(range(30))
 
 
+def test_rows_that_expire_are_not_rewritten(connection: Connection, client: MilvusClient, name: str) -> None:
+    """Milvus counts a row's life from its last write, so a rewritten row would outlive the others."""
+    theirs(client, name)
+    client.insert(name, [{"key": 1, "embedding": points([1]).vectors[0]}])
+    store = MilvusStore(name, layout())
+    connection.run(store.prepare_codes(in_place=True))
+    client.alter_collection_properties(name, {"collection.ttl.seconds": 3600})
+    with pytest.raises(UnsupportedError, match="live for 3600 s"):
+        connection.run(store.prepare_codes(in_place=True))
+    capabilities = {found.name: found for found in connection.run(store.info()).capabilities}
+    assert "live longer" in capabilities["writing codes of existing points"].why
+    connection.run(store.prepare_codes())
+    connection.run(store.write_codes([1], codes(1), np.full((1, 1), 0.5, np.float32)))
+    assert connection.run(store.fetch([1])).codes.current.all()
+    connection.run(store.drop())
+
+
 def test_codes_of_a_partition_that_is_not_loaded_stay(connection: Connection, client: MilvusClient, name: str) -> None:
     theirs(client, name)
     client.create_partition(name, "old")
