@@ -485,11 +485,18 @@ class MilvusStore(FilteredSteps):
 
         Raises
         ------
+        UnsupportedError
+            If a partition is not loaded; nothing was written.
         StoreError
             If a key has several rows, as a server's insert allows: an upsert would keep one of them. Nothing was
             written of those that were read with it.
         """
         partitions = [""] if schema.partition_key else (yield from self._ask("list_partitions"))
+        if len(partitions) > 1 and not (yield from self._shows_all(server, schema)):
+            raise UnsupportedError(
+                f"collection {self.collection!r} has partitions that are not loaded, whose rows would stay as they "
+                "are: load all of them first"
+            )
         number = 0
         for partition in partitions if len(partitions) > 1 else [""]:
             where = {"partition_names": [partition]} if partition else {}

@@ -345,6 +345,28 @@ def test_codes_of_a_partition_that_is_not_loaded_stay(connection: Connection, cl
     connection.run(store.drop())
 
 
+def test_rows_are_rewritten_only_where_all_partitions_are_loaded(
+    connection: Connection, client: MilvusClient, name: str
+) -> None:
+    theirs(client, name)
+    client.create_partition(name, "old")
+    for key, partition in enumerate(("_default", "old")):
+        client.insert(name, [{"key": key, "embedding": points([key]).vectors[0]}], partition_name=partition)
+    store = MilvusStore(name, layout())
+    connection.run(store.prepare_codes(in_place=True))
+    client.release_partitions(name, ["old"])
+    with pytest.raises(UnsupportedError, match="not loaded"):
+        connection.run(store.write_codes([0, 1], codes(2), np.zeros((2, 1), np.float32)))
+    assert not connection.run(store.fetch([0])).codes.current.any()
+    client.load_partitions(name, ["old"])
+    connection.run(store.write_codes([0, 1], codes(2), np.zeros((2, 1), np.float32)))
+    client.release_partitions(name, ["old"])
+    with pytest.raises(UnsupportedError, match="not loaded"):
+        connection.run(store.strip_codes("0a1b2c3d", 10, in_place=True))
+    client.load_partitions(name, ["old"])
+    assert connection.run(store.fetch([0, 1])).codes.current.all()
+
+
 def test_filters_on_a_partition_key_find_what_was_written(
     connection: Connection, client: MilvusClient, name: str
 ) -> None:
