@@ -231,12 +231,13 @@ class SidecarSteps(MilvusSteps):
             return (yield from self._rows(schema, keys, [schema.key]))
         return {row[schema.key] for row in found}
 
-    def _shows_all(self, server: Server, schema: Schema) -> Operation[bool]:
-        """Say whether all partitions are loaded: Milvus calls a collection loaded where one of them is.
+    def _partitions(self, schema: Schema) -> Operation[list[str]]:
+        """Return the names of partitions made by hand, the default one among them; none of a partition key."""
+        return [] if schema.partition_key else (yield from self._ask("list_partitions"))
 
-        Those of a partition key are loaded together.
-        """
-        for name in [] if server.lite or schema.partition_key else (yield from self._ask("list_partitions")):
+    def _loaded(self, partitions: Sequence[str]) -> Operation[bool]:
+        """Say whether a server has loaded some partitions: it calls a collection loaded where one of them is."""
+        for name in partitions:
             if (yield from self._ask("get_load_state", partition_name=name))["state"].name != "Loaded":
                 return False
         return True
@@ -254,7 +255,7 @@ class SidecarSteps(MilvusSteps):
         if gone and not server.lite:  # perhaps only not seen yet
             alive = yield from self._rows(schema, gone, [schema.key], **_STRONG)
             gone = [key for key in gone if key not in alive]
-        if gone and not (yield from self._shows_all(server, schema)):
+        if gone and not server.lite and not (yield from self._loaded((yield from self._partitions(schema)))):
             return 0, None
         yield from self._forget(gone)
         return len(gone), last

@@ -7,7 +7,7 @@ from typing import Any
 
 from imrnn_vdb.layout import FACTOR_PREFIX, Layout
 from imrnn_vdb.store import Capability
-from imrnn_vdb_milvus.schema import Schema, Server, misplaces
+from imrnn_vdb_milvus.schema import Schema, Server, misplaces, prolongs
 from imrnn_vdb_milvus.sidecar import sidecar_name
 from imrnn_vdb_milvus.steps import MAX_WINDOW
 
@@ -116,7 +116,7 @@ def _update(server: Server, schema: Schema, partitions: Sequence[str], layout: L
     if misplaces(server, schema):
         why = f"{server} would put rewritten rows into wrong partitions, as the collection has a partition key"
         return Capability(name, "fallback", f"{why}; {beside}")
-    if schema.lifetime and not server.lite:
+    if prolongs(server, schema):
         return Capability(name, "fallback", f"collection.ttl.seconds: a rewritten row would live longer; {beside}")
     if schema.foreign:
         return Capability(

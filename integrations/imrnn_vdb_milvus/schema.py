@@ -357,6 +357,11 @@ def misplaces(server: Server, schema: Schema) -> bool:
     return schema.partition_key and not server.at_least(2, 4)
 
 
+def prolongs(server: Server, schema: Schema) -> bool:
+    """Say whether rows of the collection expire, and later once rewritten (tried on 2.3.5; Milvus Lite keeps them)."""
+    return bool(schema.lifetime) and not server.lite
+
+
 def _vectors(
     fields: Iterable[Mapping[str, Any]], by_field: Mapping[Any, Mapping[str, Any]]
 ) -> tuple[dict[str, VectorField], dict[str, str]]:

@@ -43,6 +43,7 @@ from imrnn_vdb_milvus.schema import (
     check_placing,
     new_indexes,
     new_schema,
+    prolongs,
     search_params,
 )
 from imrnn_vdb_milvus.sidecar import is_sidecar_of, sidecar_name
@@ -464,7 +465,7 @@ class MilvusStore(FilteredSteps):
                 f"collection {self.collection!r} has autoID keys, and Milvus gives a rewritten row a new key: "
                 "without in_place a backfill keeps codes in a collection of their own"
             )
-        if schema.lifetime and not server.lite:  # tried on 2.3.5; Milvus Lite keeps its rows
+        if prolongs(server, schema):
             raise UnsupportedError(
                 f"rows of collection {self.collection!r} live for {schema.lifetime} s from their last write "
                 "(collection.ttl.seconds), and a rewritten row would live on: without in_place a backfill keeps codes "
@@ -491,8 +492,8 @@ class MilvusStore(FilteredSteps):
             If a key has several rows, as a server's insert allows: an upsert would keep one of them. Nothing was
             written of those that were read with it.
         """
-        partitions = [""] if schema.partition_key else (yield from self._ask("list_partitions"))
-        if len(partitions) > 1 and not (yield from self._shows_all(server, schema)):
+        partitions = yield from self._partitions(schema)
+        if len(partitions) > 1 and not server.lite and not (yield from self._loaded(partitions)):
             raise UnsupportedError(
                 f"collection {self.collection!r} has partitions that are not loaded, whose rows would stay as they "
                 "are: load all of them first"
