@@ -105,6 +105,9 @@ class WindowGrowth:
     kept: int
     reason: str
 
+    def __str__(self) -> str:
+        return f"{' → '.join(map(str, self.windows))}, of which {self.kept} pass; {self.reason}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, ready for JSON."""
         return {"windows": list(self.windows), "kept": self.kept, "reason": self.reason}

@@ -116,11 +116,9 @@ def _print(
         out.print(heatmap_table(response))
     if shown["trace"]:
         out.print(trace_table(response, text_field))
-    if response.plan is not None:
-        out.print(f"plan: {response.plan}", style="dim", markup=False)
-    if (grown := response.growth) is not None:
-        sizes = " → ".join(map(str, grown.windows))
-        out.print(f"window: {sizes}, of which {grown.kept} pass; {grown.reason}", style="dim", markup=False)
+    for heading, found in (("plan", response.plan), ("window", response.growth)):
+        if found is not None:
+            out.print(f"{heading}: {found}", style="dim", markup=False)
     if response.steer:
         weights = " ".join(f"--steer {name}={weight:g}" for name, weight in response.steer.items())
         out.print(f"steered: {weights}", style="dim", markup=False)
